@@ -1,0 +1,57 @@
+//! Bounds that two sides must agree on. A bound that concerns one program alone stands there.
+
+/// Largest request from a driver or an operator. A start is about 300 bytes; the rest is room for
+/// fields of newer peers.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// Largest run of spool records in one `evt`. Half a ledger frame, so that a run whose every
+/// record is kept verbatim in quarantine still fits into one frame.
+pub const EVT_BYTES_MAX: usize = 256 * 1024;
+
+/// Most records in one `evt`.
+pub const EVT_RECORDS_MAX: usize = 256;
+
+/// Largest single spool record. One above it is quarantined.
+pub const EDGE_RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// Largest reply. Under nats-server's `max_payload` of 1 MiB with room for headers.
+pub const REPLY_BYTES_MAX: usize = 768 * 1024;
+
+/// Deepest nesting of a payload. The contract itself needs 6.
+pub const NESTING_MAX: usize = 32;
+
+/// How far ahead a request's `expires_at` may lie. Longer would make a lost request act when its
+/// driver has long gone.
+pub const REQUEST_LIFE_MS_MAX: i64 = 30_000;
+
+/// Tolerated difference between a driver's clock and central's before an `expires_at` counts as
+/// too far ahead. NTP keeps hosts within milliseconds; phones drift by a second or two.
+pub const CLOCK_TOLERANCE_MS: i64 = 5_000;
+
+/// `expires_at` outside of 2000-01-01 to 2200-01-01 is no time that anybody means; such a request
+/// is refused from its bytes alone.
+pub const EXPIRES_AT_MS_RANGE: std::ops::RangeInclusive<i64> = 946_684_800_000..=7_258_118_400_000;
+
+/// Largest energy limit of a session: 1 MWh, above any vehicle's battery.
+pub const LIMIT_ENERGY_WH_MAX: i64 = 1_000_000;
+
+/// Longest time limit of a session: 7 days.
+pub const LIMIT_TIME_S_MAX: i64 = 7 * 24 * 3600;
+
+/// Smallest current at which a car charges (IEC 61851-1). Lower limits pause.
+pub const CURRENT_MA_MIN: u32 = 6_000;
+
+/// Between two heartbeats of a charge point, before jitter.
+pub const HEARTBEAT_MS: u64 = 5_000;
+
+/// Without a heartbeat for so long, a charge point counts as offline: three were missed.
+pub const OFFLINE_AFTER_MS: u64 = 3 * HEARTBEAT_MS + 1_000;
+
+/// Longest free text (reasons, notes) in bytes.
+pub const TEXT_BYTES_MAX: usize = 512;
+
+/// Most connectors of one charge point.
+pub const CONNECTORS_MAX: usize = 32;
+
+/// Rows of one listing unless the asker wants fewer.
+pub const PAGE_ROWS_MAX: usize = 200;

@@ -1,0 +1,346 @@
+//! What a charge point sends: `sync`, spool records (`evt`), heartbeats.
+
+use serde::{Deserialize, Serialize};
+
+use super::{EndReason, Origin};
+use crate::{
+    codes::Problem,
+    connector::{ConnectorState, Fault, Phase, Service},
+    ids::{ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    time::UnixMs,
+    units::{MilliAmp, MilliWatt, Mwh},
+    wire::Tag,
+    wire_enum,
+};
+
+wire_enum! {
+    /// How far a time can be trusted.
+    pub enum TimeQuality {
+        /// Learned from central by round trip, kept on the monotonic clock.
+        Synced = "synced",
+        /// The host's own clock; central has not been heard since boot.
+        Unsure = "unsure",
+    }
+}
+
+/// A reading of a cumulative register.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// When the meter was read.
+    pub at: UnixMs,
+    /// How far `at` can be trusted.
+    pub quality: TimeQuality,
+    /// The register.
+    pub register_mwh: Mwh,
+    /// The meter's serial number.
+    pub meter_id: String,
+    /// Counts the meter's resets: a lower register in a new epoch is a reset, in the same one an
+    /// anomaly.
+    pub meter_epoch: u32,
+    /// Power.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_mw: Option<MilliWatt>,
+    /// Current per phase.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub current_ma: Vec<MilliAmp>,
+    /// State of charge in percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soc_pct: Option<u8>,
+    /// What a signing meter signed, kept verbatim.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub signed: Option<Vec<u8>>,
+}
+
+/// One spool record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeRecord {
+    /// Counted from 1 in each epoch, without gaps.
+    pub seq: u64,
+    /// When it happened.
+    pub at: UnixMs,
+    /// How far `at` can be trusted.
+    pub quality: TimeQuality,
+    /// What happened.
+    pub fact: EdgeFact,
+}
+
+/// What happened at a charge point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EdgeFact {
+    /// A start command was taken.
+    Accepted {
+        /// The session.
+        session_id: SessionId,
+        /// On which connector.
+        connector: ConnectorId,
+    },
+    /// A session began here without central.
+    OpenedAtEdge {
+        /// Drawn by the agent.
+        session_id: SessionId,
+        /// On which connector.
+        connector: ConnectorId,
+        /// How it began.
+        origin: Origin,
+        /// For whom, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        driver_id: Option<DriverId>,
+        /// What was shown to the reader.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<String>,
+    },
+    /// Energy begins.
+    Started {
+        /// The session.
+        session_id: SessionId,
+        /// The device's own transaction.
+        device_tx: String,
+        /// The register at the start.
+        reading: Reading,
+    },
+    /// The session is in another phase.
+    Phase {
+        /// The session.
+        session_id: SessionId,
+        /// Which.
+        phase: Phase,
+        /// The register at the change, once energy has begun.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reading: Option<Reading>,
+    },
+    /// A reading each minute and quarter hour: what is known when no more comes.
+    Checkpoint {
+        /// The session.
+        session_id: SessionId,
+        /// The reading.
+        reading: Reading,
+    },
+    /// Energy has ended; the session may go on standing (phase `idle`).
+    EnergyEnded {
+        /// The session.
+        session_id: SessionId,
+        /// The register at the end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reading: Option<Reading>,
+        /// Why energy ended; also why the session will have ended.
+        reason: EndReason,
+    },
+    /// The session has ended.
+    Ended {
+        /// The session.
+        session_id: SessionId,
+        /// Whether it delivered: `completed`, or `failed` when energy never began.
+        completed: bool,
+        /// Why.
+        reason: EndReason,
+        /// The register at the end of energy, once energy has begun.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reading: Option<Reading>,
+    },
+    /// What a connector is, whenever that changes and once after each boot.
+    Connector {
+        /// Which.
+        connector: ConnectorId,
+        /// A car is plugged in.
+        plugged: bool,
+        /// Whether it serves drivers.
+        service: Service,
+        /// The operator's revision that `service` obeys.
+        service_revision: u64,
+        /// A fault that has not cleared.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fault: Option<Fault>,
+        /// Whether the charger hardware answers the agent.
+        charger_online: bool,
+        /// A session has ended here since the car was plugged in.
+        ended_since_plug: bool,
+    },
+    /// The charger hardware has booted.
+    Booted {
+        /// Its own words, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        raw: Option<String>,
+    },
+    /// The hardware said what cannot be: shown to operators.
+    Anomaly {
+        /// Which connector, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        connector: Option<ConnectorId>,
+        /// Which session, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        session_id: Option<SessionId>,
+        /// In words.
+        what: String,
+    },
+}
+
+/// A run of spool records.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvtRequest {
+    /// `evt`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// `central`
+    pub to: String,
+    /// The spool's epoch.
+    pub epoch: Epoch,
+    /// The lowest number that the spool still holds.
+    pub first: u64,
+    /// The number of the first record in `records`; the others follow without gaps.
+    pub from: u64,
+    /// [`EdgeRecord`]s, each read by itself: one that cannot be read does not spoil the others.
+    pub records: Vec<rmpv::Value>,
+}
+
+/// What central has of a spool. Only this frees the spool: records below `next` are in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvtReply {
+    /// `evt.reply`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// The charge point.
+    pub to: String,
+    /// Of which epoch this speaks; empty when the request could not be read.
+    pub epoch: String,
+    /// The next number that central wants; 0 when it says nothing.
+    pub next: u64,
+    /// Why nothing was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// Central's time.
+    pub ts: UnixMs,
+}
+
+/// A connector as its charge point presents it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorSpec {
+    /// Its number.
+    pub connector: ConnectorId,
+    /// The most current that it gives.
+    pub max_ma: MilliAmp,
+    /// On so many phases.
+    pub phases: u8,
+    /// Nominal voltage, phase to neutral.
+    #[serde(default = "volts_230")]
+    pub volts: u16,
+    /// The plug, for instance `type2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plug: Option<String>,
+}
+
+fn volts_230() -> u16 {
+    230
+}
+
+impl ConnectorSpec {
+    /// The most power that it can physically deliver.
+    #[must_use]
+    pub fn power_max(&self) -> MilliWatt {
+        MilliWatt(u64::from(self.max_ma.0) * u64::from(self.volts) * u64::from(self.phases))
+    }
+}
+
+/// A charge point presents itself: at boot, after each reconnect, and from time to time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncRequest {
+    /// `sync`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// `central`
+    pub to: String,
+    /// The charge point; must be the subject's.
+    pub cp_id: CpId,
+    /// The spool's epoch.
+    pub epoch: Epoch,
+    /// Its site.
+    pub site_id: SiteId,
+    /// The site's IANA time zone.
+    pub time_zone: String,
+    /// By number.
+    pub connectors: Vec<ConnectorSpec>,
+    /// The agent's version.
+    pub version: String,
+    /// How many times faster than real its simulated charger runs; 1 for real hardware.
+    #[serde(default = "one")]
+    pub sim_speed: u32,
+    /// The lowest number that the spool still holds.
+    pub first: u64,
+    /// The number that the next record will get.
+    pub next: u64,
+    /// The sessions that it has open.
+    #[serde(default)]
+    pub sessions: Vec<SessionId>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Answer to [`SyncRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncReply {
+    /// `sync.reply`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// The charge point.
+    pub to: String,
+    /// Of which epoch `next` speaks; empty when the request could not be read.
+    pub epoch: String,
+    /// The next number that central wants; 0 when it says nothing.
+    pub next: u64,
+    /// Why it was not taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// Central's time: half the round trip later than it was written.
+    pub ts: UnixMs,
+}
+
+/// I am here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// `hb`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// `central`
+    pub to: String,
+    /// The charge point; must be the subject's.
+    pub cp_id: CpId,
+    /// The spool's epoch. Two at once mean two agents with one identity.
+    pub epoch: Epoch,
+    /// The agent's time.
+    pub ts: UnixMs,
+    /// Its clock less central's, where it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_ms: Option<i64>,
+    /// Seconds since the agent began.
+    pub uptime_s: u64,
+    /// The agent's version.
+    pub version: String,
+    /// Records that wait.
+    pub spool_depth: u64,
+    /// What is wrong, as codes.
+    #[serde(default)]
+    pub health: Vec<String>,
+    /// By number.
+    #[serde(default)]
+    pub connectors: Vec<ConnectorBeat>,
+}
+
+/// A connector in a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorBeat {
+    /// Its number.
+    pub connector: ConnectorId,
+    /// What it is.
+    pub state: ConnectorState,
+    /// The open session on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// The register.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub register_mwh: Option<Mwh>,
+    /// Power.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_mw: Option<MilliWatt>,
+}

@@ -1,0 +1,78 @@
+//! The messages, version 1. A field is added with a default and never renamed; a change that an
+//! older peer would misread becomes `v2` beside this module.
+//!
+//! Every message has the fields `type` and `to`. `to` is `central` or the id of the driver,
+//! operator or charge point; a receiver passes over what is not addressed to it. In requests from
+//! drivers and operators both may be left out, since the subject already says them; a `type` that
+//! is there must be right.
+
+mod command;
+mod driver;
+mod edge;
+mod operator;
+mod receipt;
+mod session;
+mod tariff;
+
+pub use command::*;
+pub use driver::*;
+pub use edge::*;
+pub use operator::*;
+pub use receipt::*;
+pub use session::*;
+pub use tariff::*;
+
+use crate::wire::{CENTRAL, Message};
+
+/// The default addressee.
+pub(crate) fn central() -> String {
+    CENTRAL.to_owned()
+}
+
+/// Names the types on the wire.
+macro_rules! types {
+    ($($name:ty = $word:literal,)+) => { $(impl Message for $name { const TYPE: &'static str = $word; })+ };
+}
+
+types! {
+    StartRequest = "start",
+    StopRequest = "stop",
+    StatusRequest = "status",
+    StatusReply = "status.reply",
+    ListRequest = "list",
+    ListReply = "list.reply",
+    HistoryRequest = "history",
+    HistoryReply = "history.reply",
+    ReceiptRequest = "receipt",
+    ReceiptReply = "receipt.reply",
+    ErrorReply = "error",
+    CpLsRequest = "cp_ls",
+    CpLsReply = "cp_ls.reply",
+    CpActRequest = "cp_act",
+    SessionLsRequest = "session_ls",
+    SessionLsReply = "session_ls.reply",
+    OpStartRequest = "session_start",
+    SessionEndRequest = "session_end",
+    SessionAdjustRequest = "session_adjust",
+    DriverBlockRequest = "driver_block",
+    TariffSetRequest = "tariff_set",
+    TariffLsRequest = "tariff_ls",
+    TariffLsReply = "tariff_ls.reply",
+    OpReply = "op.reply",
+    StartCommand = "cmd.start",
+    StopCommand = "cmd.stop",
+    LimitCommand = "cmd.set_limit",
+    UnlockCommand = "cmd.unlock",
+    ServiceCommand = "cmd.set_service",
+    ResetCommand = "cmd.reset",
+    PingCommand = "cmd.ping",
+    CommandReply = "cmd.reply",
+    SyncRequest = "sync",
+    SyncReply = "sync.reply",
+    EvtRequest = "evt",
+    EvtReply = "evt.reply",
+    Heartbeat = "hb",
+    Live = "live",
+    Receipt = "receipt.record",
+    Adjustment = "adjustment.record",
+}

@@ -1,0 +1,375 @@
+//! What operators ask and hear. Subject `op.<operator>.<verb>`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{LimitsRequest, SessionView, Status, Tariff, TariffScope, TariffTerms, central};
+use crate::{
+    codes::Problem,
+    connector::{ConnectorState, Fault, Service},
+    ids::{ConnectorId, CpId, SessionId, SiteId},
+    time::UnixMs,
+    units::{MilliAmp, MilliWatt, Mwh},
+    wire::Tag,
+    wire_enum,
+};
+
+/// `cp_ls` and `cp_show`: charge points as operators see them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpLsRequest {
+    /// `cp_ls`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// Only this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cp_id: Option<String>,
+    /// Only charge points after this id, for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u32>,
+}
+
+/// Answer to [`CpLsRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpLsReply {
+    /// `cp_ls.reply`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// The operator.
+    pub to: String,
+    /// By id.
+    pub charge_points: Vec<ChargePointView>,
+    /// Give this as `after` for the next page; none on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Central's time.
+    pub ts: UnixMs,
+}
+
+/// A charge point as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargePointView {
+    /// Its id.
+    pub cp_id: CpId,
+    /// Its site.
+    pub site_id: SiteId,
+    /// The site's IANA time zone.
+    pub time_zone: String,
+    /// `online`, `offline` or `unknown`.
+    pub link: Reach,
+    /// When its last heartbeat came, by central's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_at: Option<UnixMs>,
+    /// The agent's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Records that wait in its spool, as of the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool_depth: Option<u64>,
+    /// The agent's clock less central's, in milliseconds, as of the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_offset_ms: Option<i64>,
+    /// What the agent complains about, as codes.
+    #[serde(default)]
+    pub health: Vec<String>,
+    /// The epoch of its spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// The next spool record that central wants.
+    #[serde(default)]
+    pub next_record: u64,
+    /// Records that could not be used, kept verbatim in the ledger.
+    #[serde(default)]
+    pub quarantined: u64,
+    /// Records that the spool no longer had.
+    #[serde(default)]
+    pub missing: u64,
+    /// What applies here.
+    pub tariff: Tariff,
+    /// By number.
+    pub connectors: Vec<ConnectorView>,
+}
+
+wire_enum! {
+    /// Whether a charge point can be reached.
+    pub enum Reach {
+        /// Its heartbeats arrive.
+        Online = "online",
+        /// They do not.
+        Offline = "offline",
+        /// This replica has just started and has not heard yet.
+        Unknown = "unknown",
+    }
+}
+
+/// A connector as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorView {
+    /// Its number.
+    pub connector: ConnectorId,
+    /// What it is.
+    pub state: ConnectorState,
+    /// Whether it serves drivers, as the operator wants it.
+    pub service: Service,
+    /// Whether the charge point has confirmed that.
+    pub service_confirmed: bool,
+    /// A fault that has not cleared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// Whether the charger hardware answers its controller.
+    pub charger_online: bool,
+    /// A car is plugged in.
+    pub plugged: bool,
+    /// The most current that it gives.
+    pub max_ma: MilliAmp,
+    /// On so many phases.
+    pub phases: u8,
+    /// The open sessions on it.
+    #[serde(default)]
+    pub sessions: Vec<SessionId>,
+    /// Register as of the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub register_mwh: Option<Mwh>,
+    /// Power as of the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_mw: Option<MilliWatt>,
+}
+
+/// `cp_enable`, `cp_disable`, `cp_unlock`, `cp_reset`: act on a charge point or a connector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpActRequest {
+    /// `cp_act`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a start.
+    pub expires_at: i64,
+    /// Which charge point.
+    pub cp_id: String,
+    /// Which connector; all of them when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connector: Option<i64>,
+}
+
+/// `session_ls`: sessions of all drivers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionLsRequest {
+    /// `session_ls`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// Only of this driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver_id: Option<String>,
+    /// Only on this charge point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cp_id: Option<String>,
+    /// Ended ones too.
+    #[serde(default)]
+    pub all: bool,
+    /// Only sessions older than this one, for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// At most so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u32>,
+}
+
+/// Answer to [`SessionLsRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionLsReply {
+    /// `session_ls.reply`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// The operator.
+    pub to: String,
+    /// Newest first.
+    pub sessions: Vec<SessionView>,
+    /// Give this as `before` for the next page; none on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Central's time.
+    pub ts: UnixMs,
+}
+
+/// `session_start`: start for a driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpStartRequest {
+    /// `session_start`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a driver's start.
+    pub expires_at: i64,
+    /// For whom.
+    pub driver_id: String,
+    /// Where.
+    pub cp_id: String,
+    /// Which connector.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connector: Option<i64>,
+    /// When to end by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsRequest>,
+}
+
+/// `session_end`: end any session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionEndRequest {
+    /// `session_end`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a stop.
+    pub expires_at: i64,
+    /// Which session.
+    pub session_id: String,
+    /// Why, in words.
+    pub reason: String,
+    /// Close it with the last checkpoint although the charge point has not confirmed. The stop
+    /// stays in force until it does.
+    #[serde(default)]
+    pub write_off: bool,
+}
+
+/// `session_adjust`: correct the receipt of an ended session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionAdjustRequest {
+    /// `session_adjust`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a stop.
+    pub expires_at: i64,
+    /// Which session.
+    pub session_id: String,
+    /// Money to add, as a decimal in text; below zero to give back.
+    pub amount: String,
+    /// Why, in words.
+    pub reason: String,
+}
+
+/// `driver_block` and `driver_unblock`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriverBlockRequest {
+    /// `driver_block`, for both verbs
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a stop.
+    pub expires_at: i64,
+    /// Whom. Running sessions go on.
+    pub driver_id: String,
+    /// Why, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// `tariff_set`: a new version of a tariff, from now on, in one scope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TariffSetRequest {
+    /// `tariff_set`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a stop.
+    pub expires_at: i64,
+    /// Its name; central counts the versions.
+    pub tariff_id: String,
+    /// Where it applies from now on.
+    pub scope: TariffScope,
+    /// The prices.
+    pub terms: TariffTerms,
+}
+
+/// `tariff_ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TariffLsRequest {
+    /// `tariff_ls`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+}
+
+/// Answer to [`TariffLsRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TariffLsReply {
+    /// `tariff_ls.reply`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// The operator.
+    pub to: String,
+    /// What applies where.
+    pub tariffs: Vec<ScopedTariff>,
+    /// Central's time.
+    pub ts: UnixMs,
+}
+
+/// A tariff and where it applies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScopedTariff {
+    /// Where.
+    pub scope: TariffScope,
+    /// What.
+    pub tariff: Tariff,
+}
+
+/// Answer to an operator's verb that changes something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpReply {
+    /// `op.reply`
+    #[serde(rename = "type")]
+    pub tag: Tag<Self>,
+    /// The operator.
+    pub to: String,
+    /// Which request this answers.
+    pub request_id: String,
+    /// `accepted` or `denied`.
+    pub status: Status,
+    /// The code of a refusal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The refusal in full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// The session that was started, ended or adjusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// What was done, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Central's time.
+    pub ts: UnixMs,
+}

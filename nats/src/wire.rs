@@ -1,0 +1,280 @@
+//! Bytes to messages and back: MessagePack maps with field names, JSON where the header
+//! `Content-Type: application/json` says so.
+//!
+//! Unknown fields are passed over. Trailing bytes, nesting beyond [`NESTING_MAX`] and anything that
+//! is no map at the top are refused. A map and not an array, because an array breaks when a field
+//! is added.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
+
+use crate::limits::NESTING_MAX;
+
+/// The header that names the encoding.
+pub const CONTENT_TYPE: &str = "Content-Type";
+/// Its value for JSON; without it, MessagePack.
+pub const CONTENT_TYPE_JSON: &str = "application/json";
+/// Its value for MessagePack, for those who like to say it.
+pub const CONTENT_TYPE_MSGPACK: &str = "application/msgpack";
+/// The addressee of everything that is sent to central.
+pub const CENTRAL: &str = "central";
+
+/// How a payload is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// MessagePack maps.
+    #[default]
+    MsgPack,
+    /// JSON.
+    Json,
+}
+
+impl Encoding {
+    /// From the value of the header, if there is one. Parameters (`; charset=utf-8`) are allowed.
+    #[must_use]
+    pub fn from_header(value: Option<&str>) -> Self {
+        let media = value.unwrap_or_default().split(';').next().unwrap_or("");
+        if media.trim().eq_ignore_ascii_case(CONTENT_TYPE_JSON) {
+            Self::Json
+        } else {
+            Self::MsgPack
+        }
+    }
+}
+
+/// Why bytes are no message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DecodeError(pub String);
+
+/// Why a message did not become bytes: a defect of this program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("message cannot be encoded: {0}")]
+pub struct EncodeError(pub String);
+
+/// A message: names its type on the wire.
+pub trait Message {
+    /// The value of the field `type`.
+    const TYPE: &'static str;
+}
+
+/// The field `type` of message `T`. Reads only `T`'s own type: a payload that was aimed at the
+/// wrong subject is thereby refused.
+pub struct Tag<T>(PhantomData<fn() -> T>);
+
+impl<T> Tag<T> {
+    /// The tag.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Default for Tag<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+impl<T> Clone for Tag<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Tag<T> {}
+impl<T> PartialEq for Tag<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+impl<T> Eq for Tag<T> {}
+impl<T: Message> fmt::Debug for Tag<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::TYPE)
+    }
+}
+impl<T: Message> Serialize for Tag<T> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(T::TYPE)
+    }
+}
+impl<'de, T: Message> Deserialize<'de> for Tag<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Word<T>(PhantomData<fn() -> T>);
+        impl<T: Message> de::Visitor<'_> for Word<T> {
+            type Value = Tag<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "type `{}`", T::TYPE)
+            }
+            fn visit_str<E: de::Error>(self, word: &str) -> Result<Tag<T>, E> {
+                if word == T::TYPE {
+                    Ok(Tag::new())
+                } else {
+                    Err(E::custom(format_args!(
+                        "expected type `{}`, found `{}`",
+                        T::TYPE,
+                        word.chars().take(40).collect::<String>()
+                    )))
+                }
+            }
+        }
+        d.deserialize_str(Word(PhantomData))
+    }
+}
+
+/// Writes a message.
+///
+/// # Errors
+/// Only for a value that the format cannot hold, which no message of the contract has.
+pub fn encode<T: Serialize>(message: &T, encoding: Encoding) -> Result<Vec<u8>, EncodeError> {
+    match encoding {
+        Encoding::MsgPack => {
+            rmp_serde::to_vec_named(message).map_err(|e| EncodeError(e.to_string()))
+        }
+        Encoding::Json => serde_json::to_vec(message).map_err(|e| EncodeError(e.to_string())),
+    }
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// [`DecodeError`] with a sentence that names the field, for bytes that are no such message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8], encoding: Encoding) -> Result<T, DecodeError> {
+    match encoding {
+        Encoding::MsgPack => decode_msgpack(bytes),
+        Encoding::Json => decode_json(bytes),
+    }
+}
+
+fn decode_msgpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match bytes.first() {
+        None => return Err(DecodeError("the payload is empty".into())),
+        Some(0x80..=0x8f | 0xde | 0xdf) => {}
+        Some(b'{') => {
+            return Err(DecodeError(format!(
+                "this looks like JSON; say so with the header `{CONTENT_TYPE}: {CONTENT_TYPE_JSON}`"
+            )));
+        }
+        Some(_) => return Err(DecodeError("the payload is not a MessagePack map".into())),
+    }
+    let mut rest = bytes;
+    let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+    deserializer.set_max_depth(NESTING_MAX);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|e| located(&e.path().to_string(), e.inner()))?;
+    drop(deserializer);
+    if rest.is_empty() {
+        Ok(value)
+    } else {
+        Err(DecodeError(format!(
+            "{} bytes follow after the message",
+            rest.len()
+        )))
+    }
+}
+
+fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    match bytes.iter().find(|b| !b.is_ascii_whitespace()) {
+        None => return Err(DecodeError("the payload is empty".into())),
+        Some(b'{') => {}
+        Some(_) => return Err(DecodeError("the payload is not a JSON object".into())),
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer)
+        .map_err(|e| located(&e.path().to_string(), e.inner()))?;
+    deserializer
+        .end()
+        .map_err(|_| DecodeError("bytes follow after the message".into()))?;
+    Ok(value)
+}
+
+fn located(path: &str, error: &dyn fmt::Display) -> DecodeError {
+    let text: String = error.to_string().chars().take(300).collect();
+    if path == "." || path == "?" || path.is_empty() {
+        DecodeError(text)
+    } else {
+        DecodeError(format!("{path}: {text}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Probe {
+        #[serde(rename = "type", default)]
+        tag: Tag<Probe>,
+        n: u32,
+    }
+    impl Message for Probe {
+        const TYPE: &'static str = "probe";
+    }
+
+    fn probe() -> Probe {
+        Probe {
+            tag: Tag::new(),
+            n: 7,
+        }
+    }
+
+    #[test]
+    fn both_encodings_carry_the_same_message() {
+        for encoding in [Encoding::MsgPack, Encoding::Json] {
+            let bytes = encode(&probe(), encoding).unwrap();
+            assert_eq!(decode::<Probe>(&bytes, encoding).unwrap(), probe());
+        }
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        for encoding in [Encoding::MsgPack, Encoding::Json] {
+            let mut bytes = encode(&probe(), encoding).unwrap();
+            bytes.push(b'1');
+            assert!(decode::<Probe>(&bytes, encoding).is_err());
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for encoding in [Encoding::MsgPack, Encoding::Json] {
+            let bytes = encode(&probe(), encoding).unwrap();
+            for end in 0..bytes.len() {
+                assert!(decode::<Probe>(&bytes[..end], encoding).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn arrays_and_scalars_are_refused() {
+        let array = rmp_serde::to_vec(&("probe", 7)).unwrap();
+        assert!(decode::<Probe>(&array, Encoding::MsgPack).is_err());
+        assert!(decode::<Probe>(b"[\"probe\",7]", Encoding::Json).is_err());
+        assert!(decode::<Probe>(b"7", Encoding::Json).is_err());
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_without_a_crash() {
+        let mut json = br#"{"n":7,"x":"#.to_vec();
+        json.extend(std::iter::repeat_n(b'[', 100_000));
+        assert!(decode::<Probe>(&json, Encoding::Json).is_err());
+        let mut pack = vec![0x82, 0xa1, b'n', 7, 0xa1, b'x'];
+        pack.extend(std::iter::repeat_n(0x91, 100_000));
+        pack.push(1);
+        assert!(decode::<Probe>(&pack, Encoding::MsgPack).is_err());
+    }
+
+    #[test]
+    fn a_payload_of_another_type_is_refused_and_the_field_is_named() {
+        let error = decode::<Probe>(br#"{"type":"start","n":7}"#, Encoding::Json).unwrap_err();
+        assert!(error.0.starts_with("type: "), "{error}");
+        let error = decode::<Probe>(br#"{"type":"probe","n":"x"}"#, Encoding::Json).unwrap_err();
+        assert!(error.0.starts_with("n: "), "{error}");
+    }
+
+    #[test]
+    fn json_without_its_header_is_answered_with_the_reason() {
+        let error = decode::<Probe>(br#"{"n":7}"#, Encoding::MsgPack).unwrap_err();
+        assert!(error.0.contains("Content-Type"), "{error}");
+    }
+}

@@ -337,6 +337,16 @@ impl Code {
         }
     }
 
+    /// Whether nothing was decided, or nobody can say what was: such an answer is no refusal, and
+    /// the same request with the same id finds out.
+    #[must_use]
+    pub const fn undecided(self) -> bool {
+        matches!(
+            self,
+            Self::OutcomeUnknown | Self::Forgotten | Self::Overloaded | Self::NotReady | Self::Internal
+        )
+    }
+
     /// What happened, in a sentence. `what` is what it happened to.
     #[must_use]
     pub fn message(self, what: &str) -> String {

@@ -159,10 +159,11 @@ impl SessionId {
     /// # Errors
     /// [`InvalidId`] for anything else, other spellings of a UUID among them: one id, one spelling.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
-        if text.len() == 36 && !text.bytes().any(|b| b.is_ascii_uppercase()) {
-            if let Ok(uuid) = Uuid::try_parse(text) {
-                return Ok(Self(uuid));
-            }
+        if text.len() == 36
+            && !text.bytes().any(|b| b.is_ascii_uppercase())
+            && let Ok(uuid) = Uuid::try_parse(text)
+        {
+            return Ok(Self(uuid));
         }
         Err(InvalidId::new("session id", text))
     }

@@ -131,7 +131,7 @@ impl Subject {
             },
             ("cdr", Some(session), Some(n), None, ..) => Self::Cdr {
                 session: session.parse().ok()?,
-                adjustment: Some(n.parse().ok()?),
+                adjustment: Some(number_token(n)?),
             },
             _ => return None,
         };
@@ -157,6 +157,11 @@ fn verb_token(text: &str) -> Option<String> {
         .then_some(text)
         .filter(|t| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
         .map(str::to_owned)
+}
+
+/// The one spelling of a number: no sign, no leading zero.
+fn number_token(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|n: &u32| n.to_string() == text)
 }
 
 #[cfg(test)]
@@ -221,6 +226,8 @@ mod tests {
             "ev.v1.cp.CP-001.live.alice.not-a-session",
             "ev.v1.cp.CP-001.cmd.start.x.y.z",
             "ev.v1.ledger.x",
+            "ev.v1.cdr.0190a0b0-1111-7222-8333-444455556666.03",
+            "ev.v1.cdr.0190a0b0-1111-7222-8333-444455556666.+3",
             "ev.v1x.ledger",
         ] {
             assert_eq!(Subject::parse(text), None, "{text} was taken");

@@ -159,7 +159,8 @@ fn decode_msgpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     }
     let mut rest = bytes;
     let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
-    deserializer.set_max_depth(NESTING_MAX);
+    // It refuses the level at which its count reaches zero.
+    deserializer.set_max_depth(NESTING_MAX + 1);
     let value = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|e| located(&e.path().to_string(), e.inner()))?;
     drop(deserializer);
@@ -179,6 +180,13 @@ fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         Some(b'{') => {}
         Some(_) => return Err(DecodeError("the payload is not a JSON object".into())),
     }
+    // serde_json counts only what it recurses into, so that a field that is passed over could nest
+    // without end.
+    if json_nesting(bytes) > NESTING_MAX {
+        return Err(DecodeError(format!(
+            "nested deeper than {NESTING_MAX} levels"
+        )));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer)
         .map_err(|e| located(&e.path().to_string(), e.inner()))?;
@@ -186,6 +194,34 @@ fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         .end()
         .map_err(|_| DecodeError("bytes follow after the message".into()))?;
     Ok(value)
+}
+
+/// The deepest level of `{` and `[` outside of strings, in bytes that may not be JSON at all.
+fn json_nesting(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    let mut bytes = bytes.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => {
+                            bytes.next();
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn located(path: &str, error: &dyn fmt::Display) -> DecodeError {
@@ -262,6 +298,26 @@ mod tests {
         pack.extend(std::iter::repeat_n(0x91, 100_000));
         pack.push(1);
         assert!(decode::<Probe>(&pack, Encoding::MsgPack).is_err());
+    }
+
+    #[test]
+    fn both_encodings_allow_the_same_nesting() {
+        for (levels, allowed) in [(NESTING_MAX, true), (NESTING_MAX + 1, false)] {
+            // The map at the top is a level too.
+            let inner = levels - 1;
+            let json = format!(
+                r#"{{"n":7,"text":"[[[\"[","x":{}{}}}"#,
+                "[".repeat(inner),
+                "]".repeat(inner)
+            );
+            let json = decode::<Probe>(json.as_bytes(), Encoding::Json);
+            assert_eq!(json.is_ok(), allowed, "{levels} levels: {json:?}");
+            let mut pack = vec![0x82, 0xa1, b'n', 7, 0xa1, b'x'];
+            pack.extend(std::iter::repeat_n(0x91, inner - 1));
+            pack.push(0x90);
+            let pack = decode::<Probe>(&pack, Encoding::MsgPack);
+            assert_eq!(pack.is_ok(), allowed, "{levels} levels: {pack:?}");
+        }
     }
 
     #[test]

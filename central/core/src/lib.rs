@@ -1,1 +1,21 @@
+//! Central's core: what is decided and what is remembered. No runtime, no clock, no random source:
+//! time, ids and what the network showed come in as arguments, effects go out as data.
+//!
+//! - [`keys`], [`model`]: what the state consists of
+//! - [`frame`]: how decisions are written to the ledger
+//! - [`state`]: applying the ledger; validity by position; the digest
+//! - [`tx`]: a decision under way; collects what it read and what it writes
+//! - [`decide`]: the business, one file per kind of question
+//! - [`pricing`]: what a session costs, and its receipt
+//! - [`view`]: answers to questions
+//! - [`effects`]: what is to be done because the state is what it is
 
+pub mod decide;
+pub mod effects;
+pub mod frame;
+pub mod keys;
+pub mod model;
+pub mod pricing;
+pub mod state;
+pub mod tx;
+pub mod view;

@@ -203,6 +203,6 @@ pub struct CommandReply {
     /// The device's own word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<String>,
-    /// The charge point's time, and whether it is sure of it.
+    /// The charge point's time.
     pub ts: UnixMs,
 }

@@ -221,7 +221,8 @@ pub struct ErrorReply {
     /// The request's id where it could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Always `denied`, so that a reader of `status` alone is right too.
+    /// `denied`, or `unknown` where nothing was decided or nobody can say: then the same request
+    /// with the same id finds out.
     pub status: Status,
     /// The code, once more.
     pub reason: String,
@@ -233,19 +234,15 @@ pub struct ErrorReply {
 
 wire_enum! {
     /// What a [`DriverUpdate`] is.
+    #[derive(Default)]
     pub enum UpdateType {
         /// Answer to a start.
         StartReply = "start.reply",
         /// Answer to a stop.
         StopReply = "stop.reply",
         /// News of a session.
+        #[default]
         Update = "update",
-    }
-}
-
-impl Default for UpdateType {
-    fn default() -> Self {
-        Self::Update
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     ids::{ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
-    wire::Tag,
+    wire::{DecodeError, EncodeError, Tag},
     wire_enum,
 };
 
@@ -62,6 +62,29 @@ pub struct EdgeRecord {
     pub quality: TimeQuality,
     /// What happened.
     pub fact: EdgeFact,
+}
+
+impl EdgeRecord {
+    /// For [`EvtRequest::records`]: a map with field names. (`rmpv::ext::to_value` would make an
+    /// array, which breaks when a field is added.)
+    ///
+    /// # Errors
+    /// Only for a value that the format cannot hold, which no record has.
+    pub fn to_value(&self) -> Result<rmpv::Value, EncodeError> {
+        let bytes = rmp_serde::to_vec_named(self).map_err(|e| EncodeError(e.to_string()))?;
+        rmp_serde::from_slice(&bytes).map_err(|e| EncodeError(e.to_string()))
+    }
+
+    /// Reads one of [`EvtRequest::records`].
+    ///
+    /// # Errors
+    /// [`DecodeError`] for a value that is no record, one of an unknown kind among them.
+    pub fn from_value(value: rmpv::Value) -> Result<Self, DecodeError> {
+        if !value.is_map() {
+            return Err(DecodeError("a record is a map".into()));
+        }
+        rmpv::ext::from_value(value).map_err(|e| DecodeError(e.to_string()))
+    }
 }
 
 /// What happened at a charge point.
@@ -189,7 +212,8 @@ pub struct EvtRequest {
     pub first: u64,
     /// The number of the first record in `records`; the others follow without gaps.
     pub from: u64,
-    /// [`EdgeRecord`]s, each read by itself: one that cannot be read does not spoil the others.
+    /// [`EdgeRecord`]s, each read by itself ([`EdgeRecord::from_value`]): one that cannot be read
+    /// does not spoil the others.
     pub records: Vec<rmpv::Value>,
 }
 

@@ -4,7 +4,8 @@
 //! Every message has the fields `type` and `to`. `to` is `central` or the id of the driver,
 //! operator or charge point; a receiver passes over what is not addressed to it. In requests from
 //! drivers and operators both may be left out, since the subject already says them; a `type` that
-//! is there must be right.
+//! is there must be right. Receipts and adjustments are kept and not sent to anybody: they have no
+//! `to`.
 
 mod command;
 mod driver;
@@ -31,7 +32,12 @@ pub(crate) fn central() -> String {
 
 /// Names the types on the wire.
 macro_rules! types {
-    ($($name:ty = $word:literal,)+) => { $(impl Message for $name { const TYPE: &'static str = $word; })+ };
+    ($($name:ty = $word:literal,)+) => {
+        $(impl Message for $name { const TYPE: &'static str = $word; })+
+
+        /// The `type` of every message, but for those of [`DriverUpdate`]: see [`UpdateType::ALL`].
+        pub const MESSAGE_TYPES: &[&str] = &[$($word,)+];
+    };
 }
 
 types! {

@@ -13,7 +13,7 @@ use crate::{
     wire_enum,
 };
 
-/// `cp_ls` and `cp_show`: charge points as operators see them.
+/// `cp_ls`: charge points as operators see them, all or one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpLsRequest {
     /// `cp_ls`

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{EndReason, Origin, Status, Tariff};
 use crate::{
+    connector::Phase,
     ids::{ConnectorId, CpId, DriverId, SessionId, SiteId},
     time::UnixMs,
     units::{Amount, Currency, Mwh},
@@ -146,6 +147,9 @@ pub struct Receipt {
     /// What was odd.
     #[serde(default)]
     pub flags: Vec<Flag>,
+    /// Where each period began.
+    #[serde(default)]
+    pub periods: Vec<Period>,
 }
 
 /// A correction of a receipt, which itself stays as it is.
@@ -175,4 +179,17 @@ pub struct Adjustment {
     pub currency: Currency,
     /// The total after this adjustment.
     pub total: Amount,
+}
+
+/// A stretch of a session with one price and one phase: it begins at each change of phase and at
+/// each quarter hour, and lasts until the next one begins. What time-of-use tariffs and roaming
+/// records are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Period {
+    /// When it began.
+    pub at: UnixMs,
+    /// The session's phase in it.
+    pub phase: Phase,
+    /// The register when it began.
+    pub register_mwh: Mwh,
 }

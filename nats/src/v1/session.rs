@@ -137,6 +137,8 @@ wire_enum! {
         Accepted = "accepted",
         /// Refused; `reason` and `error` say why.
         Denied = "denied",
+        /// Whether it took effect is not known; repeat it with the same request id.
+        Unknown = "unknown",
         /// The charge point has taken the session.
         InProgress = "in_progress",
         /// Ended as it should.

@@ -1,0 +1,132 @@
+//! The end of a session, and what comes after it.
+
+use ev_contract::{
+    ids::SessionId,
+    time::UnixMs,
+    units::{Amount, Mwh},
+    v1::{Adjustment, EndReason, Receipt, Status},
+    wire::Tag,
+};
+
+use super::Ctx;
+use crate::{
+    frame::Write,
+    model::{Adjustments, Session, Stage},
+    pricing::{self, Ending},
+    tx::Tx,
+};
+
+pub(super) struct Ended {
+    /// Whether it delivered.
+    pub completed: bool,
+    pub reason: EndReason,
+    pub energy_ended_at: Option<UnixMs>,
+    pub ended_at: UnixMs,
+}
+
+/// Ends an open session: writes its receipt and frees connector and driver. The only place where a
+/// session becomes ended.
+pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, ended: Ended) {
+    let meter = match session.stage {
+        Stage::Energy { meter, .. } | Stage::Standing { meter, .. } => Some(meter),
+        Stage::Ordered | Stage::Taken { .. } => None,
+        Stage::Ended { .. } => return,
+    };
+    let mut connector = tx
+        .connector(&session.cp, session.connector)
+        .unwrap_or_default();
+    connector.receipts += 1;
+    connector.open.remove(&session.id);
+    let number = format!(
+        "{}-{}-{:06}",
+        session.cp, session.connector, connector.receipts
+    );
+    if let Some(id) = session.driver.clone() {
+        if session.counts {
+            let mut driver = tx.driver(&id).unwrap_or_default();
+            driver.open.remove(&session.id);
+            tx.put(Write::Driver(id, driver));
+        }
+    }
+    let started_at = meter.as_ref().map(|m| m.started_at);
+    let (meters, periods) = meter.map_or_else(Default::default, |m| (m.spans, m.periods));
+    // Times come from different clocks; a receipt never ends before it began.
+    let energy_ended_at =
+        started_at.map(|from| ended.energy_ended_at.unwrap_or(ended.ended_at).max(from));
+    let ended_at = ended
+        .ended_at
+        .max(energy_ended_at.unwrap_or(session.accepted_at));
+    session.stage = Stage::Ordered;
+    let receipt = pricing::receipt(
+        &session,
+        Ending {
+            number,
+            operator: ctx.settings.operator_name.clone(),
+            status: if ended.completed {
+                Status::Completed
+            } else {
+                Status::Failed
+            },
+            reason: ended.reason,
+            started_at,
+            energy_ended_at,
+            ended_at,
+            meters,
+            periods,
+        },
+    );
+    session.stage = Stage::Ended {
+        receipt: Box::new(receipt),
+    };
+    tx.put(Write::Connector(
+        session.cp.clone(),
+        session.connector,
+        connector,
+    ));
+    tx.put(Write::Session(Box::new(session)));
+}
+
+/// What an adjustment adds.
+pub(super) struct Correction<'a> {
+    pub by: &'a str,
+    pub reason: String,
+    pub energy_mwh: i64,
+    pub amount: Amount,
+}
+
+/// The total of a receipt with what was corrected since.
+pub(super) fn total_after(receipt: &Receipt, adjustments: &Adjustments) -> Amount {
+    adjustments.list.last().map_or(receipt.total, |a| a.total)
+}
+
+/// Appends an adjustment.
+pub(super) fn adjust(
+    ctx: Ctx<'_>,
+    session: SessionId,
+    receipt: &Receipt,
+    adjustments: &mut Adjustments,
+    correction: Correction<'_>,
+) {
+    let total = total_after(receipt, adjustments);
+    let n = u32::try_from(adjustments.list.len())
+        .unwrap_or(u32::MAX)
+        .saturating_add(1);
+    adjustments.list.push(Adjustment {
+        tag: Tag::new(),
+        number: format!("{}-A{n}", receipt.number),
+        session_id: session,
+        n,
+        by: correction.by.to_owned(),
+        reason: correction.reason,
+        at: ctx.now.wall,
+        energy_mwh: correction.energy_mwh,
+        amount: correction.amount,
+        currency: receipt.currency,
+        total: Amount(total.0 + correction.amount.0),
+    });
+}
+
+/// Energy as a signed number, for adjustments.
+pub(super) fn signed(energy: Mwh) -> i64 {
+    i64::try_from(energy.0).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,578 @@
+//! Taking in spool records. What has happened is never refused: it is applied, becomes a visible
+//! adjustment, or lies in quarantine, word for word.
+
+use ev_contract::{
+    codes::Code,
+    connector::Phase,
+    ids::{ConnectorId, CpId, SessionId},
+    time::UnixMs,
+    units::{Amount, Mwh},
+    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading},
+};
+
+use super::{
+    Ctx, Incoming, Run,
+    finish::{self, Correction, Ended},
+    metering::{self, Capability, Step},
+    session::{open_phase, tariff_at},
+};
+use crate::{
+    frame::{Evidence, Write},
+    keys::Key,
+    model::{Reported, Session, Spool, Stage},
+    pricing,
+    tx::Tx,
+};
+
+/// Why a record cannot be used, in words.
+type Unusable = String;
+
+/// Takes in a run; `Err` when the charge point never presented itself.
+pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run) -> Result<(), Code> {
+    if tx.charge_point(&run.cp).is_none() {
+        return Err(Code::UnknownChargePoint);
+    }
+    let before = tx.spool(&run.cp, &run.epoch).unwrap_or_default();
+    let mut spool = before.clone();
+    if run.first > spool.next {
+        spool.missing += run.first - spool.next;
+        flag_missing(tx, run);
+        keep(
+            tx,
+            run,
+            spool.next,
+            format!("records {} to {} are missing", spool.next, run.first - 1),
+            Vec::new(),
+        );
+        spool.next = run.first;
+    }
+    if run.from <= spool.next {
+        for (seq, incoming) in (run.from..).zip(&run.records) {
+            if seq < spool.next {
+                continue;
+            }
+            take(tx, ctx, run, seq, incoming, &mut spool);
+            spool.next = seq + 1;
+        }
+    }
+    if spool != before {
+        tx.put(Write::Spool(run.cp.clone(), run.epoch.clone(), spool));
+    }
+    Ok(())
+}
+
+fn take(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    seq: u64,
+    incoming: &Incoming,
+    spool: &mut Spool,
+) {
+    let outcome = match &incoming.record {
+        Err(why) => Err(why.clone()),
+        Ok(record) if record.seq != seq => {
+            Err(format!("stands at {seq} and says that it is {}", record.seq))
+        }
+        Ok(record) => fact(tx, ctx, run, record, spool),
+    };
+    if let Err(why) = outcome {
+        spool.quarantined += 1;
+        let mut raw = Vec::new();
+        if rmpv::encode::write_value(&mut raw, &incoming.raw).is_err() {
+            // A value that was read a moment ago; its debug form is better than nothing.
+            raw = incoming.raw.to_string().into_bytes();
+        }
+        keep(tx, run, seq, why, raw);
+    }
+}
+
+fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
+    tx.keep(Evidence {
+        cp: run.cp.clone(),
+        epoch: run.epoch.clone(),
+        seq,
+        why,
+        raw,
+    });
+}
+
+/// Which sessions the missing records were about cannot be known: all open ones of that spool are
+/// flagged.
+fn flag_missing(tx: &mut Tx<'_, '_>, run: &Run) {
+    let open: Vec<SessionId> = tx
+        .base()
+        .open_sessions()
+        .filter(|e| e.value.cp == run.cp && e.value.epoch == run.epoch)
+        .map(|e| e.value.id)
+        .collect();
+    for id in open {
+        if let Some(mut session) = tx.session(id).filter(|s| !s.is_ended()) {
+            session.flags.insert(Flag::RecordsMissing);
+            tx.put(Write::Session(Box::new(session)));
+        }
+    }
+}
+
+fn fact(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    record: &EdgeRecord,
+    spool: &mut Spool,
+) -> Result<(), Unusable> {
+    let at = metering::believable(record.at, ctx.now.wall);
+    match &record.fact {
+        EdgeFact::Accepted { session_id, .. } => {
+            let mut session = own(tx, run, *session_id)?;
+            match session.stage {
+                Stage::Ordered => {
+                    session.stage = Stage::Taken {
+                        phase: Phase::Preparing,
+                    };
+                    tx.put(Write::Session(Box::new(session)));
+                    Ok(())
+                }
+                Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => Ok(()),
+                Stage::Ended { .. } => Err("the session had ended in central".into()),
+            }
+        }
+        EdgeFact::OpenedAtEdge {
+            session_id,
+            connector,
+            origin,
+            driver_id,
+            token,
+        } => {
+            if let Some(there) = tx.session(*session_id) {
+                let same = there.cp == run.cp
+                    && there.epoch == run.epoch
+                    && !matches!(there.origin, Origin::App | Origin::Operator);
+                return if same {
+                    Ok(())
+                } else {
+                    Err("opens a session whose id is in use".into())
+                };
+            }
+            open_at_edge(
+                tx,
+                run,
+                Opened {
+                    id: *session_id,
+                    connector: *connector,
+                    origin: *origin,
+                    driver: driver_id.clone(),
+                    token: token.clone(),
+                    at,
+                },
+            )
+        }
+        EdgeFact::Started {
+            session_id,
+            device_tx,
+            reading,
+        } => {
+            let mut session = own(tx, run, *session_id)?;
+            match session.stage {
+                Stage::Ordered | Stage::Taken { .. } => {
+                    session.stage = Stage::Energy {
+                        phase: Phase::Charging,
+                        meter: metering::begin(reading, device_tx, Phase::Charging, ctx.now.wall),
+                    };
+                    tx.put(Write::Session(Box::new(session)));
+                    Ok(())
+                }
+                Stage::Energy { .. } | Stage::Standing { .. } => Ok(()),
+                Stage::Ended { .. } => late(tx, ctx, &session, Some(reading)),
+            }
+        }
+        EdgeFact::Phase {
+            session_id,
+            phase,
+            reading,
+        } => {
+            let session = own(tx, run, *session_id)?;
+            if session.is_ended() {
+                return late(tx, ctx, &session, reading.as_ref());
+            }
+            progress(tx, ctx, session, Some(*phase), reading.as_ref());
+            Ok(())
+        }
+        EdgeFact::Checkpoint {
+            session_id,
+            reading,
+        } => {
+            let session = own(tx, run, *session_id)?;
+            if session.is_ended() {
+                return late(tx, ctx, &session, Some(reading));
+            }
+            progress(tx, ctx, session, None, Some(reading));
+            Ok(())
+        }
+        EdgeFact::EnergyEnded {
+            session_id,
+            reading,
+            reason,
+        } => {
+            let session = own(tx, run, *session_id)?;
+            if session.is_ended() {
+                return late(tx, ctx, &session, reading.as_ref());
+            }
+            energy_ended(tx, ctx, session, reading.as_ref(), reason, at);
+            Ok(())
+        }
+        EdgeFact::Ended {
+            session_id,
+            completed,
+            reason,
+            reading,
+        } => {
+            let session = own(tx, run, *session_id)?;
+            if session.is_ended() {
+                confirm_stop(tx, &session.cp, session.connector, session.id);
+                return late(tx, ctx, &session, reading.as_ref());
+            }
+            ended(tx, ctx, session, *completed, reason, reading.as_ref(), at);
+            Ok(())
+        }
+        EdgeFact::Connector {
+            connector,
+            plugged,
+            service,
+            service_revision,
+            fault,
+            charger_online,
+            ended_since_plug,
+        } => {
+            known_connector(tx, &run.cp, *connector)?;
+            let mut value = tx.connector(&run.cp, *connector).unwrap_or_default();
+            let reported = Some(Reported {
+                plugged: *plugged,
+                service: *service,
+                service_revision: *service_revision,
+                fault: fault.clone(),
+                charger_online: *charger_online,
+                ended_since_plug: *ended_since_plug,
+            });
+            if value.reported != reported {
+                value.reported = reported;
+                tx.put(Write::Connector(run.cp.clone(), *connector, value));
+            }
+            Ok(())
+        }
+        EdgeFact::Booted { .. } => Ok(()),
+        EdgeFact::Anomaly { what, .. } => {
+            spool.anomalies += 1;
+            keep(tx, run, record.seq, what.clone(), Vec::new());
+            Ok(())
+        }
+    }
+}
+
+fn known_connector(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    connector: ConnectorId,
+) -> Result<(), Unusable> {
+    if tx
+        .charge_point(cp)
+        .is_some_and(|p| p.connector(connector).is_some())
+    {
+        Ok(())
+    } else {
+        Err(format!("there is no connector {cp}/{connector}"))
+    }
+}
+
+/// A session of the charge point that speaks.
+fn own(tx: &mut Tx<'_, '_>, run: &Run, id: SessionId) -> Result<Session, Unusable> {
+    match tx.session(id) {
+        Some(session) if session.cp == run.cp => Ok(session),
+        Some(_) => Err(format!("session {id} is on another charge point")),
+        None => Err(format!("session {id} is not known")),
+    }
+}
+
+struct Opened {
+    id: SessionId,
+    connector: ConnectorId,
+    origin: Origin,
+    driver: Option<ev_contract::ids::DriverId>,
+    token: Option<String>,
+    at: UnixMs,
+}
+
+fn open_at_edge(
+    tx: &mut Tx<'_, '_>,
+    run: &Run,
+    opened: Opened,
+) -> Result<(), Unusable> {
+    known_connector(tx, &run.cp, opened.connector)?;
+    let Some(present) = tx.charge_point(&run.cp) else {
+        return Err("the charge point has not presented itself".into());
+    };
+    let tariff = if opened.origin == Origin::Free {
+        pricing::free_tariff()
+    } else {
+        tariff_at(tx, &run.cp, &present).ok()
+    };
+    let Some(tariff) = tariff else {
+        return Err("no tariff applies".into());
+    };
+    let mut connector = tx.connector(&run.cp, opened.connector).unwrap_or_default();
+    let mut session = Session {
+        id: opened.id,
+        origin: opened.origin,
+        driver: opened.driver.clone(),
+        request: None,
+        token: opened.token,
+        cp: run.cp.clone(),
+        connector: opened.connector,
+        site: present.site.clone(),
+        time_zone: present.time_zone.clone(),
+        epoch: run.epoch.clone(),
+        idle_s_max: 0,
+        tariff,
+        limits: ev_contract::v1::Limits::default(),
+        accepted_at: opened.at,
+        start_by: opened.at,
+        plug_wait_s: 0,
+        stage: Stage::Taken {
+            phase: Phase::Preparing,
+        },
+        stop: None,
+        counts: opened.driver.is_some(),
+        flags: std::collections::BTreeSet::new(),
+    };
+    for other in &connector.open {
+        if tx
+            .session(*other)
+            .is_some_and(|s| !matches!(s.stage, Stage::Ordered))
+        {
+            session.flags.insert(Flag::Overlap);
+        }
+    }
+    connector.open.insert(session.id);
+    tx.put(Write::Connector(
+        run.cp.clone(),
+        opened.connector,
+        connector,
+    ));
+    if let Some(id) = opened.driver {
+        let mut driver = tx.driver(&id).unwrap_or_default();
+        driver.open.insert(session.id);
+        tx.put(Write::Driver(id, driver));
+    }
+    tx.put(Write::Session(Box::new(session)));
+    Ok(())
+}
+
+/// Takes a reading into an open session. One without a recorded start begins metering here: the
+/// record of its start is missing.
+fn meter_into(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    session: &mut Session,
+    phase: Option<Phase>,
+    reading: Option<&Reading>,
+) {
+    let can = Capability::of(session, tx.charge_point(&session.cp.clone()).as_ref());
+    let now = ctx.now.wall;
+    match &mut session.stage {
+        Stage::Ordered | Stage::Taken { .. } => {
+            if let Some(reading) = reading {
+                session.flags.insert(Flag::RecordsMissing);
+                let phase = phase.unwrap_or(Phase::Charging);
+                session.stage = Stage::Energy {
+                    phase,
+                    meter: metering::begin(reading, "", phase, now),
+                };
+            } else if let Some(phase) = phase {
+                session.stage = Stage::Taken { phase };
+            }
+        }
+        Stage::Energy {
+            phase: current,
+            meter,
+        } => {
+            if let Some(phase) = phase {
+                *current = phase;
+            }
+            if let Some(reading) = reading {
+                metering::read(meter, &mut session.flags, reading, *current, now, can);
+            }
+        }
+        Stage::Standing { meter, .. } => {
+            if let Some(reading) = reading {
+                metering::read(meter, &mut session.flags, reading, Phase::Idle, now, can);
+            }
+        }
+        Stage::Ended { .. } => {}
+    }
+}
+
+fn progress(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    mut session: Session,
+    phase: Option<Phase>,
+    reading: Option<&Reading>,
+) {
+    meter_into(tx, ctx, &mut session, phase.and_then(open_phase), reading);
+    tx.put(Write::Session(Box::new(session)));
+}
+
+fn energy_ended(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    mut session: Session,
+    reading: Option<&Reading>,
+    reason: &EndReason,
+    at: UnixMs,
+) {
+    meter_into(tx, ctx, &mut session, None, reading);
+    if let Stage::Energy { meter, .. } = &session.stage {
+        session.stage = Stage::Standing {
+            meter: meter.clone(),
+            energy_ended_at: at,
+            reason: reason.clone(),
+        };
+    }
+    tx.put(Write::Session(Box::new(session)));
+}
+
+fn ended(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    mut session: Session,
+    completed: bool,
+    reason: &EndReason,
+    reading: Option<&Reading>,
+    at: UnixMs,
+) {
+    meter_into(tx, ctx, &mut session, None, reading);
+    if session.meter().is_some() && reading.is_none() {
+        session.flags.insert(Flag::NoEndReading);
+    }
+    let energy_ended_at = match &session.stage {
+        Stage::Standing {
+            energy_ended_at, ..
+        } => *energy_ended_at,
+        Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } | Stage::Ended { .. } => at,
+    };
+    finish::finish(
+        tx,
+        ctx,
+        session,
+        Ended {
+            completed,
+            reason: reason.clone(),
+            energy_ended_at: Some(energy_ended_at),
+            ended_at: at,
+        },
+    );
+}
+
+/// The charge point has confirmed the stop of a session that was written off.
+pub(super) fn confirm_stop(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    connector: ConnectorId,
+    session: SessionId,
+) {
+    if let Some(mut value) = tx.connector(cp, connector) {
+        if value.standing_stops.remove(&session) {
+            tx.put(Write::Connector(cp.clone(), connector, value));
+        }
+    }
+}
+
+/// A record about a session that has ended: what it adds to the bill becomes an adjustment.
+fn late(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    session: &Session,
+    reading: Option<&Reading>,
+) -> Result<(), Unusable> {
+    let Stage::Ended { receipt } = &session.stage else {
+        return Ok(());
+    };
+    let nothing = || Err("the session had ended; the record adds no energy".to_owned());
+    let Some(reading) = reading else {
+        return nothing();
+    };
+    let mut adjustments = tx.adjustments(session.id).unwrap_or_default();
+    let last = adjustments
+        .meter
+        .clone()
+        .or_else(|| receipt.meters.last().cloned());
+    let at = metering::believable(reading.at, ctx.now.wall);
+    let terms = &session.tariff.terms;
+    let Some(last) = last else {
+        // Central saw no energy begin: the meter counts from here, and the start is due.
+        adjustments.meter = Some(MeterSpan {
+            meter_id: reading.meter_id.clone(),
+            meter_epoch: reading.meter_epoch,
+            from_mwh: reading.register_mwh,
+            to_mwh: reading.register_mwh,
+        });
+        if !terms.start_fee.0.is_zero() {
+            finish::adjust(
+                ctx,
+                session.id,
+                receipt,
+                &mut adjustments,
+                Correction {
+                    by: "central",
+                    reason: "energy had begun, as a late record says".into(),
+                    energy_mwh: 0,
+                    amount: terms.start_fee,
+                },
+            );
+        }
+        tx.put(Write::Adjustments(session.id, adjustments));
+        return Ok(());
+    };
+    let can = Capability::of(session, tx.charge_point(&session.cp).as_ref());
+    let since = receipt.started_at.unwrap_or(receipt.accepted_at);
+    let (added, span) = match metering::step(&last, since, reading, at, can) {
+        Step::Rises => (
+            reading.register_mwh.saturating_sub(last.to_mwh),
+            MeterSpan {
+                to_mwh: reading.register_mwh,
+                ..last
+            },
+        ),
+        Step::Another(span) => (span.to_mwh.saturating_sub(span.from_mwh), span),
+        Step::Anomaly(flag) => return Err(format!("the session had ended; {flag}")),
+    };
+    if added == Mwh(0) {
+        return nothing();
+    }
+    adjustments.meter = Some(span);
+    // What one run adds is one adjustment, not one per checkpoint.
+    let same_run = tx.wrote(&Key::Adjustments(session.id));
+    let energy = match adjustments.list.last() {
+        Some(before) if same_run && before.by == "central" && before.energy_mwh > 0 => {
+            let sum = added.saturating_add(Mwh(before.energy_mwh.unsigned_abs()));
+            adjustments.list.pop();
+            sum
+        }
+        _ => added,
+    };
+    let amount: Amount = pricing::energy_amount(terms, energy);
+    finish::adjust(
+        ctx,
+        session.id,
+        receipt,
+        &mut adjustments,
+        Correction {
+            by: "central",
+            reason: "energy that a late record says".into(),
+            energy_mwh: finish::signed(energy),
+            amount,
+        },
+    );
+    tx.put(Write::Adjustments(session.id, adjustments));
+    Ok(())
+}

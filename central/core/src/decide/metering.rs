@@ -1,0 +1,176 @@
+//! From readings to energy. A register that falls or jumps is flagged and not billed.
+
+use std::collections::BTreeSet;
+
+use ev_contract::{
+    connector::Phase,
+    limits::CLOCK_TOLERANCE_MS,
+    time::UnixMs,
+    units::Mwh,
+    v1::{Flag, MeterSpan, Period, Reading, TimeQuality},
+};
+
+use crate::model::{ChargePoint, Metering, Session};
+
+/// What a connector can physically deliver.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capability {
+    milliwatt_max: u64,
+}
+
+impl Capability {
+    /// Meters are read a little late and count in steps: so much energy more is no anomaly.
+    const SLACK_MWH: u64 = 100_000;
+    /// So much time is added to what lies between two readings.
+    const SLACK_MS: u64 = 5_000;
+
+    /// Of the connector of a session; without limit when it is no longer there.
+    pub fn of(session: &Session, cp: Option<&ChargePoint>) -> Self {
+        let milliwatt_max = cp
+            .and_then(|cp| {
+                let spec = cp.connector(session.connector)?;
+                Some(spec.power_max().0.saturating_mul(u64::from(cp.sim_speed.max(1))))
+            })
+            .unwrap_or(u64::MAX);
+        Self { milliwatt_max }
+    }
+
+    /// The most energy between two instants: a tenth more than nominal, and some slack.
+    fn most(self, from: UnixMs, to: UnixMs) -> u64 {
+        let ms = u64::try_from(to.ms_since(from)).unwrap_or(0) + Self::SLACK_MS;
+        let nominal = u128::from(self.milliwatt_max) * u128::from(ms) / 3_600_000;
+        u64::try_from(nominal + nominal / 10)
+            .unwrap_or(u64::MAX)
+            .saturating_add(Self::SLACK_MWH)
+    }
+}
+
+/// A time that a charge point gives, not beyond what central can believe.
+pub(super) fn believable(at: UnixMs, now: UnixMs) -> UnixMs {
+    at.min(now.plus_ms(CLOCK_TOLERANCE_MS))
+}
+
+/// Begins metering.
+pub(super) fn begin(reading: &Reading, device_tx: &str, phase: Phase, now: UnixMs) -> Metering {
+    let at = believable(reading.at, now);
+    Metering {
+        started_at: at,
+        device_tx: device_tx.to_owned(),
+        spans: vec![MeterSpan {
+            meter_id: reading.meter_id.clone(),
+            meter_epoch: reading.meter_epoch,
+            from_mwh: reading.register_mwh,
+            to_mwh: reading.register_mwh,
+        }],
+        last_at: at,
+        power: reading.power_mw,
+        soc_pct: reading.soc_pct,
+        periods: vec![Period {
+            at,
+            phase,
+            register_mwh: reading.register_mwh,
+        }],
+    }
+}
+
+/// What a reading means for the meter's last span.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The span goes on to the reading.
+    Rises,
+    /// The meter was reset or replaced: another span.
+    Another(MeterSpan),
+    /// It cannot be; flagged and not used.
+    Anomaly(Flag),
+}
+
+/// Judges a reading against the last span.
+pub(super) fn step(
+    last: &MeterSpan,
+    last_at: UnixMs,
+    reading: &Reading,
+    at: UnixMs,
+    can: Capability,
+) -> Step {
+    let most = can.most(last_at, at);
+    let register = reading.register_mwh;
+    if reading.meter_id == last.meter_id && reading.meter_epoch == last.meter_epoch {
+        return if register < last.to_mwh {
+            Step::Anomaly(Flag::RegisterFell)
+        } else if register.0 - last.to_mwh.0 > most {
+            Step::Anomaly(Flag::RegisterJumped)
+        } else {
+            Step::Rises
+        };
+    }
+    // A reset meter counts from zero; another meter from wherever it stands.
+    let from_mwh = if reading.meter_id == last.meter_id {
+        Mwh(0)
+    } else {
+        register
+    };
+    if register.0 - from_mwh.0 > most {
+        return Step::Anomaly(Flag::RegisterJumped);
+    }
+    Step::Another(MeterSpan {
+        meter_id: reading.meter_id.clone(),
+        meter_epoch: reading.meter_epoch,
+        from_mwh,
+        to_mwh: register,
+    })
+}
+
+/// Whether a new period begins with a reading: another phase, or another quarter hour.
+fn period_begins(last: &Period, at: UnixMs, phase: Phase) -> bool {
+    /// Time zones differ by whole quarter hours, so that those of UTC are those of every site.
+    const QUARTER_MS: i64 = 15 * 60 * 1000;
+    last.phase != phase || at.0.div_euclid(QUARTER_MS) != last.at.0.div_euclid(QUARTER_MS)
+}
+
+/// Takes a reading.
+pub(super) fn read(
+    meter: &mut Metering,
+    flags: &mut BTreeSet<Flag>,
+    reading: &Reading,
+    phase: Phase,
+    now: UnixMs,
+    can: Capability,
+) {
+    if reading.quality == TimeQuality::Unsure {
+        flags.insert(Flag::ClockUnsure);
+    }
+    let mut at = believable(reading.at, now);
+    if at < meter.last_at {
+        flags.insert(Flag::TimeWentBack);
+        at = meter.last_at;
+    }
+    let Some(last) = meter.spans.last_mut() else {
+        return;
+    };
+    match step(last, meter.last_at, reading, at, can) {
+        Step::Rises => last.to_mwh = reading.register_mwh,
+        Step::Another(span) => {
+            flags.insert(Flag::MeterReset);
+            meter.spans.push(span);
+        }
+        Step::Anomaly(flag) => {
+            flags.insert(flag);
+            return;
+        }
+    }
+    meter.last_at = at;
+    meter.power = reading.power_mw;
+    meter.soc_pct = reading.soc_pct.or(meter.soc_pct);
+    if meter.periods.len() < Metering::PERIODS_MAX
+        && meter
+            .periods
+            .last()
+            .is_none_or(|last| period_begins(last, at, phase))
+    {
+        meter.periods.push(Period {
+            at,
+            phase,
+            register_mwh: reading.register_mwh,
+        });
+    }
+}

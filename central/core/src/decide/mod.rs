@@ -1,0 +1,204 @@
+//! The business: from the state and a question to a record, or to nothing that needs one.
+//!
+//! To add a reason for refusal: a variant and a row in the contract's `codes.rs`, then the check in
+//! the file here that decides that question.
+
+mod finish;
+mod intake;
+mod metering;
+mod operate;
+mod request;
+mod session;
+mod sync;
+mod upkeep;
+
+use ev_contract::{
+    codes::Code,
+    ids::{Epoch, SessionId},
+    limits,
+    time::Now,
+    v1::{EdgeRecord, Outcome, SyncRequest},
+};
+
+pub use request::{Act, Ask, Known, Wish, known};
+
+use crate::{
+    frame::{Forget, Kind, Record},
+    keys::EventId,
+    tx::{Overlay, Tx},
+};
+use ev_contract::ids::CpId;
+
+/// What an operator of central may choose. All replicas of one ledger should agree, but no promise
+/// rests on it: what is decided is in the records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Who sells the energy, for receipts.
+    pub operator_name: String,
+    /// How long a start command may be on its way to a charge point.
+    pub start_deadline_ms: i64,
+    /// How long a charge point waits for a plug.
+    pub plug_wait_s: u32,
+    /// Open sessions that a driver may have.
+    pub sessions_per_driver: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            operator_name: "EV Charging".into(),
+            start_deadline_ms: limits::REQUEST_LIFE_MS_MAX,
+            plug_wait_s: 120,
+            sessions_per_driver: 1,
+        }
+    }
+}
+
+/// What a decision gets from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Ctx<'s> {
+    /// The appender's clocks.
+    pub now: Now,
+    /// The settings.
+    pub settings: &'s Settings,
+    /// A fresh id for the record.
+    pub event: EventId,
+    /// A fresh id for a session, should one begin.
+    pub session: SessionId,
+}
+
+/// A question to decide.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// A driver or an operator wants something.
+    Request(Ask, Wish),
+    /// A charge point presents itself.
+    Sync(CpId, SyncRequest),
+    /// A charge point sends records.
+    Intake(Run),
+    /// A charge point has answered a command about a session.
+    Answered(CommandAnswer),
+    /// A stopped session is out of reach for long.
+    Release(SessionId),
+    /// Old things may go.
+    Forget(Forget),
+}
+
+/// A run of spool records.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// Whose, by the subject that it came on.
+    pub cp: CpId,
+    /// Of which spool.
+    pub epoch: Epoch,
+    /// The lowest number that the spool still holds.
+    pub first: u64,
+    /// The number of the first record here.
+    pub from: u64,
+    /// The records.
+    pub records: Vec<Incoming>,
+}
+
+/// One record of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Incoming {
+    /// As it came.
+    pub raw: rmpv::Value,
+    /// What it says, or why it cannot be read.
+    pub record: Result<EdgeRecord, String>,
+}
+
+/// Which command about a session was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Verb {
+    /// Its start.
+    Start,
+    /// Its stop.
+    Stop,
+}
+
+/// A charge point's answer to a command about a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandAnswer {
+    /// Who answered, by the subject that was asked.
+    pub cp: CpId,
+    /// About which session.
+    pub session: SessionId,
+    /// To which command.
+    pub verb: Verb,
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Why not.
+    pub code: Option<Code>,
+    /// In the device's words.
+    pub raw: Option<String>,
+}
+
+/// What a decision came to.
+#[derive(Debug)]
+pub struct Decided {
+    /// What to append; none when nothing changes.
+    pub record: Option<Record>,
+    /// Set when the question can be answered although nothing is appended and nothing is known
+    /// of it in the state.
+    pub unrecorded: Option<Unrecorded>,
+    /// Whether it rests on records of the frame that is being filled: if one of those turns out
+    /// void, it is decided again.
+    pub leaned_on_frame: bool,
+}
+
+/// Answers that follow from what never changes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unrecorded {
+    /// The request may have been decided and forgotten.
+    Forgotten,
+    /// A charge point that has never presented itself sent records.
+    Unpresented,
+}
+
+/// Decides one question on the state and what the frame that is being filled will write.
+#[must_use]
+pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided {
+    let mut tx = Tx::new(overlay);
+    let mut unrecorded = None;
+    let kind = match command {
+        Command::Request(ask, wish) => match request::decide(&mut tx, ctx, ask, wish) {
+            request::Verdict::Record(kind) => kind,
+            request::Verdict::Known => Kind::Refused,
+            request::Verdict::Forgotten => {
+                unrecorded = Some(Unrecorded::Forgotten);
+                Kind::Refused
+            }
+        },
+        Command::Sync(cp, sync) => {
+            sync::present(&mut tx, cp, sync);
+            Kind::Synced
+        }
+        Command::Intake(run) => {
+            if intake::run(&mut tx, ctx, run).is_err() {
+                unrecorded = Some(Unrecorded::Unpresented);
+            }
+            Kind::Intake
+        }
+        Command::Answered(answer) => {
+            upkeep::answered(&mut tx, ctx, answer);
+            Kind::CommandAnswered
+        }
+        Command::Release(session) => {
+            upkeep::release(&mut tx, *session);
+            Kind::Released
+        }
+        Command::Forget(forget) => {
+            tx.forget(forget.clone());
+            Kind::Forget
+        }
+    };
+    let leaned_on_frame = tx.leaned_on_frame();
+    Decided {
+        record: tx.record(ctx.event, kind),
+        unrecorded,
+        leaned_on_frame,
+    }
+}

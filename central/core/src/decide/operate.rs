@@ -1,0 +1,184 @@
+//! What operators change.
+
+use ev_contract::{
+    codes::Code,
+    connector::Service,
+    ids::{ConnectorId, CpId, DriverId, SessionId, TariffId},
+    units::Amount,
+    v1::{Tariff, TariffScope, TariffTerms},
+};
+use rust_decimal::Decimal;
+
+use super::{
+    Ctx,
+    finish::{self, Correction},
+    request::{Act, Refusal},
+    session::connector_of,
+};
+use crate::{
+    frame::{Kind, Write},
+    keys::Asker,
+    model::{Answer, Stage},
+    pricing,
+    tx::Tx,
+};
+
+fn done(detail: impl Into<String>) -> (Kind, Answer) {
+    (
+        Kind::Operated,
+        Answer::Done {
+            session: None,
+            detail: detail.into(),
+        },
+    )
+}
+
+pub(super) fn adjust(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    asker: &Asker,
+    id: SessionId,
+    amount: Amount,
+    reason: &str,
+) -> Result<(Kind, Answer), Refusal> {
+    if reason.trim().is_empty() {
+        return Err(Refusal::new(Code::ReasonRequired, "an adjustment"));
+    }
+    let Some(session) = tx.session(id) else {
+        return Err(Refusal::new(Code::SessionNotFound, id.to_string()));
+    };
+    let Stage::Ended { receipt } = &session.stage else {
+        return Err(Refusal::new(Code::SessionOpen, id.to_string()).with(id));
+    };
+    let mut adjustments = tx.adjustments(id).unwrap_or_default();
+    let total = finish::total_after(receipt, &adjustments);
+    if amount.0.is_zero() || amount.0.scale() > pricing::CENTS {
+        return Err(Refusal::new(Code::AmountInvalid, amount.to_string()));
+    }
+    if total.0 + amount.0 < Decimal::ZERO {
+        return Err(Refusal::new(
+            Code::AmountInvalid,
+            format!("{amount} with a total of {total}"),
+        ));
+    }
+    finish::adjust(
+        ctx,
+        id,
+        receipt,
+        &mut adjustments,
+        Correction {
+            by: asker.as_str(),
+            reason: reason.to_owned(),
+            energy_mwh: 0,
+            amount,
+        },
+    );
+    let detail = format!(
+        "the total is {} {}",
+        finish::total_after(receipt, &adjustments),
+        receipt.currency
+    );
+    tx.put(Write::Adjustments(id, adjustments));
+    Ok((
+        Kind::Operated,
+        Answer::Done {
+            session: Some(id),
+            detail,
+        },
+    ))
+}
+
+/// The connectors that are meant: one, or all.
+fn connectors_of(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    named: Option<i64>,
+) -> Result<Vec<ConnectorId>, Refusal> {
+    let present = tx
+        .charge_point(cp)
+        .ok_or_else(|| Refusal::new(Code::UnknownChargePoint, cp.as_str()))?;
+    match named {
+        Some(_) => connector_of(cp, &present, named).map(|id| vec![id]),
+        None => Ok(present.connectors.iter().map(|c| c.connector).collect()),
+    }
+}
+
+pub(super) fn service(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    named: Option<i64>,
+    serve: bool,
+) -> Result<(Kind, Answer), Refusal> {
+    let wanted = if serve { Service::In } else { Service::Out };
+    for id in connectors_of(tx, cp, named)? {
+        let mut connector = tx.connector(cp, id).unwrap_or_default();
+        if connector.service != wanted {
+            connector.service = wanted;
+            connector.service_revision += 1;
+            tx.put(Write::Connector(cp.clone(), id, connector));
+        }
+    }
+    Ok(done(if serve {
+        format!("{cp} is in service")
+    } else {
+        format!("{cp} is out of service; a running session goes on to its end")
+    }))
+}
+
+pub(super) fn act(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    named: Option<i64>,
+    act: Act,
+) -> Result<(Kind, Answer), Refusal> {
+    let present = tx
+        .charge_point(cp)
+        .ok_or_else(|| Refusal::new(Code::UnknownChargePoint, cp.as_str()))?;
+    Ok(done(match act {
+        Act::Unlock => format!("unlock {cp}/{}", connector_of(cp, &present, named)?),
+        Act::Reset => format!("reset {cp}"),
+    }))
+}
+
+pub(super) fn block(
+    tx: &mut Tx<'_, '_>,
+    id: &DriverId,
+    reason: Option<&String>,
+) -> Result<(Kind, Answer), Refusal> {
+    let mut driver = tx.driver(id).unwrap_or_default();
+    if reason.is_some_and(|r| r.trim().is_empty()) {
+        return Err(Refusal::new(Code::ReasonRequired, "blocking a driver"));
+    }
+    if driver.blocked.as_ref() != reason {
+        driver.blocked = reason.cloned();
+        tx.put(Write::Driver(id.clone(), driver));
+    }
+    Ok(done(if reason.is_some() {
+        format!("{id} is blocked; a running session goes on")
+    } else {
+        format!("{id} is not blocked")
+    }))
+}
+
+pub(super) fn set_tariff(
+    tx: &mut Tx<'_, '_>,
+    id: &TariffId,
+    scope: &TariffScope,
+    terms: &TariffTerms,
+) -> Result<(Kind, Answer), Refusal> {
+    pricing::check_terms(terms).map_err(|why| Refusal::new(Code::TariffInvalid, why))?;
+    if let TariffScope::ChargePoint(cp) = scope {
+        if tx.charge_point(cp).is_none() {
+            return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
+        }
+    }
+    let version = tx.tariff(id).map_or(1, |tariff| tariff.version + 1);
+    let tariff = Tariff {
+        tariff_id: id.clone(),
+        version,
+        terms: *terms,
+    };
+    tx.put(Write::Tariff(tariff.clone()));
+    tx.put(Write::TariffScope(scope.clone(), tariff));
+    Ok(done(format!("{id} version {version}")))
+}

@@ -1,0 +1,300 @@
+//! Starting and stopping.
+
+use std::collections::BTreeSet;
+
+use ev_contract::{
+    codes::Code,
+    connector::{FaultEffect, Phase},
+    ids::{ConnectorId, CpId, DriverId, SessionId},
+    v1::{EndCode, EndReason, EndSource, Flag, LimitsRequest, Origin, Reach, Tariff, TariffScope},
+};
+
+use super::{
+    Ctx,
+    finish::{self, Ended},
+    request::{Ask, Refusal},
+};
+use crate::{
+    frame::{Kind, Write},
+    keys::Asker,
+    model::{Answer, ChargePoint, Connector, Session, Stage, StopOrder},
+    pricing::{self, LimitProblem},
+    tx::Tx,
+};
+
+pub(super) struct Start<'a> {
+    pub driver: &'a DriverId,
+    pub origin: Origin,
+    pub cp: &'a CpId,
+    pub connector: Option<i64>,
+    pub limits: &'a LimitsRequest,
+    pub reach: Reach,
+}
+
+/// Finds the connector that is meant.
+pub(super) fn connector_of(
+    cp: &CpId,
+    present: &ChargePoint,
+    named: Option<i64>,
+) -> Result<ConnectorId, Refusal> {
+    match named {
+        Some(number) => u16::try_from(number)
+            .ok()
+            .map(ConnectorId)
+            .filter(|id| present.connector(*id).is_some())
+            .ok_or_else(|| Refusal::new(Code::UnknownConnector, format!("{cp}/{number}"))),
+        None => match present.connectors.as_slice() {
+            [only] => Ok(only.connector),
+            _ => Err(Refusal::new(Code::ConnectorRequired, cp.as_str())),
+        },
+    }
+}
+
+/// The tariff that applies at a charge point: its own, its site's, the default.
+pub(super) fn tariff_at(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    present: &ChargePoint,
+) -> Result<Tariff, Refusal> {
+    tx.tariff_scope(&TariffScope::ChargePoint(cp.clone()))
+        .or_else(|| tx.tariff_scope(&TariffScope::Site(present.site.clone())))
+        .or_else(|| tx.tariff_scope(&TariffScope::Default))
+        .or_else(pricing::free_tariff)
+        .ok_or_else(|| Refusal::new(Code::TariffNotFound, cp.as_str()))
+}
+
+pub(super) fn start(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    ask: &Ask,
+    start: &Start<'_>,
+) -> Result<(Kind, Answer), Refusal> {
+    let cp = start.cp;
+    let present = tx
+        .charge_point(cp)
+        .ok_or_else(|| Refusal::new(Code::UnknownChargePoint, cp.as_str()))?;
+    let id = connector_of(cp, &present, start.connector)?;
+    let place = format!("{cp}/{id}");
+    let mut driver = tx.driver(start.driver).unwrap_or_default();
+    if driver.blocked.is_some() {
+        return Err(Refusal::new(Code::DriverBlocked, start.driver.as_str()));
+    }
+    match start.reach {
+        Reach::Offline => return Err(Refusal::new(Code::ChargePointOffline, cp.as_str())),
+        Reach::Online | Reach::Unknown | Reach::Unrecognised => {}
+    }
+    let mut connector = tx.connector(cp, id).unwrap_or_default();
+    free_for(tx, &connector, start.driver, &place)?;
+    if driver.open.len() >= ctx.settings.sessions_per_driver {
+        let refusal = Refusal::new(Code::LimitReached, start.driver.as_str());
+        return Err(match driver.open.first() {
+            Some(session) => refusal.with(*session),
+            None => refusal,
+        });
+    }
+    let tariff = tariff_at(tx, cp, &present)?;
+    let limits = pricing::limits(start.limits, &tariff.terms).map_err(|problem| match problem {
+        LimitProblem::Invalid(what) => Refusal::new(Code::LimitInvalid, what),
+        LimitProblem::BelowFee(what) => Refusal::new(Code::LimitBelowFee, what),
+        LimitProblem::Currency(what) => Refusal::new(Code::CurrencyMismatch, what),
+    })?;
+
+    let now = ctx.now.wall;
+    let session = Session {
+        id: ctx.session,
+        origin: start.origin,
+        driver: Some(start.driver.clone()),
+        request: Some((ask.asker.clone(), ask.request.clone())),
+        token: None,
+        cp: cp.clone(),
+        connector: id,
+        site: present.site.clone(),
+        time_zone: present.time_zone.clone(),
+        epoch: present.epoch.clone(),
+        idle_s_max: pricing::idle_s_max(&tariff.terms),
+        tariff,
+        limits,
+        accepted_at: now,
+        start_by: now.plus_ms(ctx.settings.start_deadline_ms),
+        plug_wait_s: ctx.settings.plug_wait_s,
+        stage: Stage::Ordered,
+        stop: None,
+        counts: true,
+        flags: BTreeSet::new(),
+    };
+    connector.open.insert(session.id);
+    driver.open.insert(session.id);
+    tx.put(Write::Connector(cp.clone(), id, connector));
+    tx.put(Write::Driver(start.driver.clone(), driver));
+    let answer = Answer::Started {
+        session: session.id,
+        cp: cp.clone(),
+        connector: id,
+    };
+    tx.put(Write::Session(Box::new(session)));
+    Ok((Kind::Started, answer))
+}
+
+/// Whether a connector can take a session of this driver.
+fn free_for(
+    tx: &mut Tx<'_, '_>,
+    connector: &Connector,
+    driver: &DriverId,
+    place: &str,
+) -> Result<(), Refusal> {
+    for id in &connector.open {
+        if tx
+            .session(*id)
+            .is_some_and(|s| s.driver.as_ref() == Some(driver))
+        {
+            return Err(Refusal::new(Code::OccupiedByYou, place).with(*id));
+        }
+    }
+    if !connector.open.is_empty() {
+        return Err(Refusal::new(Code::Occupied, place));
+    }
+    if !connector.serves() {
+        return Err(Refusal::new(Code::OutOfService, place));
+    }
+    if let Some(reported) = &connector.reported {
+        if !reported.charger_online {
+            return Err(Refusal::new(Code::ChargerOffline, place));
+        }
+        if let Some(fault) = &reported.fault {
+            match fault.effect {
+                FaultEffect::Warning => {}
+                FaultEffect::Suspends | FaultEffect::Ended | FaultEffect::Unrecognised => {
+                    return Err(Refusal::new(Code::Faulted, place));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn stop(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    asker: &Asker,
+    id: SessionId,
+) -> Result<(Kind, Answer), Refusal> {
+    let session = tx.session(id).filter(|session| match asker {
+        Asker::Driver(driver) => session.driver.as_ref() == Some(driver),
+        Asker::Operator(_) => true,
+    });
+    // A foreign session answers exactly as one that never was.
+    let Some(session) = session else {
+        return Err(Refusal::new(Code::SessionNotFound, id.to_string()));
+    };
+    order_stop(
+        tx,
+        ctx,
+        session,
+        EndReason::new(EndCode::Driver, EndSource::Driver),
+    )
+}
+
+fn order_stop(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    mut session: Session,
+    reason: EndReason,
+) -> Result<(Kind, Answer), Refusal> {
+    let answer = Answer::Stopping {
+        session: session.id,
+        cp: session.cp.clone(),
+        connector: session.connector,
+    };
+    if session.is_ended() {
+        return Err(
+            Refusal::new(Code::SessionEnded, session.id.to_string()).with(session.id),
+        );
+    }
+    if session.stop.is_none() {
+        session.stop = Some(StopOrder {
+            reason,
+            at: ctx.now.wall,
+        });
+        tx.put(Write::Session(Box::new(session)));
+    }
+    Ok((Kind::Stopping, answer))
+}
+
+pub(super) fn end(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    id: SessionId,
+    words: &str,
+    write_off: bool,
+) -> Result<(Kind, Answer), Refusal> {
+    if words.trim().is_empty() {
+        return Err(Refusal::new(Code::ReasonRequired, "ending a session"));
+    }
+    let Some(mut session) = tx.session(id) else {
+        return Err(Refusal::new(Code::SessionNotFound, id.to_string()));
+    };
+    let reason = |code| EndReason {
+        code,
+        source: EndSource::Operator,
+        raw: Some(words.to_owned()),
+        refused: None,
+    };
+    if !write_off {
+        return order_stop(tx, ctx, session, reason(EndCode::Operator));
+    }
+    if session.is_ended() {
+        return Err(Refusal::new(Code::SessionEnded, id.to_string()).with(id));
+    }
+    session.flags.insert(Flag::WrittenOff);
+    if session.stop.is_none() {
+        session.stop = Some(StopOrder {
+            reason: reason(EndCode::Operator),
+            at: ctx.now.wall,
+        });
+    }
+    let (cp, place) = (session.cp.clone(), session.connector);
+    let energy_ended_at = match &session.stage {
+        Stage::Energy { meter, .. } => Some(meter.last_at),
+        Stage::Standing {
+            energy_ended_at, ..
+        } => Some(*energy_ended_at),
+        Stage::Ordered | Stage::Taken { .. } | Stage::Ended { .. } => None,
+    };
+    finish::finish(
+        tx,
+        ctx,
+        session,
+        Ended {
+            completed: energy_ended_at.is_some(),
+            reason: reason(EndCode::WrittenOff),
+            energy_ended_at,
+            // Standing is not charged for while nobody can say whether the car still stands.
+            ended_at: energy_ended_at.unwrap_or(ctx.now.wall),
+        },
+    );
+    let mut connector = tx.connector(&cp, place).unwrap_or_default();
+    connector.standing_stops.insert(id);
+    tx.put(Write::Connector(cp, place, connector));
+    Ok((
+        Kind::Operated,
+        Answer::Done {
+            session: Some(id),
+            detail: "written off with the last known reading; the stop stands until the charge point confirms".into(),
+        },
+    ))
+}
+
+/// The phases that a charge point may report while a session is open. Anything else is no phase
+/// of an open session and changes nothing: an end is never inferred.
+pub(super) const fn open_phase(phase: Phase) -> Option<Phase> {
+    match phase {
+        Phase::Preparing | Phase::Charging | Phase::SuspendedEv | Phase::SuspendedEvse => {
+            Some(phase)
+        }
+        Phase::Stopping
+        | Phase::Idle
+        | Phase::Completed
+        | Phase::Failed
+        | Phase::Unrecognised => None,
+    }
+}

@@ -1,0 +1,112 @@
+//! What central decides by itself.
+
+use ev_contract::{
+    codes::Code,
+    ids::SessionId,
+    v1::{EndCode, EndReason, EndSource, Outcome},
+};
+
+use super::{
+    CommandAnswer, Ctx, Verb,
+    finish::{self, Ended},
+    intake::confirm_stop,
+};
+use crate::{
+    frame::Write,
+    model::{Session, Stage},
+    tx::Tx,
+};
+
+/// A charge point's answer to a command. It ends a session only where it is the charge point's
+/// final word about one that it does not have.
+pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer) {
+    let Some(session) = tx.session(answer.session) else {
+        return;
+    };
+    if session.cp != answer.cp {
+        return;
+    }
+    match (answer.verb, answer.outcome) {
+        (Verb::Start, Outcome::Refused) => {
+            // Under another epoch the charge point cannot know whether it had taken the session.
+            let its_word =
+                answer.code != Some(Code::WrongEpoch) && answer.epoch == session.epoch;
+            if its_word && matches!(session.stage, Stage::Ordered) {
+                let reason = match (&session.stop, answer.code) {
+                    (Some(stop), Some(Code::StoppedBeforeStart)) => stop.reason.clone(),
+                    _ => EndReason {
+                        code: EndCode::Refused,
+                        source: EndSource::ChargePoint,
+                        raw: answer.raw.clone(),
+                        refused: Some(answer.code.unwrap_or(Code::RejectedByCharger)),
+                    },
+                };
+                never_began(tx, ctx, session, reason);
+            }
+        }
+        (Verb::Stop, Outcome::Absent | Outcome::Ended) if session.is_ended() => {
+            confirm_stop(tx, &session.cp, session.connector, session.id);
+        }
+        (Verb::Stop, Outcome::Absent) => {
+            if answer.epoch == session.epoch && matches!(session.stage, Stage::Ordered) {
+                let reason = session.stop.as_ref().map_or(
+                    EndReason::new(EndCode::Other, EndSource::Central),
+                    |stop| stop.reason.clone(),
+                );
+                never_began(tx, ctx, session, reason);
+            }
+        }
+        // What was taken or ended will be told by records.
+        (
+            Verb::Start,
+            Outcome::Taken
+            | Outcome::Ended
+            | Outcome::Stopping
+            | Outcome::Absent
+            | Outcome::Done
+            | Outcome::NotYet
+            | Outcome::Unrecognised,
+        )
+        | (
+            Verb::Stop,
+            Outcome::Taken
+            | Outcome::Ended
+            | Outcome::Stopping
+            | Outcome::Done
+            | Outcome::NotYet
+            | Outcome::Refused
+            | Outcome::Unrecognised,
+        ) => {}
+    }
+}
+
+fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: Session, reason: EndReason) {
+    finish::finish(
+        tx,
+        ctx,
+        session,
+        Ended {
+            completed: false,
+            reason,
+            energy_ended_at: None,
+            ended_at: ctx.now.wall,
+        },
+    );
+}
+
+/// A stopped session whose charge point cannot be reached no longer counts against its driver.
+pub(super) fn release(tx: &mut Tx<'_, '_>, id: SessionId) {
+    let Some(mut session) = tx.session(id) else {
+        return;
+    };
+    if session.is_ended() || session.stop.is_none() || !session.counts {
+        return;
+    }
+    session.counts = false;
+    if let Some(driver_id) = session.driver.clone() {
+        let mut driver = tx.driver(&driver_id).unwrap_or_default();
+        driver.open.remove(&id);
+        tx.put(Write::Driver(driver_id, driver));
+    }
+    tx.put(Write::Session(Box::new(session)));
+}

@@ -1,0 +1,413 @@
+//! The values behind the keys.
+
+use std::collections::BTreeSet;
+
+use ev_contract::{
+    codes::Code,
+    connector::{ConnectorFacts, ConnectorState, Fault, Phase, Service, connector_state},
+    ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
+    time::UnixMs,
+    units::{MilliWatt, Mwh},
+    v1::{
+        Adjustment, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period, Receipt,
+        Status, Tariff,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::keys::Asker;
+
+/// A charge point as it presented itself in its last `sync`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargePoint {
+    /// Its site.
+    pub site: SiteId,
+    /// The site's IANA time zone.
+    pub time_zone: String,
+    /// What it has.
+    pub connectors: Vec<ConnectorSpec>,
+    /// The agent's version.
+    pub version: String,
+    /// The epoch of its spool. Acceptance pins it.
+    pub epoch: Epoch,
+    /// How much faster than real its simulated charger runs.
+    pub sim_speed: u32,
+}
+
+impl ChargePoint {
+    /// The specification of a connector.
+    #[must_use]
+    pub fn connector(&self, id: ConnectorId) -> Option<&ConnectorSpec> {
+        self.connectors.iter().find(|c| c.connector == id)
+    }
+}
+
+/// What a charge point last reported of a connector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reported {
+    /// A car is plugged in.
+    pub plugged: bool,
+    /// Whether it serves drivers.
+    pub service: Service,
+    /// Which of the operator's changes that obeys.
+    pub service_revision: u64,
+    /// A fault that has not cleared.
+    pub fault: Option<Fault>,
+    /// Whether the charger hardware answers its controller.
+    pub charger_online: bool,
+    /// A session has ended here since the car was plugged in.
+    pub ended_since_plug: bool,
+}
+
+/// A connector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connector {
+    /// Open sessions. A set, since a local start may cross an accepted one.
+    #[serde(default)]
+    pub open: BTreeSet<SessionId>,
+    /// Sessions that were written off while the charge point may still have them: their stop
+    /// stands until it says otherwise.
+    #[serde(default)]
+    pub standing_stops: BTreeSet<SessionId>,
+    /// Receipts so far: the next one's number is one more.
+    pub receipts: u64,
+    /// Whether the operator wants it to serve drivers.
+    pub service: Service,
+    /// Counts the operator's changes.
+    pub service_revision: u64,
+    /// What was last reported; none before the first report.
+    pub reported: Option<Reported>,
+}
+
+impl Default for Connector {
+    fn default() -> Self {
+        Self {
+            open: BTreeSet::new(),
+            standing_stops: BTreeSet::new(),
+            receipts: 0,
+            service: Service::In,
+            service_revision: 0,
+            reported: None,
+        }
+    }
+}
+
+impl Connector {
+    /// Whether it serves drivers: the operator's wish and the charge point's word, the stricter.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let reported_in = self.reported.as_ref().is_none_or(|r| {
+            r.service == Service::In || r.service_revision < self.service_revision
+        });
+        self.service == Service::In && reported_in
+    }
+
+    /// Its state with the given session on it.
+    #[must_use]
+    pub fn state(&self, session: Option<Phase>) -> ConnectorState {
+        let reported = self.reported.as_ref();
+        connector_state(&ConnectorFacts {
+            plugged: reported.is_some_and(|r| r.plugged),
+            service: if self.serves() {
+                Service::In
+            } else {
+                Service::Out
+            },
+            fault: reported.and_then(|r| r.fault.as_ref()),
+            reserved: false,
+            session,
+            ended_since_plug: reported.is_some_and(|r| r.ended_since_plug),
+        })
+    }
+}
+
+/// A driver.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Driver {
+    /// Open sessions that count against the limit.
+    #[serde(default)]
+    pub open: BTreeSet<SessionId>,
+    /// Blocked, and why.
+    #[serde(default)]
+    pub blocked: Option<String>,
+}
+
+/// What a request was answered with. Texts are made from it anew, so that they may improve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// A session was accepted.
+    Started {
+        /// Which.
+        session: SessionId,
+        /// Where.
+        cp: CpId,
+        /// On which connector.
+        connector: ConnectorId,
+    },
+    /// A stop was accepted.
+    Stopping {
+        /// Which session.
+        session: SessionId,
+        /// Where.
+        cp: CpId,
+        /// On which connector.
+        connector: ConnectorId,
+    },
+    /// An operator's change was made.
+    Done {
+        /// About which session, if any.
+        session: Option<SessionId>,
+        /// What was done, in words.
+        detail: String,
+    },
+    /// Refused.
+    Refused {
+        /// With which code.
+        code: Code,
+        /// What it happened to; goes into the code's sentence.
+        what: String,
+        /// The asker's own session that is in the way or was meant.
+        session: Option<SessionId>,
+        /// The charge point as the asker named it, where it was named.
+        cp: String,
+    },
+}
+
+/// A request with its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Of the content, so that the same id with other content is seen.
+    #[serde(with = "serde_bytes")]
+    pub content: [u8; 16],
+    /// The request's own `expires_at`, at most 30 s after it was decided.
+    pub expires_at: UnixMs,
+    /// What it was answered with.
+    pub answer: Answer,
+}
+
+/// How far central is with a spool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spool {
+    /// The next number that is wanted.
+    pub next: u64,
+    /// Records that could not be used; they are kept verbatim as evidence in the ledger.
+    #[serde(default)]
+    pub quarantined: u64,
+    /// Records that the spool no longer had.
+    #[serde(default)]
+    pub missing: u64,
+    /// What the agent itself found impossible.
+    #[serde(default)]
+    pub anomalies: u64,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self {
+            next: 1,
+            quarantined: 0,
+            missing: 0,
+            anomalies: 0,
+        }
+    }
+}
+
+/// The adjustments to an ended session.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Adjustments {
+    /// In order.
+    pub list: Vec<Adjustment>,
+    /// What the meter had counted at the last adjustment for a late record; the receipt's spans
+    /// hold until then.
+    #[serde(default)]
+    pub meter: Option<MeterSpan>,
+}
+
+/// Up to when requests may have been forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Horizon {
+    /// A request that is not known and expired at or before this is never decided.
+    pub until: UnixMs,
+}
+
+/// An accepted stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopOrder {
+    /// Why and by whom.
+    pub reason: EndReason,
+    /// When.
+    pub at: UnixMs,
+}
+
+/// What has been metered so far.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metering {
+    /// When energy began.
+    pub started_at: UnixMs,
+    /// The device's own transaction.
+    pub device_tx: String,
+    /// What each meter counted. Never empty.
+    pub spans: Vec<MeterSpan>,
+    /// The time of the last reading that was used.
+    pub last_at: UnixMs,
+    /// Power at that time.
+    pub power: Option<MilliWatt>,
+    /// State of charge at that time.
+    pub soc_pct: Option<u8>,
+    /// Where each period began.
+    pub periods: Vec<Period>,
+}
+
+/// How far a session is; each stage owns what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Accepted by central; the charge point has not confirmed.
+    Ordered,
+    /// The charge point has it; no energy yet.
+    Taken {
+        /// `preparing`, or what the charge point said last.
+        phase: Phase,
+    },
+    /// Energy has begun.
+    Energy {
+        /// `charging` or a kind of pause.
+        phase: Phase,
+        /// What was metered.
+        meter: Metering,
+    },
+    /// Energy has ended, the plug is in.
+    Standing {
+        /// What was metered.
+        meter: Metering,
+        /// When energy ended.
+        energy_ended_at: UnixMs,
+        /// Why.
+        reason: EndReason,
+    },
+    /// Ended. Never changes again.
+    Ended {
+        /// The finished receipt.
+        receipt: Box<Receipt>,
+    },
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The one id.
+    pub id: SessionId,
+    /// How it began.
+    pub origin: Origin,
+    /// Whose.
+    pub driver: Option<DriverId>,
+    /// The request that began it.
+    pub request: Option<(Asker, RequestId)>,
+    /// What was shown to the reader, in a local start.
+    #[serde(default)]
+    pub token: Option<String>,
+    /// Where.
+    pub cp: CpId,
+    /// Which connector.
+    pub connector: ConnectorId,
+    /// Which site.
+    pub site: SiteId,
+    /// The site's time zone.
+    pub time_zone: String,
+    /// The spool epoch that acceptance or opening is pinned to.
+    pub epoch: Epoch,
+    /// Pinned at acceptance.
+    pub tariff: Tariff,
+    /// What the charge point enforces.
+    pub limits: Limits,
+    /// When central accepted it or learned of it.
+    pub accepted_at: UnixMs,
+    /// The start command's deadline.
+    pub start_by: UnixMs,
+    /// How long it may stand after energy has ended.
+    pub idle_s_max: u32,
+    /// How long the charge point waits for a plug.
+    pub plug_wait_s: u32,
+    /// How far it is.
+    pub stage: Stage,
+    /// An accepted stop.
+    pub stop: Option<StopOrder>,
+    /// Whether it counts against the driver's limit while open.
+    pub counts: bool,
+    /// What was odd so far.
+    #[serde(default)]
+    pub flags: BTreeSet<Flag>,
+}
+
+impl Session {
+    /// Whether it has ended.
+    #[must_use]
+    pub const fn is_ended(&self) -> bool {
+        matches!(self.stage, Stage::Ended { .. })
+    }
+
+    /// How far it is, for people.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        match &self.stage {
+            Stage::Ended { receipt } => match receipt.status {
+                Status::Completed => Phase::Completed,
+                Status::Failed
+                | Status::Accepted
+                | Status::Denied
+                | Status::Unknown
+                | Status::InProgress
+                | Status::Unrecognised => Phase::Failed,
+            },
+            Stage::Standing { .. } => Phase::Idle,
+            Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } if self.stop.is_some() => {
+                Phase::Stopping
+            }
+            Stage::Ordered => Phase::Preparing,
+            Stage::Taken { phase } | Stage::Energy { phase, .. } => *phase,
+        }
+    }
+
+    /// The same in the words of updates.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        match &self.stage {
+            Stage::Ordered => Status::Accepted,
+            Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => {
+                Status::InProgress
+            }
+            Stage::Ended { receipt } => receipt.status,
+        }
+    }
+
+    /// What has been metered, while it is open and energy has begun.
+    #[must_use]
+    pub const fn meter(&self) -> Option<&Metering> {
+        match &self.stage {
+            Stage::Energy { meter, .. } | Stage::Standing { meter, .. } => Some(meter),
+            Stage::Ordered | Stage::Taken { .. } | Stage::Ended { .. } => None,
+        }
+    }
+
+    /// Energy so far.
+    #[must_use]
+    pub fn energy(&self) -> Mwh {
+        match &self.stage {
+            Stage::Ended { receipt } => receipt.energy_mwh,
+            Stage::Ordered | Stage::Taken { .. } => Mwh(0),
+            Stage::Energy { meter, .. } | Stage::Standing { meter, .. } => meter.energy(),
+        }
+    }
+}
+
+impl Metering {
+    /// Most periods of one session: two days of quarter hours. Later ones are not told apart.
+    pub const PERIODS_MAX: usize = 200;
+
+    /// The sum of the spans.
+    #[must_use]
+    pub fn energy(&self) -> Mwh {
+        self.spans.iter().fold(Mwh(0), |sum, s| {
+            sum.saturating_add(s.to_mwh.saturating_sub(s.from_mwh))
+        })
+    }
+}

@@ -1,0 +1,358 @@
+//! Answers to questions, from the applied state. The shell sees to it that the state is fresh.
+
+use ev_contract::{
+    connector::{ConnectorState, Service},
+    ids::{ConnectorId, CpId, DriverId, RequestId},
+    time::UnixMs,
+    v1::{
+        ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
+        DriverUpdate, Heartbeat, Reach, ScopedTariff, SessionView, Status, Tariff, TariffScope,
+        UpdateType,
+    },
+};
+
+use crate::{
+    keys::Asker,
+    model::{Answer, ChargePoint, Connector, Session, Stage},
+    pricing,
+    state::{Entry, State},
+};
+
+/// What a replica has heard of charge points. Not in the ledger: each replica hears for itself.
+pub trait Heard {
+    /// Whether a charge point can be reached.
+    fn reach(&self, cp: &CpId) -> Reach;
+    /// Its last heartbeat, and when it came by central's clock.
+    fn last(&self, cp: &CpId) -> Option<(&Heartbeat, UnixMs)>;
+}
+
+/// A session for its driver or an operator.
+#[must_use]
+pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> SessionView {
+    let s = &entry.value;
+    let meter = s.meter();
+    let receipt = match &s.stage {
+        Stage::Ended { receipt } => Some(receipt),
+        Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => {
+            None
+        }
+    };
+    let energy_ended_at = match &s.stage {
+        Stage::Standing {
+            energy_ended_at, ..
+        } => Some(*energy_ended_at),
+        Stage::Ended { receipt } => receipt.energy_ended_at,
+        Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } => None,
+    };
+    let end = match &s.stage {
+        Stage::Standing { reason, .. } => Some(reason.clone()),
+        Stage::Ended { receipt } => Some(receipt.end.clone()),
+        Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } => None,
+    };
+    SessionView {
+        session_id: s.id,
+        driver_id: s.driver.clone(),
+        cp_id: s.cp.clone(),
+        connector: s.connector,
+        site_id: s.site.clone(),
+        time_zone: s.time_zone.clone(),
+        state: s.phase(),
+        status: s.status(),
+        origin: s.origin,
+        stopping: s.stop.is_some() && !s.is_ended(),
+        reachable: heard.reach(&s.cp) != Reach::Offline,
+        energy_mwh: s.energy(),
+        cost: pricing::cost_so_far(s, now),
+        currency: s.tariff.terms.currency,
+        tariff_id: s.tariff.tariff_id.clone(),
+        tariff_version: s.tariff.version,
+        limits: s.limits,
+        accepted_at: s.accepted_at,
+        started_at: meter
+            .map(|m| m.started_at)
+            .or_else(|| receipt.and_then(|r| r.started_at)),
+        energy_ended_at,
+        ended_at: receipt.map(|r| r.ended_at),
+        last_value_at: meter.map(|m| m.last_at),
+        power_mw: meter.and_then(|m| m.power),
+        soc_pct: meter.and_then(|m| m.soc_pct),
+        reason: end.as_ref().map(|e| e.word().to_owned()),
+        end,
+        receipt: receipt.map(|r| r.number.clone()),
+        pos: entry.pos,
+    }
+}
+
+/// News of a session for its driver; none for a session without one.
+#[must_use]
+pub fn update(entry: &Entry<Session>, now: UnixMs) -> Option<DriverUpdate> {
+    let s = &entry.value;
+    let driver = s.driver.clone()?;
+    let reason = match &s.stage {
+        Stage::Standing { reason, .. } => Some(reason.word()),
+        Stage::Ended { receipt } => Some(receipt.end.word()),
+        Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } => None,
+    };
+    Some(DriverUpdate {
+        kind: UpdateType::Update,
+        to: Some(driver.to_string()),
+        request_id: request_id(s)?,
+        driver_id: driver,
+        cp_id: s.cp.to_string(),
+        status: s.status(),
+        reason: reason.map(str::to_owned),
+        session_id: Some(s.id),
+        ts: now,
+        connector: Some(s.connector),
+        error: None,
+        phase: Some(s.phase()),
+        stopping: s.stop.is_some() && !s.is_ended(),
+        energy_mwh: Some(s.energy()),
+        cost: Some(pricing::cost_so_far(s, now)),
+        currency: Some(s.tariff.terms.currency),
+        soc_pct: s.meter().and_then(|m| m.soc_pct),
+        pos: Some(entry.pos),
+        prev: Some(entry.prev),
+    })
+}
+
+/// The request that began a session; for one that began at the charge point, its own id.
+fn request_id(s: &Session) -> Option<RequestId> {
+    match &s.request {
+        Some((_, request)) => Some(request.clone()),
+        None => RequestId::new(s.id.to_string()).ok(),
+    }
+}
+
+/// The recorded answer to a driver's start or stop.
+#[must_use]
+pub fn answer(
+    state: &State,
+    kind: UpdateType,
+    driver: &DriverId,
+    request: &RequestId,
+    answer: &Answer,
+    now: UnixMs,
+) -> DriverUpdate {
+    let mut update = DriverUpdate {
+        kind,
+        to: Some(driver.to_string()),
+        request_id: request.clone(),
+        driver_id: driver.clone(),
+        cp_id: String::new(),
+        status: Status::Accepted,
+        reason: None,
+        session_id: None,
+        ts: now,
+        connector: None,
+        error: None,
+        phase: None,
+        stopping: kind == UpdateType::StopReply,
+        energy_mwh: None,
+        cost: None,
+        currency: None,
+        soc_pct: None,
+        pos: None,
+        prev: None,
+    };
+    match answer {
+        Answer::Started {
+            session,
+            cp,
+            connector,
+        }
+        | Answer::Stopping {
+            session,
+            cp,
+            connector,
+        } => {
+            update.cp_id = cp.to_string();
+            update.connector = Some(*connector);
+            update.session_id = Some(*session);
+            update.pos = state.session(*session).map(|e| e.pos);
+        }
+        Answer::Done { session, .. } => update.session_id = *session,
+        Answer::Refused {
+            code,
+            what,
+            session,
+            cp,
+        } => {
+            update.status = Status::Denied;
+            update.stopping = false;
+            update.reason = Some(code.as_str().to_owned());
+            update.session_id = *session;
+            update.cp_id = session
+                .and_then(|id| state.session(id))
+                .filter(|_| cp.is_empty())
+                .map_or_else(|| cp.clone(), |e| e.value.cp.to_string());
+            update.error = Some(code.about(what));
+        }
+    }
+    update
+}
+
+/// The tariff that applies at a charge point.
+#[must_use]
+pub fn tariff_at(state: &State, id: &CpId, cp: &ChargePoint) -> Option<Tariff> {
+    [
+        TariffScope::ChargePoint(id.clone()),
+        TariffScope::Site(cp.site.clone()),
+        TariffScope::Default,
+    ]
+    .iter()
+    .find_map(|scope| state.tariff_scope(scope))
+    .map(|e| e.value.clone())
+    .or_else(pricing::free_tariff)
+}
+
+fn state_of(
+    state: &State,
+    connector: &Connector,
+    reach: Reach,
+) -> ConnectorState {
+    match reach {
+        Reach::Offline => ConnectorState::Offline,
+        Reach::Unknown => ConnectorState::Unknown,
+        Reach::Online | Reach::Unrecognised => {
+            // Where two overlap, the one that got further is what the connector shows.
+            let session = connector
+                .open
+                .iter()
+                .filter_map(|id| state.session(*id))
+                .max_by_key(|e| {
+                    (
+                        !matches!(e.value.stage, Stage::Ordered),
+                        e.value.accepted_at,
+                    )
+                })
+                .map(|e| e.value.phase());
+            connector.state(session)
+        }
+    }
+}
+
+fn connector_at(state: &State, cp: &CpId, id: ConnectorId) -> Connector {
+    state
+        .connector(&(cp.clone(), id))
+        .map(|e| e.value.clone())
+        .unwrap_or_default()
+}
+
+/// A charge point as drivers see it.
+#[must_use]
+pub fn listing(
+    state: &State,
+    id: &CpId,
+    cp: &ChargePoint,
+    driver: &DriverId,
+    heard: &dyn Heard,
+) -> Option<ChargePointListing> {
+    let reach = heard.reach(id);
+    Some(ChargePointListing {
+        cp_id: id.clone(),
+        site_id: cp.site.clone(),
+        time_zone: cp.time_zone.clone(),
+        tariff: tariff_at(state, id, cp)?,
+        connectors: cp
+            .connectors
+            .iter()
+            .map(|spec| {
+                let connector = connector_at(state, id, spec.connector);
+                ConnectorListing {
+                    connector: spec.connector,
+                    state: state_of(state, &connector, reach),
+                    max_ma: spec.max_ma,
+                    phases: spec.phases,
+                    session_id: connector.open.iter().copied().find(|id| {
+                        state
+                            .session(*id)
+                            .is_some_and(|e| e.value.driver.as_ref() == Some(driver))
+                    }),
+                }
+            })
+            .collect(),
+    })
+}
+
+/// A charge point as operators see it.
+#[must_use]
+pub fn charge_point(
+    state: &State,
+    id: &CpId,
+    cp: &ChargePoint,
+    heard: &dyn Heard,
+) -> Option<ChargePointView> {
+    let reach = heard.reach(id);
+    let last = heard.last(id);
+    let beat = |connector: ConnectorId| -> Option<&ConnectorBeat> {
+        last.and_then(|(hb, _)| hb.connectors.iter().find(|c| c.connector == connector))
+    };
+    let spools: Vec<_> = state.spools_of(id).collect();
+    Some(ChargePointView {
+        cp_id: id.clone(),
+        site_id: cp.site.clone(),
+        time_zone: cp.time_zone.clone(),
+        link: reach,
+        last_heard_at: last.map(|(_, at)| at),
+        version: Some(cp.version.clone()),
+        spool_depth: last.map(|(hb, _)| hb.spool_depth),
+        clock_offset_ms: last.and_then(|(hb, _)| hb.clock_offset_ms),
+        health: last.map(|(hb, _)| hb.health.clone()).unwrap_or_default(),
+        epoch: Some(cp.epoch.to_string()),
+        next_record: spools
+            .iter()
+            .find(|(epoch, _)| **epoch == cp.epoch)
+            .map_or(1, |(_, spool)| spool.next),
+        quarantined: spools.iter().map(|(_, s)| s.quarantined).sum(),
+        missing: spools.iter().map(|(_, s)| s.missing).sum(),
+        tariff: tariff_at(state, id, cp)?,
+        connectors: cp
+            .connectors
+            .iter()
+            .map(|spec| {
+                let connector = connector_at(state, id, spec.connector);
+                let reported = connector.reported.as_ref();
+                let beat = beat(spec.connector);
+                ConnectorView {
+                    connector: spec.connector,
+                    state: state_of(state, &connector, reach),
+                    service: connector.service,
+                    service_confirmed: reported.map_or(
+                        connector.service == Service::In && connector.service_revision == 0,
+                        |r| r.service_revision >= connector.service_revision,
+                    ),
+                    fault: reported.and_then(|r| r.fault.clone()),
+                    charger_online: reported.is_none_or(|r| r.charger_online),
+                    plugged: reported.is_some_and(|r| r.plugged),
+                    max_ma: spec.max_ma,
+                    phases: spec.phases,
+                    sessions: connector.open.iter().copied().collect(),
+                    register_mwh: beat.and_then(|b| b.register_mwh),
+                    power_mw: beat.and_then(|b| b.power_mw),
+                }
+            })
+            .collect(),
+    })
+}
+
+/// What applies where.
+#[must_use]
+pub fn tariffs(state: &State) -> Vec<ScopedTariff> {
+    state
+        .tariff_scopes()
+        .map(|(scope, tariff)| ScopedTariff {
+            scope: scope.clone(),
+            tariff: tariff.clone(),
+        })
+        .collect()
+}
+
+/// Whether an asker may see a session.
+#[must_use]
+pub fn may_see(asker: &Asker, session: &Session) -> bool {
+    match asker {
+        Asker::Driver(driver) => session.driver.as_ref() == Some(driver),
+        Asker::Operator(_) => true,
+    }
+}

@@ -1,0 +1,638 @@
+//! Where messages come in: from bytes to typed questions. Identity comes from the subject, never
+//! from the payload.
+
+use central_core::{
+    decide::{Act, Ask, Incoming, Run, Wish},
+    keys::Asker,
+};
+use ev_contract::{
+    codes::{Code, Problem},
+    ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
+    limits::{
+        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX,
+        EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+    },
+    subjects::Subject,
+    time::UnixMs,
+    v1::{
+        CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest, ListRequest,
+        OpStartRequest, Origin, Reach, ReceiptRequest, SessionAdjustRequest, SessionEndRequest,
+        SessionLsRequest, StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest,
+        TariffSetRequest, LimitsRequest,
+    },
+    wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
+};
+use serde::de::DeserializeOwned;
+
+/// Where an answer goes.
+#[derive(Debug, Clone)]
+pub struct ReplyTo {
+    /// The reply subject.
+    pub subject: String,
+    /// In which encoding the question came.
+    pub encoding: Encoding,
+}
+
+/// A question that only needs the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Query {
+    /// The asker's open sessions, or one.
+    Status(Option<SessionId>),
+    /// Charge points for a driver.
+    List(Page<CpId>),
+    /// The driver's sessions.
+    History(Page<SessionId>),
+    /// A receipt.
+    Receipt(SessionId),
+    /// Charge points for an operator.
+    CpLs(Option<CpId>, Page<CpId>),
+    /// Sessions for an operator.
+    SessionLs {
+        /// Of whom.
+        driver: Option<DriverId>,
+        /// Where.
+        cp: Option<CpId>,
+        /// Ended ones too.
+        all: bool,
+        /// Which page.
+        page: Page<SessionId>,
+    },
+    /// Tariffs.
+    TariffLs,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// Beyond which row.
+    pub from: Option<T>,
+    /// At most so many rows.
+    pub rows: usize,
+}
+
+/// What somebody asks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Question {
+    /// To be decided.
+    Request(Ask, Wish),
+    /// To be looked up.
+    Query(Asker, Query),
+}
+
+/// A message that was read, with what an answer needs.
+#[derive(Debug)]
+pub struct Asked {
+    /// Who; also in a problem, where the subject could be read.
+    pub asker: Option<Asker>,
+    /// The verb, as one of a bounded set.
+    pub verb: &'static str,
+    /// The request's id, where it could be read.
+    pub request_id: Option<String>,
+    /// The question, or why there is none.
+    pub question: Result<Question, Problem>,
+}
+
+/// Why a message gets no answer at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// It has no reply subject, so that nobody waits for an answer.
+    NoReply,
+    /// Its reply subject is one of the contract's or the server's: an answer there would be taken
+    /// for something else.
+    ReplyToContract,
+    /// It is addressed to somebody else.
+    NotForCentral,
+    /// It cannot be read, or comes from somebody else than its subject says.
+    Unreadable,
+}
+
+impl Ignored {
+    /// For metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoReply => "no_reply_subject",
+            Self::ReplyToContract => "reply_subject_of_the_contract",
+            Self::NotForCentral => "not_for_central",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// Where the answer to a message goes.
+///
+/// # Errors
+/// [`Ignored`] when it may not or cannot be answered.
+pub fn reply_to(message: &async_nats::Message) -> Result<ReplyTo, Ignored> {
+    let Some(reply) = &message.reply else {
+        return Err(Ignored::NoReply);
+    };
+    if reply.starts_with("ev.") || reply.starts_with('$') {
+        return Err(Ignored::ReplyToContract);
+    }
+    Ok(ReplyTo {
+        subject: reply.to_string(),
+        encoding: encoding(message),
+    })
+}
+
+fn encoding(message: &async_nats::Message) -> Encoding {
+    Encoding::from_header(
+        message
+            .headers
+            .as_ref()
+            .and_then(|h| h.get(CONTENT_TYPE))
+            .map(async_nats::HeaderValue::as_str),
+    )
+}
+
+/// Reads a request of a driver or an operator.
+///
+/// # Errors
+/// [`Ignored::NotForCentral`] when it is addressed to somebody else.
+pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
+    let (asker, verb) = match Subject::parse(&message.subject) {
+        Some(Subject::Driver { driver, verb }) => (Asker::Driver(driver), verb),
+        Some(Subject::Operator { operator, verb }) => (Asker::Operator(operator), verb),
+        Some(_) | None => {
+            let shown: String = message.subject.chars().take(100).collect();
+            return Ok(Asked {
+                asker: None,
+                verb: "unknown",
+                request_id: None,
+                question: Err(Code::InvalidId.about(&format!(
+                    "`{shown}` names no driver or operator: ids are 1 to 64 of A-Z a-z 0-9 _ -"
+                ))),
+            });
+        }
+    };
+    let reader = Reader {
+        bytes: &message.payload,
+        encoding: encoding(message),
+        asker: asker.clone(),
+    };
+    let (verb, read) = match &asker {
+        Asker::Driver(driver) => reader.driver_verb(&verb, driver),
+        Asker::Operator(operator) => reader.operator_verb(&verb, operator),
+    };
+    if let Err(Unread::NotForCentral) = read {
+        return Err(Ignored::NotForCentral);
+    }
+    let request_id = match &read {
+        Ok(Question::Request(ask, _)) => Some(ask.request.to_string()),
+        Ok(Question::Query(..)) => None,
+        Err(_) => reader.request_id(),
+    };
+    Ok(Asked {
+        asker: Some(asker),
+        verb,
+        request_id,
+        question: read.map_err(|unread| match unread {
+            Unread::Problem(problem) => *problem,
+            Unread::NotForCentral => Code::InvalidRequest.about("it is not addressed to central"),
+        }),
+    })
+}
+
+enum Unread {
+    Problem(Box<Problem>),
+    NotForCentral,
+}
+
+impl From<Problem> for Unread {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+impl From<InvalidId> for Unread {
+    fn from(invalid: InvalidId) -> Self {
+        Code::InvalidId.about(&invalid.to_string()).into()
+    }
+}
+
+struct Reader<'m> {
+    bytes: &'m [u8],
+    encoding: Encoding,
+    asker: Asker,
+}
+
+/// What all requests to central have.
+trait ToCentral: DeserializeOwned {
+    fn to(&self) -> &str;
+}
+
+macro_rules! to_central {
+    ($($name:ty),+) => { $(impl ToCentral for $name { fn to(&self) -> &str { &self.to } })+ };
+}
+
+to_central!(
+    StartRequest,
+    StopRequest,
+    StatusRequest,
+    ListRequest,
+    HistoryRequest,
+    ReceiptRequest,
+    CpLsRequest,
+    CpActRequest,
+    SessionLsRequest,
+    OpStartRequest,
+    SessionEndRequest,
+    SessionAdjustRequest,
+    DriverBlockRequest,
+    TariffSetRequest,
+    TariffLsRequest
+);
+
+impl Reader<'_> {
+    fn read<T: ToCentral>(&self) -> Result<T, Unread> {
+        if self.bytes.len() > REQUEST_BYTES_MAX {
+            return Err(Code::TooLarge
+                .about(&format!(
+                    "{} bytes, allowed are {REQUEST_BYTES_MAX}",
+                    self.bytes.len()
+                ))
+                .into());
+        }
+        let message: T = wire::decode(self.bytes, self.encoding)
+            .map_err(|e| Unread::from(Code::InvalidRequest.about(&e.0)))?;
+        if message.to() == CENTRAL {
+            Ok(message)
+        } else {
+            Err(Unread::NotForCentral)
+        }
+    }
+
+    /// The request's id out of a message that could not be read otherwise, so that the asker can
+    /// tell which one it was.
+    fn request_id(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Only {
+            request_id: String,
+        }
+        (self.bytes.len() <= REQUEST_BYTES_MAX)
+            .then(|| wire::decode::<Only>(self.bytes, self.encoding).ok())
+            .flatten()
+            .map(|only| only.request_id)
+            .filter(|id| id.len() <= 64)
+    }
+
+    fn request(&self, id: &str, expires_at: i64, wish: Wish) -> Result<Question, Unread> {
+        if !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
+            return Err(Code::InvalidTime
+                .about(&format!("expires_at {expires_at}"))
+                .into());
+        }
+        let expires_at = UnixMs(expires_at);
+        Ok(Question::Request(
+            Ask {
+                asker: self.asker.clone(),
+                request: id.parse()?,
+                expires_at,
+                content: wish.content(expires_at),
+            },
+            wish,
+        ))
+    }
+
+    fn query(&self, query: Query) -> Question {
+        Question::Query(self.asker.clone(), query)
+    }
+
+    fn driver_verb(
+        &self,
+        verb: &str,
+        driver: &DriverId,
+    ) -> (&'static str, Result<Question, Unread>) {
+        match verb {
+            "start" => ("start", self.start(driver)),
+            "stop" => ("stop", self.stop()),
+            "status" => (
+                "status",
+                self.read::<StatusRequest>().and_then(|r| {
+                    let id = r.session_id.map(|id| id.parse()).transpose()?;
+                    Ok(self.query(Query::Status(id)))
+                }),
+            ),
+            "list" => (
+                "list",
+                self.read::<ListRequest>()
+                    .and_then(|r| Ok(self.query(Query::List(page(r.after, r.rows)?)))),
+            ),
+            "history" => (
+                "history",
+                self.read::<HistoryRequest>()
+                    .and_then(|r| Ok(self.query(Query::History(page(r.before, r.rows)?)))),
+            ),
+            "receipt" => (
+                "receipt",
+                self.read::<ReceiptRequest>()
+                    .and_then(|r| Ok(self.query(Query::Receipt(r.session_id.parse()?)))),
+            ),
+            other => ("unknown", Err(Code::UnknownVerb.about(other).into())),
+        }
+    }
+
+    fn start(&self, driver: &DriverId) -> Result<Question, Unread> {
+        let r: StartRequest = self.read()?;
+        let wish = Wish::Start {
+            driver: driver.clone(),
+            origin: Origin::App,
+            cp: r.cp_id.parse()?,
+            connector: r.connector,
+            limits: bounded(r.limits)?,
+            reach: Reach::Unknown,
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+
+    fn stop(&self) -> Result<Question, Unread> {
+        let r: StopRequest = self.read()?;
+        let session = r.session_id.parse()?;
+        self.request(&r.request_id, r.expires_at, Wish::Stop { session })
+    }
+
+    fn operator_verb(
+        &self,
+        verb: &str,
+        _operator: &OperatorId,
+    ) -> (&'static str, Result<Question, Unread>) {
+        match verb {
+            "cp_ls" => (
+                "cp_ls",
+                self.read::<CpLsRequest>().and_then(|r| {
+                    let cp = r.cp_id.map(|id| id.parse()).transpose()?;
+                    Ok(self.query(Query::CpLs(cp, page(r.after, r.rows)?)))
+                }),
+            ),
+            "cp_enable" => ("cp_enable", self.service(true)),
+            "cp_disable" => ("cp_disable", self.service(false)),
+            "cp_unlock" => ("cp_unlock", self.act(Act::Unlock)),
+            "cp_reset" => ("cp_reset", self.act(Act::Reset)),
+            "session_ls" => (
+                "session_ls",
+                self.read::<SessionLsRequest>().and_then(|r| {
+                    Ok(self.query(Query::SessionLs {
+                        driver: r.driver_id.map(|id| id.parse()).transpose()?,
+                        cp: r.cp_id.map(|id| id.parse()).transpose()?,
+                        all: r.all,
+                        page: page(r.before, r.rows)?,
+                    }))
+                }),
+            ),
+            "session_start" => ("session_start", self.op_start()),
+            "session_end" => (
+                "session_end",
+                self.read::<SessionEndRequest>().and_then(|r| {
+                    let wish = Wish::End {
+                        session: r.session_id.parse()?,
+                        reason: text("reason", r.reason)?,
+                        write_off: r.write_off,
+                    };
+                    self.request(&r.request_id, r.expires_at, wish)
+                }),
+            ),
+            "session_adjust" => (
+                "session_adjust",
+                self.read::<SessionAdjustRequest>().and_then(|r| {
+                    let amount = r.amount.parse().map_err(|e| {
+                        Code::AmountInvalid
+                            .about(&format!("{}: {e}", r.amount.escape_debug().take(40).collect::<String>()))
+                    })?;
+                    let wish = Wish::Adjust {
+                        session: r.session_id.parse()?,
+                        amount,
+                        reason: text("reason", r.reason)?,
+                    };
+                    self.request(&r.request_id, r.expires_at, wish)
+                }),
+            ),
+            "driver_block" => ("driver_block", self.block(true)),
+            "driver_unblock" => ("driver_unblock", self.block(false)),
+            "tariff_set" => (
+                "tariff_set",
+                self.read::<TariffSetRequest>().and_then(|r| {
+                    let wish = Wish::SetTariff {
+                        tariff: r.tariff_id.parse()?,
+                        scope: r.scope,
+                        terms: r.terms,
+                    };
+                    self.request(&r.request_id, r.expires_at, wish)
+                }),
+            ),
+            "tariff_ls" => (
+                "tariff_ls",
+                self.read::<TariffLsRequest>()
+                    .map(|_| self.query(Query::TariffLs)),
+            ),
+            other => ("unknown", Err(Code::UnknownVerb.about(other).into())),
+        }
+    }
+
+    fn op_start(&self) -> Result<Question, Unread> {
+        let r: OpStartRequest = self.read()?;
+        let wish = Wish::Start {
+            driver: r.driver_id.parse()?,
+            origin: Origin::Operator,
+            cp: r.cp_id.parse()?,
+            connector: r.connector,
+            limits: bounded(r.limits)?,
+            reach: Reach::Unknown,
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+
+    fn service(&self, serve: bool) -> Result<Question, Unread> {
+        let r: CpActRequest = self.read()?;
+        let wish = Wish::Service {
+            cp: r.cp_id.parse()?,
+            connector: r.connector,
+            serve,
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+
+    fn act(&self, act: Act) -> Result<Question, Unread> {
+        let r: CpActRequest = self.read()?;
+        let wish = Wish::Act {
+            cp: r.cp_id.parse()?,
+            connector: r.connector,
+            act,
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+
+    fn block(&self, block: bool) -> Result<Question, Unread> {
+        let r: DriverBlockRequest = self.read()?;
+        let driver = r.driver_id.parse()?;
+        let wish = if block {
+            Wish::Block {
+                driver,
+                reason: text("reason", r.reason.unwrap_or_default())?,
+            }
+        } else {
+            Wish::Unblock { driver }
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+}
+
+fn page<T: std::str::FromStr<Err = InvalidId>>(
+    from: Option<String>,
+    rows: Option<u32>,
+) -> Result<Page<T>, Unread> {
+    Ok(Page {
+        from: from.map(|id| id.parse()).transpose()?,
+        rows: rows
+            .and_then(|rows| usize::try_from(rows).ok())
+            .unwrap_or(PAGE_ROWS_MAX)
+            .clamp(1, PAGE_ROWS_MAX),
+    })
+}
+
+fn text(name: &str, text: String) -> Result<String, Unread> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Code::TooLarge
+            .about(&format!(
+                "{name} has {} bytes, allowed are {TEXT_BYTES_MAX}",
+                text.len()
+            ))
+            .into());
+    }
+    Ok(text)
+}
+
+fn bounded(limits: Option<LimitsRequest>) -> Result<LimitsRequest, Unread> {
+    let mut limits = limits.unwrap_or_default();
+    limits.cost = limits.cost.map(|c| text("limits.cost", c)).transpose()?;
+    limits.currency = limits
+        .currency
+        .map(|c| text("limits.currency", c))
+        .transpose()?;
+    Ok(limits)
+}
+
+/// Reads what a charge point presents itself with.
+///
+/// # Errors
+/// A sentence for the charge point.
+pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (String, Problem)> {
+    let cp = cp_of(message)?;
+    let invalid = |what: &str| (cp.to_string(), Code::InvalidRequest.about(what));
+    if message.payload.len() > EVT_BYTES_MAX {
+        return Err((
+            cp.to_string(),
+            Code::TooLarge.about(&format!("{} bytes", message.payload.len())),
+        ));
+    }
+    let sync: SyncRequest =
+        wire::decode(&message.payload, encoding(message)).map_err(|e| invalid(&e.0))?;
+    if sync.to != CENTRAL || sync.cp_id != cp {
+        return Err(invalid("it names another charge point than its subject"));
+    }
+    if sync.connectors.is_empty() || sync.connectors.len() > CONNECTORS_MAX {
+        return Err(invalid(&format!(
+            "connectors: {} given, allowed are 1 to {CONNECTORS_MAX}",
+            sync.connectors.len()
+        )));
+    }
+    let mut numbers: Vec<_> = sync.connectors.iter().map(|c| c.connector).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    if numbers.len() != sync.connectors.len() {
+        return Err(invalid("connectors: two have the same number"));
+    }
+    if jiff::tz::TimeZone::get(&sync.time_zone).is_err() {
+        return Err(invalid("time_zone: not an IANA time zone"));
+    }
+    if sync.version.len() > TEXT_BYTES_MAX {
+        return Err(invalid("version: too long"));
+    }
+    Ok((cp, sync))
+}
+
+/// Reads a run of spool records.
+///
+/// # Errors
+/// A sentence for the charge point.
+pub fn read_run(message: &async_nats::Message) -> Result<Run, (String, Problem)> {
+    let cp = cp_of(message)?;
+    let invalid = |what: &str| (cp.to_string(), Code::InvalidRequest.about(what));
+    if message.payload.len() > EVT_BYTES_MAX {
+        return Err((
+            cp.to_string(),
+            Code::TooLarge.about(&format!(
+                "{} bytes, allowed are {EVT_BYTES_MAX}",
+                message.payload.len()
+            )),
+        ));
+    }
+    let evt: EvtRequest =
+        wire::decode(&message.payload, encoding(message)).map_err(|e| invalid(&e.0))?;
+    if evt.to != CENTRAL {
+        return Err(invalid("it is not addressed to central"));
+    }
+    if evt.records.len() > EVT_RECORDS_MAX {
+        return Err((
+            cp.to_string(),
+            Code::TooLarge.about(&format!(
+                "{} records, allowed are {EVT_RECORDS_MAX}",
+                evt.records.len()
+            )),
+        ));
+    }
+    if evt.from == 0 || evt.first == 0 || evt.first > evt.from || evt.from > u64::MAX / 2 {
+        return Err(invalid("from and first: records are numbered from 1, first is at most from"));
+    }
+    Ok(Run {
+        cp,
+        epoch: evt.epoch,
+        first: evt.first,
+        from: evt.from,
+        records: evt.records.into_iter().map(incoming).collect(),
+    })
+}
+
+fn incoming(raw: rmpv::Value) -> Incoming {
+    let mut bytes = Vec::new();
+    let record = match rmpv::encode::write_value(&mut bytes, &raw) {
+        Err(error) => Err(error.to_string()),
+        Ok(()) if bytes.len() > EDGE_RECORD_BYTES_MAX => Err(format!(
+            "it has {} bytes, allowed are {EDGE_RECORD_BYTES_MAX}",
+            bytes.len()
+        )),
+        Ok(()) => wire::decode(&bytes, Encoding::MsgPack).map_err(|e| e.0),
+    };
+    Incoming { raw, record }
+}
+
+fn cp_of(message: &async_nats::Message) -> Result<CpId, (String, Problem)> {
+    match Subject::parse(&message.subject) {
+        Some(Subject::Sync { cp } | Subject::Event { cp } | Subject::Heartbeat { cp }) => Ok(cp),
+        Some(_) | None => {
+            let shown: String = message.subject.chars().take(100).collect();
+            Err((
+                String::new(),
+                Code::InvalidId.about(&format!("`{shown}` names no charge point")),
+            ))
+        }
+    }
+}
+
+/// Reads a heartbeat.
+///
+/// # Errors
+/// [`Ignored`] when it cannot be used.
+pub fn read_heartbeat(
+    message: &async_nats::Message,
+) -> Result<ev_contract::v1::Heartbeat, Ignored> {
+    let cp = cp_of(message).map_err(|_| Ignored::Unreadable)?;
+    let heartbeat: ev_contract::v1::Heartbeat = (message.payload.len() <= REQUEST_BYTES_MAX)
+        .then(|| wire::decode(&message.payload, encoding(message)).ok())
+        .flatten()
+        .ok_or(Ignored::Unreadable)?;
+    if heartbeat.to != CENTRAL || heartbeat.cp_id != cp {
+        return Err(Ignored::NotForCentral);
+    }
+    Ok(heartbeat)
+}

@@ -1,0 +1,223 @@
+//! The configuration file: typed, read in full before anything is opened.
+
+use std::{net::SocketAddr, path::Path, time::Duration};
+
+use central_core::decide::Settings;
+use ev_contract::ids::ReplicaId;
+use serde::Deserialize;
+
+/// What `central.toml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name of this process, for logs and frames; each replica its own.
+    pub replica: ReplicaId,
+    /// Where nats-server is; several, separated by commas, for a cluster.
+    pub nats_url: String,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served.
+    #[serde(default = "http_addr")]
+    pub http_addr: SocketAddr,
+    /// Copies of each stream: 1 on a single server, 3 on a cluster of three or more.
+    #[serde(default = "one")]
+    pub stream_replicas: usize,
+    /// Who sells the energy, for receipts.
+    #[serde(default = "operator_name")]
+    pub operator_name: String,
+    /// Open sessions that a driver may have.
+    #[serde(default = "one")]
+    pub sessions_per_driver: usize,
+    /// Seconds that a start command may be on its way to a charge point.
+    #[serde(default = "start_deadline_s")]
+    pub start_deadline_s: u32,
+    /// Seconds that a charge point waits for a plug.
+    #[serde(default = "plug_wait_s")]
+    pub plug_wait_s: u32,
+    /// Seconds out of reach after which a stopped session no longer counts against its driver.
+    #[serde(default = "release_after_s")]
+    pub release_after_s: u32,
+    /// Seconds that refused requests are remembered.
+    #[serde(default = "hour_s")]
+    pub keep_refusals_s: u32,
+    /// Seconds that other requests are remembered.
+    #[serde(default = "month_s")]
+    pub keep_answers_s: u32,
+    /// Seconds that ended sessions stay in `history`; their receipts stay in the CDR stream.
+    #[serde(default = "month_s")]
+    pub keep_sessions_s: u32,
+    /// Ledger messages between two snapshots.
+    #[serde(default = "snapshot_every")]
+    pub snapshot_every: u64,
+}
+
+fn http_addr() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+const fn one() -> usize {
+    1
+}
+fn operator_name() -> String {
+    "EV Charging".into()
+}
+const fn start_deadline_s() -> u32 {
+    30
+}
+const fn plug_wait_s() -> u32 {
+    120
+}
+const fn release_after_s() -> u32 {
+    180
+}
+const fn hour_s() -> u32 {
+    3600
+}
+const fn month_s() -> u32 {
+    30 * 24 * 3600
+}
+const fn snapshot_every() -> u64 {
+    20_000
+}
+
+/// Why a configuration cannot be used: file, key, and what would be right.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no such configuration.
+    #[error("{path}: {source}")]
+    Parse {
+        /// Which file.
+        path: String,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value is out of range.
+    #[error("{path}: {key}: {why}")]
+    Value {
+        /// Which file.
+        path: String,
+        /// Which key.
+        key: &'static str,
+        /// What would be right.
+        why: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: shown.clone(),
+            source,
+        })?;
+        Self::parse(&text, &shown)
+    }
+
+    /// Checks a text; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })?;
+        let wrong = |key, why: &str| ConfigError::Value {
+            path: path.into(),
+            key,
+            why: why.into(),
+        };
+        for server in config.servers() {
+            server
+                .parse::<async_nats::ServerAddr>()
+                .map_err(|_| wrong("nats_url", "give nats://HOST:PORT, several with commas"))?;
+        }
+        if !matches!(config.stream_replicas, 1 | 3 | 5) {
+            return Err(wrong("stream_replicas", "give 1, 3 or 5"));
+        }
+        if !(1..=100).contains(&config.sessions_per_driver) {
+            return Err(wrong("sessions_per_driver", "give 1 to 100"));
+        }
+        if !(1..=3600).contains(&config.start_deadline_s) {
+            return Err(wrong("start_deadline_s", "give 1 to 3600"));
+        }
+        if !(1..=24 * 3600).contains(&config.plug_wait_s) {
+            return Err(wrong("plug_wait_s", "give 1 to 86400"));
+        }
+        if !(60..).contains(&config.keep_refusals_s) {
+            return Err(wrong("keep_refusals_s", "give 60 or more"));
+        }
+        if config.keep_answers_s < config.keep_refusals_s {
+            return Err(wrong(
+                "keep_answers_s",
+                "give at least as much as keep_refusals_s",
+            ));
+        }
+        if config.snapshot_every < 10 {
+            return Err(wrong("snapshot_every", "give 10 or more"));
+        }
+        Ok(config)
+    }
+
+    /// The servers, one by one.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        self.nats_url.split(',').map(str::trim)
+    }
+
+    /// What the core needs of it.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            operator_name: self.operator_name.clone(),
+            start_deadline_ms: i64::from(self.start_deadline_s) * 1000,
+            plug_wait_s: self.plug_wait_s,
+            sessions_per_driver: self.sessions_per_driver,
+        }
+    }
+
+    /// After how long out of reach a stopped session is released.
+    #[must_use]
+    pub fn release_after(&self) -> Duration {
+        Duration::from_secs(u64::from(self.release_after_s))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_configuration_is_enough() {
+        let config = Config::parse(
+            "replica = \"central-1\"\nnats_url = \"nats://127.0.0.1:4222\"\n",
+            "central.toml",
+        )
+        .unwrap();
+        assert_eq!(config.stream_replicas, 1);
+    }
+
+    #[test]
+    fn a_bad_configuration_names_file_key_and_what_would_be_right() {
+        let base = "replica = \"central-1\"\nnats_url = \"nats://127.0.0.1:4222\"\n";
+        for (extra, key) in [
+            ("stream_replicas = 2", "stream_replicas"),
+            ("sessions_per_driver = 0", "sessions_per_driver"),
+            ("snapshot_every = 1", "snapshot_every"),
+            ("colour = 1", "colour"),
+            ("http_addr = \"nowhere\"", "http_addr"),
+        ] {
+            let error = Config::parse(&format!("{base}{extra}\n"), "central.toml").unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("central.toml") && text.contains(key), "{text}");
+        }
+    }
+}

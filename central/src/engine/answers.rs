@@ -1,0 +1,640 @@
+//! From the state to replies. The one place where a code gets its message and its hint on the way
+//! out, and where answers are counted.
+
+use central_core::{
+    decide::{Act, Run, Unrecorded, Wish},
+    keys::Asker,
+    model::{Answer, Session, Stage},
+    state::Entry,
+    view,
+};
+use ev_contract::{
+    codes::{Code, Problem},
+    connector::Phase,
+    ids::{CommandId, ConnectorId, CpId, Epoch, RequestId, SessionId},
+    limits::REQUEST_LIFE_MS_MAX,
+    v1::{
+        CommandReply, CpLsReply, ErrorReply, EvtReply, HistoryReply, ListReply, OpReply, Outcome,
+        ReceiptReply, ResetCommand, SessionLsReply, SessionView, Status, StatusReply, SyncReply,
+        SyncRequest, TariffLsReply, UnlockCommand, UpdateType,
+    },
+    wire::{Encoding, Tag},
+};
+
+use super::{Engine, Item, ItemKind, Result_, frames::Whom, send_command, wall};
+use crate::border::{Page, Query, ReplyTo};
+
+/// The answer to something that was not decided or looked up.
+#[must_use]
+pub fn error_reply(to: String, request_id: Option<String>, problem: Problem) -> ErrorReply {
+    ErrorReply {
+        tag: Tag::new(),
+        to,
+        request_id,
+        status: if problem.code.undecided() {
+            Status::Unknown
+        } else {
+            Status::Denied
+        },
+        reason: problem.code.as_str().to_owned(),
+        error: problem,
+        ts: wall(),
+    }
+}
+
+fn problem_for(whom: Whom, problem: Problem) -> ErrorReply {
+    error_reply(whom.to, whom.request_id, problem)
+}
+
+impl Engine {
+    fn reply<T: serde::Serialize>(&self, reply: Option<&ReplyTo>, message: &T) {
+        if let Some(reply) = reply {
+            self.out
+                .send(reply.subject.clone(), message, reply.encoding);
+        }
+    }
+
+    /// Answers that something was not decided.
+    pub(super) fn refuse(&self, item: &Item, code: Code, what: &str) {
+        let mut problem = code.about(what);
+        if code == Code::Overloaded {
+            problem.retry_after_ms = Some(1_000);
+        }
+        self.metrics.answered(item.verb, "error", code.as_str());
+        match &item.kind {
+            ItemKind::Sync(cp, _) => self.reply(
+                item.reply.as_ref(),
+                &SyncReply {
+                    tag: Tag::new(),
+                    to: cp.to_string(),
+                    epoch: String::new(),
+                    next: 0,
+                    error: Some(problem),
+                    ts: wall(),
+                },
+            ),
+            ItemKind::Run(run) => self.reply(
+                item.reply.as_ref(),
+                &EvtReply {
+                    tag: Tag::new(),
+                    to: run.cp.to_string(),
+                    epoch: String::new(),
+                    next: 0,
+                    error: Some(problem),
+                    ts: wall(),
+                },
+            ),
+            ItemKind::Request(..)
+            | ItemKind::Query(..)
+            | ItemKind::Answered(_)
+            | ItemKind::Release(_)
+            | ItemKind::Forget(_)
+            | ItemKind::Barrier => self.reply(
+                item.reply.as_ref(),
+                &problem_for(item.id_for_reply(), problem),
+            ),
+        }
+    }
+
+    pub(super) fn tell_unknown(&self, reply: Option<ReplyTo>, whom: Whom, verb: &'static str) {
+        let what = whom.request_id.clone().unwrap_or_else(|| verb.to_owned());
+        let problem = Code::OutcomeUnknown.about(&what);
+        self.metrics
+            .answered(verb, "error", Code::OutcomeUnknown.as_str());
+        self.reply(reply.as_ref(), &problem_for(whom, problem));
+    }
+
+    /// Answers a request by what is recorded of it; `None` when the id was used for something else.
+    pub(super) fn answer_request(&mut self, item: Item, recorded: Option<Answer>) {
+        let ItemKind::Request(ask, wish) = &item.kind else {
+            return;
+        };
+        let Some(recorded) = recorded else {
+            let code = Code::RequestIdReused;
+            self.metrics.answered(item.verb, "denied", code.as_str());
+            let problem = code.about(ask.request.as_str());
+            self.reply(
+                item.reply.as_ref(),
+                &problem_for(item.id_for_reply(), problem),
+            );
+            return;
+        };
+        if let (Answer::Done { .. }, Wish::Act { cp, connector, act }) = (&recorded, wish) {
+            let (cp, connector, act) = (cp.clone(), *connector, *act);
+            self.pass_on(item, &cp, connector, act);
+            return;
+        }
+        match &recorded {
+            Answer::Refused { code, .. } => {
+                self.metrics.answered(item.verb, "denied", code.as_str());
+            }
+            Answer::Started { .. } | Answer::Stopping { .. } | Answer::Done { .. } => {
+                self.metrics.answered(item.verb, "accepted", "");
+            }
+        }
+        match &ask.asker {
+            Asker::Driver(driver) => {
+                let kind = match wish {
+                    Wish::Start { .. } => UpdateType::StartReply,
+                    Wish::Stop { .. }
+                    | Wish::End { .. }
+                    | Wish::Adjust { .. }
+                    | Wish::Service { .. }
+                    | Wish::Act { .. }
+                    | Wish::Block { .. }
+                    | Wish::Unblock { .. }
+                    | Wish::SetTariff { .. } => UpdateType::StopReply,
+                };
+                let update = view::answer(
+                    self.log.state(),
+                    kind,
+                    driver,
+                    &ask.request,
+                    &recorded,
+                    wall(),
+                );
+                self.reply(item.reply.as_ref(), &update);
+            }
+            Asker::Operator(operator) => {
+                let reply = op_reply(operator.to_string(), &ask.request, &recorded);
+                self.reply(item.reply.as_ref(), &reply);
+            }
+        }
+    }
+
+    /// Passes a one-off act on to the charge point; its answer is the answer. The charge point
+    /// remembers the command, so that a repeat does it once.
+    fn pass_on(&self, item: Item, cp: &CpId, connector: Option<i64>, act: Act) {
+        let ItemKind::Request(ask, _) = &item.kind else {
+            return;
+        };
+        // Askers choose request ids for themselves: the content tells two askers' apart.
+        let digest: String = ask.content.iter().map(|b| format!("{b:02x}")).collect();
+        let Ok(id) = CommandId::new(format!("op-{digest}")) else {
+            return;
+        };
+        let now = wall();
+        let expires_at = ask.expires_at.min(now.plus_ms(REQUEST_LIFE_MS_MAX));
+        let client = self.client.clone();
+        let results = self.results.0.clone();
+        let cp = cp.clone();
+        let to = cp.clone();
+        let asked: std::pin::Pin<Box<dyn Future<Output = Option<CommandReply>> + Send>> = match act
+        {
+            Act::Unlock => {
+                let only = self.log.state().charge_point(&cp).and_then(|e| {
+                    match e.value.connectors.as_slice() {
+                        [one] => Some(one.connector),
+                        _ => None,
+                    }
+                });
+                let connector = connector
+                    .and_then(|n| u16::try_from(n).ok())
+                    .map(ConnectorId)
+                    .or(only)
+                    .unwrap_or(ConnectorId(0));
+                let command = UnlockCommand {
+                    tag: Tag::new(),
+                    to,
+                    command_id: id.clone(),
+                    connector,
+                    expires_at,
+                    ts: now,
+                };
+                Box::pin(send_command(
+                    client,
+                    cp.clone(),
+                    "unlock",
+                    Some(id),
+                    &command,
+                ))
+            }
+            Act::Reset => {
+                let command = ResetCommand {
+                    tag: Tag::new(),
+                    to,
+                    command_id: id.clone(),
+                    expires_at,
+                    ts: now,
+                };
+                Box::pin(send_command(client, cp.clone(), "reset", Some(id), &command))
+            }
+        };
+        tokio::spawn(async move {
+            let answer = asked.await;
+            // The engine may have ended.
+            let _ = results
+                .send(Result_::Acted {
+                    item: Box::new(item),
+                    cp,
+                    answer,
+                })
+                .await;
+        });
+    }
+
+    /// The charge point has answered a one-off act, or has not.
+    pub(super) fn acted(&mut self, item: Item, cp: &CpId, answer: Option<CommandReply>) {
+        let ItemKind::Request(ask, _) = &item.kind else {
+            return;
+        };
+        let outcome = match answer {
+            None => Err(Code::OutcomeUnknown.about(&format!("what {cp} was told"))),
+            Some(answer) => match answer.outcome {
+                Outcome::Done | Outcome::Taken => Ok(format!("{cp} has done it")),
+                Outcome::Refused
+                | Outcome::NotYet
+                | Outcome::Stopping
+                | Outcome::Ended
+                | Outcome::Absent
+                | Outcome::Unrecognised => Err(answer
+                    .code
+                    .unwrap_or(Code::RejectedByCharger)
+                    .about(cp.as_str())),
+            },
+        };
+        let mut reply = OpReply {
+            tag: Tag::new(),
+            to: ask.asker.as_str().to_owned(),
+            request_id: ask.request.to_string(),
+            status: Status::Accepted,
+            reason: None,
+            error: None,
+            session_id: None,
+            detail: None,
+            ts: wall(),
+        };
+        match outcome {
+            Ok(detail) => {
+                self.metrics.answered(item.verb, "accepted", "");
+                reply.detail = Some(detail);
+            }
+            Err(problem) => {
+                self.metrics
+                    .answered(item.verb, "denied", problem.code.as_str());
+                reply.status = if problem.code.undecided() {
+                    Status::Unknown
+                } else {
+                    Status::Denied
+                };
+                reply.reason = Some(problem.code.as_str().to_owned());
+                reply.error = Some(problem);
+            }
+        }
+        self.reply(item.reply.as_ref(), &reply);
+    }
+
+    pub(super) fn answer_sync(&self, item: &Item, cp: &CpId, sync: &SyncRequest) {
+        self.metrics.answered(item.verb, "accepted", "");
+        self.reply(
+            item.reply.as_ref(),
+            &SyncReply {
+                tag: Tag::new(),
+                to: cp.to_string(),
+                epoch: sync.epoch.to_string(),
+                next: self.wanted(cp, &sync.epoch),
+                error: None,
+                ts: wall(),
+            },
+        );
+    }
+
+    pub(super) fn answer_run(&self, item: &Item, run: &Run, unrecorded: Option<Unrecorded>) {
+        if unrecorded == Some(Unrecorded::Unpresented) {
+            self.refuse(item, Code::UnknownChargePoint, run.cp.as_str());
+            return;
+        }
+        self.metrics.answered(item.verb, "accepted", "");
+        self.reply(
+            item.reply.as_ref(),
+            &EvtReply {
+                tag: Tag::new(),
+                to: run.cp.to_string(),
+                epoch: run.epoch.to_string(),
+                next: self.wanted(&run.cp, &run.epoch),
+                error: None,
+                ts: wall(),
+            },
+        );
+    }
+
+    /// The next record that is wanted, by applied, valid state: only this frees a spool.
+    fn wanted(&self, cp: &CpId, epoch: &Epoch) -> u64 {
+        self.log
+            .state()
+            .spool(&(cp.clone(), epoch.clone()))
+            .map_or(1, |e| e.value.next)
+    }
+
+    fn session_view(&self, entry: &Entry<Session>) -> SessionView {
+        view::session(entry, &self.heard, wall())
+    }
+
+    /// Answers a question from the applied state. Its frame was appended after it came.
+    pub(super) fn answer_query(&self, item: &Item, asker: &Asker, query: &Query) {
+        let result = match query {
+            Query::Status(id) => self.status(item, asker, *id),
+            Query::List(page) => self.list(item, asker, page),
+            Query::History(page) => self.history(item, asker, page),
+            Query::Receipt(id) => self.receipt(item, asker, *id),
+            Query::CpLs(cp, page) => self.cp_ls(item, asker, cp.as_ref(), page),
+            Query::SessionLs {
+                driver,
+                cp,
+                all,
+                page,
+            } => {
+                let wanted = |s: &Session| {
+                    (*all || !s.is_ended())
+                        && driver.as_ref().is_none_or(|d| s.driver.as_ref() == Some(d))
+                        && cp.as_ref().is_none_or(|cp| s.cp == *cp)
+                };
+                let sessions = self
+                    .log
+                    .state()
+                    .sessions_before(page.from)
+                    .filter(|e| wanted(&e.value));
+                let (sessions, next) = self.page_of(sessions, page.rows);
+                self.reply(
+                    item.reply.as_ref(),
+                    &SessionLsReply {
+                        tag: Tag::new(),
+                        to: asker.as_str().to_owned(),
+                        sessions,
+                        next,
+                        ts: wall(),
+                    },
+                );
+                Ok(())
+            }
+            Query::TariffLs => {
+                self.reply(
+                    item.reply.as_ref(),
+                    &TariffLsReply {
+                        tag: Tag::new(),
+                        to: asker.as_str().to_owned(),
+                        tariffs: view::tariffs(self.log.state()),
+                        ts: wall(),
+                    },
+                );
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) => self.metrics.answered(item.verb, "accepted", ""),
+            Err((code, what)) => self.refuse(item, code, &what),
+        }
+    }
+
+    /// A page of sessions, and where the next one begins.
+    fn page_of<'a>(
+        &self,
+        sessions: impl Iterator<Item = &'a Entry<Session>>,
+        rows: usize,
+    ) -> (Vec<SessionView>, Option<String>) {
+        let mut sessions: Vec<_> = sessions.take(rows + 1).collect();
+        let more = sessions.len() > rows;
+        sessions.truncate(rows);
+        let next = if more {
+            sessions.last().map(|e| e.value.id.to_string())
+        } else {
+            None
+        };
+        (sessions.iter().map(|e| self.session_view(e)).collect(), next)
+    }
+
+    fn find(&self, asker: &Asker, id: SessionId) -> Result<&Entry<Session>, (Code, String)> {
+        self.log
+            .state()
+            .session(id)
+            .filter(|e| view::may_see(asker, &e.value))
+            .ok_or_else(|| (Code::SessionNotFound, id.to_string()))
+    }
+
+    fn status(
+        &self,
+        item: &Item,
+        asker: &Asker,
+        id: Option<SessionId>,
+    ) -> Result<(), (Code, String)> {
+        let sessions = match (id, asker) {
+            (Some(id), _) => vec![self.session_view(self.find(asker, id)?)],
+            (None, Asker::Driver(driver)) => self
+                .log
+                .state()
+                .open_sessions()
+                .rev()
+                .filter(|e| e.value.driver.as_ref() == Some(driver))
+                .take(ev_contract::limits::PAGE_ROWS_MAX)
+                .map(|e| self.session_view(e))
+                .collect(),
+            (None, Asker::Operator(_)) => Vec::new(),
+        };
+        self.reply(
+            item.reply.as_ref(),
+            &StatusReply {
+                tag: Tag::new(),
+                to: asker.as_str().to_owned(),
+                sessions,
+                ts: wall(),
+            },
+        );
+        Ok(())
+    }
+
+    fn list(&self, item: &Item, asker: &Asker, page: &Page<CpId>) -> Result<(), (Code, String)> {
+        let Asker::Driver(driver) = asker else {
+            return Err((Code::UnknownVerb, "list".into()));
+        };
+        let state = self.log.state();
+        let mut found: Vec<_> = state
+            .charge_points_after(page.from.as_ref())
+            .take(page.rows + 1)
+            .collect();
+        let more = found.len() > page.rows;
+        found.truncate(page.rows);
+        let next = if more {
+            found.last().map(|(id, _)| id.to_string())
+        } else {
+            None
+        };
+        let charge_points = found
+            .into_iter()
+            .filter_map(|(id, cp)| view::listing(state, id, cp, driver, &self.heard))
+            .collect();
+        self.reply(
+            item.reply.as_ref(),
+            &ListReply {
+                tag: Tag::new(),
+                to: asker.as_str().to_owned(),
+                charge_points,
+                next,
+                ts: wall(),
+            },
+        );
+        Ok(())
+    }
+
+    fn history(
+        &self,
+        item: &Item,
+        asker: &Asker,
+        page: &Page<SessionId>,
+    ) -> Result<(), (Code, String)> {
+        let Asker::Driver(driver) = asker else {
+            return Err((Code::UnknownVerb, "history".into()));
+        };
+        let (sessions, next) = self.page_of(
+            self.log.state().sessions_of(driver, page.from),
+            page.rows,
+        );
+        self.reply(
+            item.reply.as_ref(),
+            &HistoryReply {
+                tag: Tag::new(),
+                to: asker.as_str().to_owned(),
+                sessions,
+                next,
+                ts: wall(),
+            },
+        );
+        Ok(())
+    }
+
+    fn receipt(&self, item: &Item, asker: &Asker, id: SessionId) -> Result<(), (Code, String)> {
+        let entry = self.find(asker, id)?;
+        let Stage::Ended { receipt } = &entry.value.stage else {
+            return Err((Code::ReceiptNotReady, id.to_string()));
+        };
+        let adjustments = self
+            .log
+            .state()
+            .adjustments(id)
+            .map(|e| e.value.list.clone())
+            .unwrap_or_default();
+        self.reply(
+            item.reply.as_ref(),
+            &ReceiptReply {
+                tag: Tag::new(),
+                to: asker.as_str().to_owned(),
+                receipt: (**receipt).clone(),
+                adjustments,
+                ts: wall(),
+            },
+        );
+        Ok(())
+    }
+
+    fn cp_ls(
+        &self,
+        item: &Item,
+        asker: &Asker,
+        only: Option<&CpId>,
+        page: &Page<CpId>,
+    ) -> Result<(), (Code, String)> {
+        let state = self.log.state();
+        let (found, more): (Vec<_>, bool) = match only {
+            Some(cp) => {
+                let entry = state
+                    .charge_point(cp)
+                    .ok_or_else(|| (Code::UnknownChargePoint, cp.to_string()))?;
+                (vec![(cp, &entry.value)], false)
+            }
+            None => {
+                let mut found: Vec<_> = state
+                    .charge_points_after(page.from.as_ref())
+                    .take(page.rows + 1)
+                    .collect();
+                let more = found.len() > page.rows;
+                found.truncate(page.rows);
+                (found, more)
+            }
+        };
+        let next = if more {
+            found.last().map(|(id, _)| id.to_string())
+        } else {
+            None
+        };
+        let charge_points = found
+            .into_iter()
+            .filter_map(|(id, cp)| view::charge_point(state, id, cp, &self.heard))
+            .collect();
+        self.reply(
+            item.reply.as_ref(),
+            &CpLsReply {
+                tag: Tag::new(),
+                to: asker.as_str().to_owned(),
+                charge_points,
+                next,
+                ts: wall(),
+            },
+        );
+        Ok(())
+    }
+
+    /// Counts for metrics.
+    pub(super) fn count_sessions(&self, phase: Phase) -> i64 {
+        let count = self
+            .log
+            .state()
+            .open_sessions()
+            .filter(|e| e.value.phase() == phase)
+            .count();
+        i64::try_from(count).unwrap_or(i64::MAX)
+    }
+}
+
+fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
+    let mut reply = OpReply {
+        tag: Tag::new(),
+        to,
+        request_id: request.to_string(),
+        status: Status::Accepted,
+        reason: None,
+        error: None,
+        session_id: None,
+        detail: None,
+        ts: wall(),
+    };
+    match recorded {
+        Answer::Started {
+            session,
+            cp,
+            connector,
+        } => {
+            reply.session_id = Some(*session);
+            reply.detail = Some(format!("accepted on {cp}/{connector}"));
+        }
+        Answer::Stopping { session, .. } => {
+            reply.session_id = Some(*session);
+            reply.detail = Some("the stop holds until the charge point has confirmed it".into());
+        }
+        Answer::Done { session, detail } => {
+            reply.session_id = *session;
+            reply.detail = Some(detail.clone());
+        }
+        Answer::Refused {
+            code,
+            what,
+            session,
+            ..
+        } => {
+            reply.status = Status::Denied;
+            reply.reason = Some(code.as_str().to_owned());
+            reply.error = Some(code.about(what));
+            reply.session_id = *session;
+        }
+    }
+    reply
+}
+
+/// Encodes what goes to the CDR stream. MessagePack, as everything durable.
+pub(super) fn cdr_bytes<T: serde::Serialize>(message: &T) -> Option<bytes::Bytes> {
+    match ev_contract::wire::encode(message, Encoding::MsgPack) {
+        Ok(bytes) => Some(bytes.into()),
+        Err(error) => {
+            tracing::error!(%error, "receipt cannot be encoded");
+            None
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! What waits for a frame, and the frame that is under way. One at a time: what is void is then
+//! void for good.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use central_core::{
+    decide::{
+        Ask, Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
+    },
+    frame::{FRAME_BYTES_MAX, Forget, Frame, RECORDS_MAX, Record},
+    keys::{Asker, EventId},
+    state::Applied,
+    tx::Overlay,
+    view::Heard,
+};
+use ev_contract::{
+    codes::Code,
+    ids::{CpId, SessionId},
+    v1::{Reach, SyncRequest},
+};
+use uuid::Uuid;
+
+use super::Engine;
+use crate::{
+    border::{Query, ReplyTo},
+    health::Stage,
+    ledger,
+};
+
+/// How often a question is decided again after another replica forestalled it. Each time the other
+/// one made progress; twenty times in a row means that this one always comes too late.
+const DECIDED_AGAIN_MAX: u32 = 20;
+/// The longest wait before a question is decided again, per time that it was.
+const AGAIN_JITTER: Duration = Duration::from_millis(2);
+/// After so long without a judgement the asker is told that the outcome is not known. Less than
+/// what clients wait in all, more than an election of a stream leader takes.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(8);
+/// Bytes of a frame beside its records.
+const FRAME_HEAD_BYTES: usize = 256;
+
+/// Something that waits.
+#[derive(Debug)]
+pub struct Item {
+    /// What it is.
+    pub kind: ItemKind,
+    /// Where its answer goes; none for central's own.
+    pub reply: Option<ReplyTo>,
+    /// The verb, for metrics.
+    pub verb: &'static str,
+    /// When it came.
+    pub since: Instant,
+    /// How often it was decided again.
+    pub again: u32,
+    /// Not before this.
+    pub not_before: Option<Instant>,
+    /// Whether its charge point was asked if it is there.
+    probed: bool,
+    /// Whether the asker has been told that the outcome is not known.
+    told: bool,
+}
+
+/// What it is.
+#[derive(Debug)]
+pub enum ItemKind {
+    /// A request.
+    Request(Ask, Wish),
+    /// A question to the state.
+    Query(Asker, Query),
+    /// A charge point presents itself.
+    Sync(CpId, SyncRequest),
+    /// Spool records.
+    Run(Run),
+    /// A charge point's answer to a command.
+    Answered(CommandAnswer),
+    /// A stopped session out of reach.
+    Release(SessionId),
+    /// Old things may go.
+    Forget(Forget),
+    /// Nothing but a frame.
+    Barrier,
+}
+
+impl Item {
+    /// A question from outside.
+    #[must_use]
+    pub fn asked(kind: ItemKind, reply: ReplyTo, verb: &'static str) -> Self {
+        Self {
+            reply: Some(reply),
+            verb,
+            ..Self::own(kind)
+        }
+    }
+
+    fn own(kind: ItemKind) -> Self {
+        Self {
+            kind,
+            reply: None,
+            verb: "own",
+            since: Instant::now(),
+            again: 0,
+            not_before: None,
+            probed: false,
+            told: false,
+        }
+    }
+
+    pub(super) fn barrier() -> Self {
+        Self::own(ItemKind::Barrier)
+    }
+
+    pub(super) fn answered(answer: CommandAnswer) -> Self {
+        Self::own(ItemKind::Answered(answer))
+    }
+
+    pub(super) fn release(session: SessionId) -> Self {
+        Self::own(ItemKind::Release(session))
+    }
+
+    pub(super) fn forget(forget: Forget) -> Self {
+        Self::own(ItemKind::Forget(forget))
+    }
+
+    pub(super) fn probed(mut self, there: bool) -> Self {
+        self.probed = true;
+        if let ItemKind::Request(_, Wish::Start { reach, .. }) = &mut self.kind {
+            *reach = if there { Reach::Online } else { Reach::Offline };
+        }
+        self
+    }
+
+    fn command(&self) -> Option<Command> {
+        Some(match &self.kind {
+            ItemKind::Request(ask, wish) => Command::Request(ask.clone(), wish.clone()),
+            ItemKind::Sync(cp, sync) => Command::Sync(cp.clone(), sync.clone()),
+            ItemKind::Run(run) => Command::Intake(run.clone()),
+            ItemKind::Answered(answer) => Command::Answered(answer.clone()),
+            ItemKind::Release(session) => Command::Release(*session),
+            ItemKind::Forget(forget) => Command::Forget(forget.clone()),
+            ItemKind::Query(..) | ItemKind::Barrier => return None,
+        })
+    }
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    queue: VecDeque<Item>,
+}
+
+impl Waiting {
+    pub(super) fn push(&mut self, item: Item) {
+        self.queue.push_back(item);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.queue.clear();
+    }
+
+    /// Takes what is due, in order; what must wait stays.
+    fn take_due(&mut self) -> VecDeque<Item> {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|item| item.not_before.is_none_or(|at| at <= now));
+        self.queue = later;
+        due
+    }
+
+    fn put_back(&mut self, items: VecDeque<Item>) {
+        for item in items.into_iter().rev() {
+            self.queue.push_front(item);
+        }
+    }
+}
+
+/// What became of an item while the frame was filled.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    /// It has the record of this number.
+    Record(usize),
+    /// It has none and rests on the applied state.
+    Nothing,
+    /// It has none and rests on records of this frame.
+    Leaning,
+}
+
+/// The frame that is under way.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub frame: Box<Frame>,
+    pub bytes: Bytes,
+    pub since: Instant,
+    pub append: tokio::task::AbortHandle,
+    items: Vec<(Item, Part)>,
+}
+
+/// A frame that is being filled.
+struct Filling<'a> {
+    overlay: Overlay<'a>,
+    records: Vec<Record>,
+    bytes: usize,
+    items: Vec<(Item, Part)>,
+    closed: bool,
+}
+
+impl Engine {
+    /// A question from a subscription.
+    pub(super) fn ask(&mut self, item: Item) {
+        if self.alarmed() {
+            return;
+        }
+        if let ItemKind::Request(ask, _) = &item.kind {
+            if let Some(known) = known(self.log.state(), ask) {
+                let known = match known {
+                    Known::Answered(answer) => Some(answer.clone()),
+                    Known::Reused => None,
+                };
+                self.answer_request(item, known);
+                return;
+            }
+        }
+        // Whether a charge point is there is asked before it is said that it is not.
+        if let ItemKind::Request(_, Wish::Start { cp, .. }) = &item.kind {
+            let known = self.log.state().charge_point(cp).is_some();
+            if known && !item.probed && self.heard.reach(cp) != Reach::Online {
+                let cp = cp.clone();
+                self.probe(cp, item);
+                return;
+            }
+        }
+        self.waiting.push(item);
+    }
+
+    /// Packs what waits into a frame and appends it, unless one is under way or nothing needs one.
+    pub(super) fn cut_frame(&mut self) {
+        if self.in_flight.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        match self.health.borrow().stage {
+            Stage::Replaying { .. } | Stage::Alarmed(_) => return,
+            Stage::Barrier | Stage::Serving | Stage::Draining => {}
+        }
+        let now = self.now();
+        let mut due = self.waiting.take_due();
+        let mut at_once = Vec::new();
+        let state = self.log.state();
+        let mut filling = Filling {
+            overlay: Overlay::new(state),
+            records: Vec::new(),
+            bytes: FRAME_HEAD_BYTES,
+            items: Vec::new(),
+            closed: false,
+        };
+        while !filling.closed {
+            let Some(item) = due.pop_front() else {
+                break;
+            };
+            let Some(command) = item.command() else {
+                filling.items.push((item, Part::Nothing));
+                continue;
+            };
+            let ctx = Ctx {
+                now,
+                settings: &self.settings,
+                event: EventId(Uuid::now_v7()),
+                session: SessionId::from_uuid(Uuid::now_v7()),
+            };
+            let decided = decide(&filling.overlay, ctx, &command);
+            match decided.record {
+                Some(record) => {
+                    let size = match record.encoded_len() {
+                        Ok(size) => size,
+                        Err(error) => {
+                            tracing::error!(%error, "record cannot be encoded");
+                            continue;
+                        }
+                    };
+                    let full = filling.bytes + size > FRAME_BYTES_MAX;
+                    if full && !filling.records.is_empty() {
+                        due.push_front(item);
+                        break;
+                    }
+                    filling.closed =
+                        matches!(item.kind, ItemKind::Forget(_)) || filling.records.len() + 1 >= RECORDS_MAX;
+                    filling.bytes += size;
+                    filling.overlay.push(&record);
+                    let part = Part::Record(filling.records.len());
+                    filling.records.push(record);
+                    filling.items.push((item, part));
+                }
+                None if decided.leaned_on_frame => filling.items.push((item, Part::Leaning)),
+                None => at_once.push((item, decided.unrecorded)),
+            }
+        }
+        let Filling { records, items, .. } = filling;
+        self.waiting.put_back(due);
+        for (item, unrecorded) in at_once {
+            self.settle(item, unrecorded);
+        }
+        if items.is_empty() {
+            return;
+        }
+        self.send_frame(records, items, now.wall);
+    }
+
+    fn send_frame(
+        &mut self,
+        records: Vec<Record>,
+        items: Vec<(Item, Part)>,
+        at: ev_contract::time::UnixMs,
+    ) {
+        let frame = Box::new(Frame {
+            id: Uuid::now_v7(),
+            by: self.config.replica.clone(),
+            basis: self.log.state().basis(),
+            at,
+            records,
+        });
+        let bytes: Bytes = match frame.encode() {
+            Ok(bytes) => bytes.into(),
+            Err(error) => {
+                tracing::error!(%error, "frame cannot be encoded");
+                return;
+            }
+        };
+        self.metrics.frame(frame.records.len(), bytes.len());
+        let append = tokio::spawn(ledger::append(
+            self.js.clone(),
+            frame.id,
+            bytes.clone(),
+            self.acked.0.clone(),
+            Arc::clone(&self.metrics),
+        ))
+        .abort_handle();
+        self.in_flight = Some(InFlight {
+            frame,
+            bytes,
+            since: Instant::now(),
+            append,
+            items,
+        });
+    }
+
+    /// A message was applied. If it is the frame under way, everything in it is answered or
+    /// decided again.
+    pub(super) fn judge(&mut self, applied: &Applied) {
+        let own = applied.frame.as_ref().map(|f| f.id);
+        if self.in_flight.as_ref().map(|f| f.frame.id) != own {
+            return;
+        }
+        let Some(in_flight) = self.in_flight.take() else {
+            return;
+        };
+        in_flight.append.abort();
+        self.metrics.appended(in_flight.since.elapsed());
+        for kind in applied.void() {
+            self.metrics.void(&format!("{kind:?}").to_lowercase());
+        }
+        let all_valid = applied.valid.iter().all(|valid| *valid);
+        if self.health.borrow().stage == Stage::Barrier {
+            self.set_stage(Stage::Serving);
+            tracing::info!(applied = applied.pos, "serving");
+            self.after_barrier();
+        }
+        for (item, part) in in_flight.items {
+            let stands = match part {
+                Part::Record(index) => applied.valid.get(index).copied().unwrap_or(false),
+                Part::Leaning => all_valid,
+                Part::Nothing => true,
+            };
+            if stands {
+                self.settle(item, None);
+            } else {
+                self.decide_again(item);
+            }
+        }
+    }
+
+    fn decide_again(&mut self, mut item: Item) {
+        if let ItemKind::Request(ask, _) = &item.kind {
+            if known(self.log.state(), ask).is_some() {
+                // The other copy of the request came first: its answer is the answer.
+                self.settle(item, None);
+                return;
+            }
+        }
+        item.again += 1;
+        if item.again > DECIDED_AGAIN_MAX {
+            self.refuse(&item, Code::Overloaded, "others were always faster");
+            return;
+        }
+        if item.again > 1 {
+            let jitter = AGAIN_JITTER * item.again;
+            item.not_before = Some(Instant::now() + jitter.mul_f64(rand::random::<f64>()));
+        }
+        self.waiting.push(item);
+    }
+
+    /// Answers an item from the applied state.
+    fn settle(&mut self, item: Item, unrecorded: Option<Unrecorded>) {
+        match &item.kind {
+            ItemKind::Request(ask, _) => {
+                let answer = match known(self.log.state(), ask) {
+                    Some(Known::Answered(answer)) => Some(answer.clone()),
+                    Some(Known::Reused) => None,
+                    None => {
+                        let id = ask.request.to_string();
+                        match unrecorded {
+                            Some(Unrecorded::Forgotten) => {
+                                self.refuse(&item, Code::Forgotten, &id);
+                            }
+                            Some(Unrecorded::Unpresented) | None => {
+                                self.refuse(&item, Code::OutcomeUnknown, &id);
+                            }
+                        }
+                        return;
+                    }
+                };
+                self.answer_request(item, answer);
+            }
+            ItemKind::Query(asker, query) => {
+                let (asker, query) = (asker.clone(), query.clone());
+                self.answer_query(&item, &asker, &query);
+            }
+            ItemKind::Sync(cp, sync) => self.answer_sync(&item, cp, sync),
+            ItemKind::Run(run) => self.answer_run(&item, run, unrecorded),
+            ItemKind::Answered(_)
+            | ItemKind::Release(_)
+            | ItemKind::Forget(_)
+            | ItemKind::Barrier => {}
+        }
+    }
+
+    /// Tells those who have waited for too long that the outcome is not known. What they asked
+    /// stays in the frame and takes effect or not; a repeat finds out.
+    pub(super) fn answer_late(&mut self) {
+        let late = |item: &Item| !item.told && item.since.elapsed() > UNKNOWN_AFTER;
+        let mut told = Vec::new();
+        if let Some(in_flight) = &mut self.in_flight {
+            for (item, _) in &mut in_flight.items {
+                if late(item) {
+                    item.told = true;
+                    told.push((item.reply.take(), item.id_for_reply(), item.verb));
+                }
+            }
+        }
+        for (reply, who, verb) in told {
+            self.tell_unknown(reply, who, verb);
+        }
+        if self.waiting.queue.iter().any(late) {
+            let (old, rest): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(&mut self.waiting.queue)
+                    .into_iter()
+                    .partition(|item| late(item) && item.reply.is_some());
+            self.waiting.queue = rest;
+            for item in old {
+                self.refuse(&item, Code::Overloaded, "the ledger does not take frames");
+            }
+        }
+        self.metrics.queue(self.waiting.len());
+        let known_to = self.acked_to.max(self.log.state().basis().seq);
+        self.metrics
+            .progress(self.log.state().basis().seq, known_to);
+    }
+}
+
+/// Who is to be told about an item.
+#[derive(Debug, Clone)]
+pub(super) struct Whom {
+    pub to: String,
+    pub request_id: Option<String>,
+}
+
+impl Item {
+    pub(super) fn id_for_reply(&self) -> Whom {
+        match &self.kind {
+            ItemKind::Request(ask, _) => Whom {
+                to: ask.asker.as_str().to_owned(),
+                request_id: Some(ask.request.to_string()),
+            },
+            ItemKind::Query(asker, _) => Whom {
+                to: asker.as_str().to_owned(),
+                request_id: None,
+            },
+            ItemKind::Sync(cp, _) => Whom {
+                to: cp.to_string(),
+                request_id: None,
+            },
+            ItemKind::Run(run) => Whom {
+                to: run.cp.to_string(),
+                request_id: None,
+            },
+            ItemKind::Answered(_)
+            | ItemKind::Release(_)
+            | ItemKind::Forget(_)
+            | ItemKind::Barrier => Whom {
+                to: String::new(),
+                request_id: None,
+            },
+        }
+    }
+}

@@ -1,0 +1,766 @@
+//! The engine: one task that owns the state. Everything that comes in becomes an input to its loop;
+//! everything that goes out is handed to a task of its own.
+//!
+//! - [`frames`]: what waits, the frame that is under way, what was judged
+//! - [`answers`]: from the state to replies; the one place where they are made
+//! - [`upkeep`]: what is done from time to time
+
+mod answers;
+mod frames;
+mod upkeep;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use async_nats::jetstream::{self, stream::Stream};
+use bytes::Bytes;
+use central_core::{
+    decide::{CommandAnswer, Settings, Verb},
+    effects::{self, Order},
+    frame::Write,
+    model::Stage as SessionStage,
+    state::{Alarm, Applied, Log},
+    view,
+};
+use ev_contract::{
+    ids::{CommandId, CpId},
+    subjects::Subject,
+    time::{Now, UnixMs},
+    v1::{CommandReply, Heartbeat, Outcome, PingCommand},
+    wire::{self, CENTRAL, Encoding, Tag},
+};
+use tokio::sync::{mpsc, watch};
+
+use self::frames::{InFlight, Waiting};
+pub use self::{
+    answers::error_reply,
+    frames::{Item, ItemKind},
+};
+use crate::{
+    config::Config,
+    health::{Health, Stage},
+    heard::Hearing,
+    ledger::{Acked, Entry},
+    metrics::Metrics,
+    orders::{self, Orders},
+    out::Out,
+    receipts::{CdrId, Copied},
+};
+
+/// Questions that wait for the engine. At the bound a new one is answered `overloaded` at once.
+pub const QUESTIONS_MAX: usize = 8_192;
+/// Results of tasks of the engine's own, of which there are boundedly many.
+const RESULTS_MAX: usize = 4_096;
+/// How often the engine looks at the time when nothing happens.
+const TURN: Duration = Duration::from_millis(20);
+/// How often it looks after things that can wait.
+const UPKEEP: Duration = Duration::from_secs(1);
+
+/// What a task of the engine's brings back.
+#[derive(Debug)]
+enum Result_ {
+    /// An attempt to command.
+    Command {
+        subject: orders::Subject,
+        cp: CpId,
+        verb: &'static str,
+        answer: Option<CommandReply>,
+        took: Duration,
+    },
+    /// A charge point was asked whether it is there; the question that waits for it.
+    Probed {
+        cp: CpId,
+        there: bool,
+        item: Box<Item>,
+    },
+    /// A one-off act was passed on; who waits for its answer.
+    Acted {
+        item: Box<Item>,
+        cp: CpId,
+        answer: Option<CommandReply>,
+    },
+    /// A receipt or adjustment.
+    Copied { id: CdrId, result: Copied },
+    /// A snapshot.
+    Snapshot { seq: u64, ok: bool },
+    /// What the server says of the ledger.
+    Extent(Option<crate::ledger::Extent>),
+}
+
+/// The loop and what it owns.
+#[expect(missing_debug_implementations, reason = "a bucket has none")]
+pub struct Engine {
+    config: Config,
+    settings: Settings,
+    client: async_nats::Client,
+    js: jetstream::Context,
+    ledger: Stream,
+    cdr: Stream,
+    snapshots: async_nats::jetstream::object_store::ObjectStore,
+    out: Out,
+    metrics: Arc<Metrics>,
+    health: watch::Sender<Health>,
+    began: Instant,
+
+    log: Log,
+    heard: Hearing,
+    orders: Orders,
+    waiting: Waiting,
+    in_flight: Option<InFlight>,
+    acked_to: u64,
+    uncopied: BTreeMap<CdrId, Instant>,
+    copying: usize,
+    snapshot_at: u64,
+    snapshot_under_way: bool,
+    extent_under_way: bool,
+    last_extent: Instant,
+    behind_since: Option<Instant>,
+    last_upkeep: Instant,
+    last_forget: Instant,
+
+    acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
+    results: (mpsc::Sender<Result_>, mpsc::Receiver<Result_>),
+}
+
+/// What comes in from the subscriptions.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Questions.
+    pub questions: mpsc::Receiver<Item>,
+    /// Heartbeats.
+    pub heartbeats: mpsc::Receiver<Heartbeat>,
+    /// The ledger.
+    pub entries: mpsc::Receiver<Entry>,
+    /// Set when it is time to go.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Where the engine stands in NATS.
+#[expect(missing_debug_implementations, reason = "a bucket has none")]
+pub struct Places {
+    /// The connection.
+    pub client: async_nats::Client,
+    /// JetStream on it.
+    pub js: jetstream::Context,
+    /// The ledger.
+    pub ledger: Stream,
+    /// The receipts.
+    pub cdr: Stream,
+    /// The snapshots.
+    pub snapshots: async_nats::jetstream::object_store::ObjectStore,
+}
+
+/// Where the engine goes on from.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The newest snapshot, or nothing.
+    pub log: Log,
+    /// Where the ledger ended a moment ago.
+    pub target: u64,
+    /// What was seen to be wrong with the ledger.
+    pub alarm: Option<Alarm>,
+}
+
+impl Engine {
+    /// An engine that has read nothing but a snapshot.
+    #[must_use]
+    pub fn new(
+        config: Config,
+        places: Places,
+        out: Out,
+        metrics: Arc<Metrics>,
+        health: watch::Sender<Health>,
+        beginning: Beginning,
+    ) -> Self {
+        let Beginning { log, target, alarm } = beginning;
+        let now = Instant::now();
+        let applied = log.state().basis().seq;
+        let settings = config.settings();
+        health.send_modify(|h| h.stage = Stage::Replaying { applied, target });
+        let mut engine = Self {
+            settings,
+            config,
+            client: places.client,
+            js: places.js,
+            ledger: places.ledger,
+            cdr: places.cdr,
+            snapshots: places.snapshots,
+            out,
+            metrics,
+            health,
+            began: now,
+            heard: Hearing::new(),
+            orders: Orders::default(),
+            waiting: Waiting::default(),
+            in_flight: None,
+            acked_to: 0,
+            uncopied: BTreeMap::new(),
+            copying: 0,
+            snapshot_at: applied,
+            snapshot_under_way: false,
+            extent_under_way: false,
+            last_extent: now,
+            behind_since: None,
+            last_upkeep: now,
+            last_forget: now,
+            acked: mpsc::channel(16),
+            results: mpsc::channel(RESULTS_MAX),
+            log,
+        };
+        engine.after_replay_of_snapshot();
+        if let Some(alarm) = alarm {
+            engine.alarm(&alarm);
+        }
+        engine
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            mono_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            wall: wall(),
+        }
+    }
+
+    /// Runs until it is told to stop and has drained.
+    pub async fn run(mut self, mut inputs: Inputs) {
+        let mut draining: Option<Instant> = None;
+        let mut turn = tokio::time::interval(TURN);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(entry) = inputs.entries.recv() => {
+                    self.entry(entry.seq, entry.bytes);
+                    // What is there already is applied before anything is decided on it.
+                    for _ in 0..crate::ledger::READ_AHEAD {
+                        match inputs.entries.try_recv() {
+                            Ok(entry) => self.entry(entry.seq, entry.bytes),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Some(acked) = self.acked.1.recv() => self.acknowledged(&acked),
+                Some(result) = self.results.1.recv() => self.result(result),
+                Some(item) = inputs.questions.recv() => {
+                    self.ask(item);
+                    for _ in 0..QUESTIONS_MAX {
+                        match inputs.questions.try_recv() {
+                            Ok(item) => self.ask(item),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Some(heartbeat) = inputs.heartbeats.recv() => self.heartbeat(heartbeat),
+                _ = turn.tick() => {}
+                _ = inputs.stop.changed(), if draining.is_none() => {
+                    if *inputs.stop.borrow() {
+                        tracing::info!("draining");
+                        draining = Some(Instant::now());
+                        self.set_stage(Stage::Draining);
+                    }
+                }
+            }
+            self.turn();
+            if let Some(since) = draining {
+                let idle = self.in_flight.is_none() && self.waiting.is_empty() && self.copying == 0;
+                if idle || since.elapsed() > DRAIN_MAX {
+                    self.last_snapshot().await;
+                    self.out_of_time(!idle);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn out_of_time(&self, late: bool) {
+        if late {
+            tracing::warn!(
+                waiting = self.waiting.len(),
+                receipts = self.uncopied.len(),
+                "shut down before everything was done; other replicas or the next start go on"
+            );
+        } else {
+            tracing::info!(applied = self.log.state().basis().seq, "drained");
+        }
+    }
+
+    fn serving(&self) -> bool {
+        matches!(self.health.borrow().stage, Stage::Serving | Stage::Draining)
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        self.metrics.ready(stage == Stage::Serving);
+        self.health.send_modify(|h| h.stage = stage);
+    }
+
+    /// The ledger is not what it was: no answers from here on.
+    fn alarm(&mut self, alarm: &Alarm) {
+        if matches!(self.health.borrow().stage, Stage::Alarmed(_)) {
+            return;
+        }
+        tracing::error!(%alarm, "ledger alarm: this replica stops answering; see the runbook");
+        self.metrics.alarm();
+        self.set_stage(Stage::Alarmed(alarm.to_string()));
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.append.abort();
+        }
+        self.waiting.clear();
+    }
+
+    fn alarmed(&self) -> bool {
+        matches!(self.health.borrow().stage, Stage::Alarmed(_))
+    }
+
+    fn turn(&mut self) {
+        let connected =
+            self.client.connection_state() == async_nats::connection::State::Connected;
+        let frame_since = self.in_flight.as_ref().map(|f| f.since);
+        self.health.send_modify(|h| {
+            h.turned_at = Instant::now();
+            h.connected = connected;
+            h.frame_since = frame_since;
+        });
+        self.metrics.connected(connected);
+        if self.alarmed() {
+            return;
+        }
+        self.advance_stage();
+        self.answer_late();
+        self.cut_frame();
+        if self.serving() {
+            self.attempt_orders();
+            self.copy_receipts();
+        }
+        if self.last_upkeep.elapsed() >= UPKEEP {
+            self.last_upkeep = Instant::now();
+            self.upkeep();
+        }
+    }
+
+    fn advance_stage(&mut self) {
+        let stage = self.health.borrow().stage.clone();
+        let applied = self.log.state().basis().seq;
+        match stage {
+            Stage::Replaying { target, .. } if applied >= target => {
+                tracing::info!(applied, "ledger read");
+                self.set_stage(Stage::Barrier);
+                self.waiting.push(Item::barrier());
+            }
+            Stage::Replaying { target, .. } => {
+                self.set_stage(Stage::Replaying { applied, target });
+            }
+            Stage::Barrier | Stage::Serving | Stage::Alarmed(_) | Stage::Draining => {}
+        }
+    }
+
+    /// A message of the ledger came in.
+    fn entry(&mut self, seq: u64, bytes: Bytes) {
+        if self.alarmed() || seq <= self.log.state().basis().seq {
+            return;
+        }
+        match self.log.apply(seq, &bytes) {
+            Ok(applied) => self.applied(applied),
+            Err(alarm) => self.alarm(&alarm),
+        }
+    }
+
+    /// A frame of this replica was acknowledged: if nothing lies between, it is applied from memory.
+    fn acknowledged(&mut self, acked: &Acked) {
+        self.acked_to = self.acked_to.max(acked.seq);
+        let Some(in_flight) = &self.in_flight else {
+            return;
+        };
+        if in_flight.frame.id != acked.frame {
+            return;
+        }
+        let applied = self.log.state().basis().seq;
+        if acked.seq <= applied {
+            // A new frame cannot stand where something else was applied.
+            self.alarm(&Alarm::Rewound {
+                last: acked.seq,
+                applied,
+            });
+        } else if acked.seq == applied + 1 {
+            let frame = in_flight.frame.clone();
+            let bytes = in_flight.bytes.clone();
+            match self.log.apply_frame(acked.seq, frame, &bytes) {
+                Ok(applied) => self.applied(applied),
+                Err(alarm) => self.alarm(&alarm),
+            }
+        }
+    }
+
+    /// What follows from an applied message.
+    fn applied(&mut self, applied: Applied) {
+        let Some(frame) = &applied.frame else {
+            tracing::error!(seq = applied.pos, "the ledger holds a message that is no frame");
+            self.metrics.junk();
+            return;
+        };
+        let mine = frame.by == self.config.replica;
+        let serving = self.serving();
+        for (record, valid) in applied.records() {
+            if !valid {
+                continue;
+            }
+            for evidence in &record.evidence {
+                if serving {
+                    tracing::warn!(
+                        cp = %evidence.cp, epoch = %evidence.epoch, seq = evidence.seq,
+                        why = evidence.why, position = applied.pos,
+                        "a charge point's record could not be used; it is kept in the ledger"
+                    );
+                }
+            }
+        }
+        for write in applied.writes() {
+            self.follow(write, applied.pos, mine);
+        }
+        self.judge(&applied);
+    }
+
+    /// What follows from one key's new state.
+    fn follow(&mut self, write: &Write, pos: u64, mine: bool) {
+        let now = wall();
+        match write {
+            Write::Session(session) => {
+                let subject = orders::Subject::Session(session.id);
+                if effects::order(session, now).is_some() {
+                    self.orders.want(
+                        subject,
+                        &session.cp,
+                        u64::from(session.stop.is_some()),
+                        mine,
+                    );
+                } else {
+                    self.orders.done(&subject);
+                }
+                if let SessionStage::Ended { .. } = &session.stage {
+                    self.must_copy(
+                        CdrId {
+                            session: session.id,
+                            adjustment: None,
+                        },
+                        mine,
+                    );
+                }
+                if mine && self.serving() {
+                    self.tell_watchers(session.id, pos, now);
+                }
+            }
+            Write::Adjustments(session, adjustments) => {
+                for adjustment in &adjustments.list {
+                    self.must_copy(
+                        CdrId {
+                            session: *session,
+                            adjustment: Some(adjustment.n),
+                        },
+                        mine,
+                    );
+                }
+            }
+            Write::Connector(cp, id, connector) => {
+                let subject = orders::Subject::Service(cp.clone(), *id);
+                if effects::service_order(cp, *id, connector, now).is_some() {
+                    self.orders
+                        .want(subject, cp, connector.service_revision, mine);
+                } else {
+                    self.orders.done(&subject);
+                }
+                for session in &connector.standing_stops {
+                    self.orders
+                        .want(orders::Subject::Standing(*session), cp, 0, mine);
+                }
+            }
+            Write::Spool(cp, epoch, spool) => {
+                // Counted by the one that appended, so that replicas add up to the truth.
+                if mine && self.serving() && (spool.quarantined > 0 || spool.missing > 0) {
+                    tracing::info!(%cp, %epoch, quarantined = spool.quarantined,
+                        missing = spool.missing, anomalies = spool.anomalies, "spool");
+                }
+            }
+            Write::Driver(..)
+            | Write::Request(..)
+            | Write::ChargePoint(..)
+            | Write::Tariff(_)
+            | Write::TariffScope(..)
+            | Write::Forget(_) => {}
+        }
+    }
+
+    fn tell_watchers(&self, session: ev_contract::ids::SessionId, pos: u64, now: UnixMs) {
+        let Some(entry) = self.log.state().session(session) else {
+            return;
+        };
+        if entry.pos != pos {
+            return;
+        }
+        if let Some(update) = view::update(entry, now) {
+            let subject = Subject::Watch {
+                driver: update.driver_id.clone(),
+                session,
+            };
+            self.out
+                .send(subject.to_string(), &update, Encoding::MsgPack);
+        }
+    }
+
+    fn heartbeat(&mut self, heartbeat: Heartbeat) {
+        let cp = heartbeat.cp_id.clone();
+        if self.heard.heartbeat(heartbeat, wall()) {
+            self.orders.hurry(&cp);
+        }
+    }
+
+    fn attempt_orders(&mut self) {
+        for subject in self.orders.take_due() {
+            if !self.attempt(&subject) {
+                self.orders.back(&subject, true);
+                self.orders.done(&subject);
+            }
+        }
+    }
+
+    /// Sends the command that the state wants now; `false` when it wants none.
+    fn attempt(&self, subject: &orders::Subject) -> bool {
+        let state = self.log.state();
+        let now = wall();
+        match subject {
+            orders::Subject::Session(id) => {
+                let Some(entry) = state.session(*id) else {
+                    return false;
+                };
+                match effects::order(&entry.value, now) {
+                    None => false,
+                    Some(Order::Start(command)) => {
+                        let id = command.command_id.clone();
+                        self.command(subject, &entry.value.cp, "start", Some(id), &command);
+                        true
+                    }
+                    Some(Order::Stop(command)) => {
+                        let id = command.command_id.clone();
+                        self.command(subject, &entry.value.cp, "stop", Some(id), &command);
+                        true
+                    }
+                }
+            }
+            orders::Subject::Standing(id) => {
+                let Some(entry) = state.session(*id) else {
+                    return false;
+                };
+                let at = (entry.value.cp.clone(), entry.value.connector);
+                let stands = state
+                    .connector(&at)
+                    .is_some_and(|c| c.value.standing_stops.contains(id));
+                if stands {
+                    let command = effects::standing_stop(&entry.value, now);
+                    let id = command.command_id.clone();
+                    self.command(subject, &entry.value.cp, "stop", Some(id), &command);
+                }
+                stands
+            }
+            orders::Subject::Service(cp, id) => {
+                let order = state
+                    .connector(&(cp.clone(), *id))
+                    .and_then(|c| effects::service_order(cp, *id, &c.value, now));
+                if let Some(command) = &order {
+                    let id = command.command_id.clone();
+                    self.command(subject, cp, "set_service", Some(id), command);
+                }
+                order.is_some()
+            }
+        }
+    }
+
+    fn command<T: serde::Serialize>(
+        &self,
+        subject: &orders::Subject,
+        cp: &CpId,
+        verb: &'static str,
+        id: Option<CommandId>,
+        message: &T,
+    ) {
+        let results = self.results.0.clone();
+        let subject = subject.clone();
+        let cp = cp.clone();
+        let sent = Instant::now();
+        let asked = send_command(self.client.clone(), cp.clone(), verb, id, message);
+        tokio::spawn(async move {
+            let answer = asked.await;
+            // The engine may have ended.
+            let _ = results
+                .send(Result_::Command {
+                    subject,
+                    cp,
+                    verb,
+                    answer,
+                    took: sent.elapsed(),
+                })
+                .await;
+        });
+    }
+
+    fn probe(&self, cp: CpId, item: Item) {
+        let results = self.results.0.clone();
+        let message = PingCommand {
+            tag: Tag::new(),
+            to: cp.clone(),
+            ts: wall(),
+        };
+        let asked = send_command(self.client.clone(), cp.clone(), "ping", None, &message);
+        tokio::spawn(async move {
+            let there = asked.await.is_some();
+            // The engine may have ended.
+            let _ = results
+                .send(Result_::Probed {
+                    cp,
+                    there,
+                    item: Box::new(item),
+                })
+                .await;
+        });
+    }
+
+    fn result(&mut self, result: Result_) {
+        match result {
+            Result_::Command {
+                subject,
+                cp,
+                verb,
+                answer,
+                took,
+            } => self.command_back(&subject, cp, verb, answer, took),
+            Result_::Probed { cp, there, item } => {
+                if there {
+                    self.heard.sign_of_life(&cp, wall());
+                    self.orders.hurry(&cp);
+                }
+                self.waiting.push(item.probed(there));
+            }
+            Result_::Acted { item, cp, answer } => self.acted(*item, &cp, answer),
+            Result_::Copied { id, result } => self.copied(id, result),
+            Result_::Snapshot { seq, ok } => {
+                self.snapshot_under_way = false;
+                self.metrics.snapshot(if ok { "written" } else { "failed" });
+                if ok {
+                    self.snapshot_at = self.snapshot_at.max(seq);
+                }
+            }
+            Result_::Extent(extent) => {
+                self.extent_under_way = false;
+                if let Some(extent) = extent {
+                    self.audit_extent(extent);
+                }
+            }
+        }
+    }
+
+    fn command_back(
+        &mut self,
+        subject: &orders::Subject,
+        cp: CpId,
+        verb: &'static str,
+        answer: Option<CommandReply>,
+        took: Duration,
+    ) {
+        let Some(answer) = answer else {
+            self.metrics.command(verb, "no_answer", None);
+            self.orders.back(subject, false);
+            return;
+        };
+        self.heard.sign_of_life(&cp, wall());
+        self.metrics
+            .command(verb, answer.outcome.as_str(), Some(took));
+        let finally = match answer.outcome {
+            Outcome::NotYet | Outcome::Unrecognised => false,
+            Outcome::Taken
+            | Outcome::Stopping
+            | Outcome::Ended
+            | Outcome::Absent
+            | Outcome::Done
+            | Outcome::Refused => true,
+        };
+        self.orders.back(subject, finally);
+        let (orders::Subject::Session(session) | orders::Subject::Standing(session)) = subject
+        else {
+            return;
+        };
+        let verb = match verb {
+            "start" => Verb::Start,
+            _ => Verb::Stop,
+        };
+        if finally {
+            tracing::info!(%session, %cp, ?verb, outcome = %answer.outcome,
+                code = answer.code.map(ev_contract::codes::Code::as_str), "charge point answered");
+            self.waiting.push(Item::answered(CommandAnswer {
+                cp,
+                session: *session,
+                verb,
+                epoch: answer.epoch,
+                outcome: answer.outcome,
+                code: answer.code,
+                raw: answer.raw,
+            }));
+        }
+    }
+}
+
+/// Asks a charge point. `None` when nobody answers, or nothing that can be believed.
+fn send_command<T: serde::Serialize>(
+    client: async_nats::Client,
+    cp: CpId,
+    verb: &'static str,
+    id: Option<CommandId>,
+    message: &T,
+) -> impl Future<Output = Option<CommandReply>> + Send + 'static {
+    let payload = wire::encode(message, Encoding::MsgPack);
+    async move {
+        let payload = match payload {
+            Ok(payload) => payload,
+            Err(error) => {
+                tracing::error!(%error, verb, "command cannot be encoded");
+                return None;
+            }
+        };
+        let subject = Subject::Command {
+            cp: cp.clone(),
+            verb: verb.to_owned(),
+        };
+        let asked = client.request(subject.to_string(), payload.into());
+        let reply = match tokio::time::timeout(orders::ANSWER_WAIT, asked).await {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(error)) => {
+                tracing::debug!(%cp, verb, %error, "no answer");
+                return None;
+            }
+            Err(_) => return None,
+        };
+        match wire::decode::<CommandReply>(&reply.payload, Encoding::MsgPack) {
+            Ok(answer) if answer.to == CENTRAL && answer.cp_id == cp && answer.command_id == id => {
+                Some(answer)
+            }
+            Ok(_) => {
+                tracing::warn!(%cp, verb, "the answer is about something else");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%cp, verb, %error, "the answer cannot be read");
+                None
+            }
+        }
+    }
+}
+
+/// How long a shutdown waits for what is under way.
+const DRAIN_MAX: Duration = Duration::from_secs(8);
+
+/// Wall time.
+#[must_use]
+pub fn wall() -> UnixMs {
+    let ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    UnixMs(ms)
+}

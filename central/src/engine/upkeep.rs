@@ -1,0 +1,365 @@
+//! What is done from time to time: receipts, snapshots, the audit of the stream, releasing, and
+//! forgetting.
+
+use std::time::{Duration, Instant};
+
+use central_core::{
+    effects,
+    frame::Forget,
+    model::{Answer, Horizon, Stage},
+    state::Alarm,
+    view::Heard,
+};
+use ev_contract::{limits::OFFLINE_AFTER_MS, v1::Reach};
+
+use super::{Engine, Item, Result_, answers::cdr_bytes, wall};
+use crate::{
+    ledger::{self, Extent},
+    orders,
+    receipts::{self, CdrId, Copied},
+    snapshots,
+};
+
+/// Receipts under way to the CDR stream at once.
+const COPYING_MAX: usize = 256;
+/// How long the appender of an end has, before other replicas look whether its receipt is there.
+const OTHERS_COPY_AFTER: Duration = Duration::from_secs(15);
+/// Before a receipt is tried again.
+const COPY_AGAIN: Duration = Duration::from_secs(2);
+/// Between two looks at the stream's extent.
+const EXTENT_EVERY: Duration = Duration::from_secs(5);
+/// An answer that the stream ends below what is applied may come from a deposed leader, which can
+/// answer for 20 s. Only when it stays is it the truth.
+const BEHIND_MAX: Duration = Duration::from_secs(30);
+/// Between two looks for old things.
+const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// Ended sessions that leave the state in one record.
+const FORGET_SESSIONS_MAX: usize = 1_000;
+
+impl Engine {
+    /// A receipt or an adjustment must be in the CDR stream.
+    pub(super) fn must_copy(&mut self, id: CdrId, mine: bool) {
+        let wait = if mine {
+            Duration::ZERO
+        } else {
+            OTHERS_COPY_AFTER.mul_f64(1.0 + rand::random::<f64>())
+        };
+        self.uncopied.entry(id).or_insert(Instant::now() + wait);
+    }
+
+    /// What a snapshot says has yet to be done: the rest of the ledger brings its own.
+    pub(super) fn after_replay_of_snapshot(&mut self) {
+        let now = wall();
+        let state = self.log.state();
+        let mut orders = Vec::new();
+        let mut receipts = Vec::new();
+        for entry in state.sessions_before(None) {
+            let session = &entry.value;
+            if effects::order(session, now).is_some() {
+                orders.push((
+                    orders::Subject::Session(session.id),
+                    session.cp.clone(),
+                    u64::from(session.stop.is_some()),
+                ));
+            }
+            if let Stage::Ended { .. } = session.stage {
+                receipts.push(CdrId {
+                    session: session.id,
+                    adjustment: None,
+                });
+                if let Some(adjustments) = state.adjustments(session.id) {
+                    receipts.extend(adjustments.value.list.iter().map(|a| CdrId {
+                        session: session.id,
+                        adjustment: Some(a.n),
+                    }));
+                }
+            }
+        }
+        for ((cp, id), connector) in state.connectors() {
+            if effects::service_order(cp, *id, connector, now).is_some() {
+                orders.push((
+                    orders::Subject::Service(cp.clone(), *id),
+                    cp.clone(),
+                    connector.service_revision,
+                ));
+            }
+            orders.extend(
+                connector
+                    .standing_stops
+                    .iter()
+                    .map(|s| (orders::Subject::Standing(*s), cp.clone(), 0)),
+            );
+        }
+        for (subject, cp, version) in orders {
+            self.orders.want(subject, &cp, version, false);
+        }
+        for id in receipts {
+            self.must_copy(id, false);
+        }
+    }
+
+    /// Once this replica serves: heartbeats are listened to from here on.
+    pub(super) fn after_barrier(&mut self) {
+        self.snapshot_at = self.snapshot_at.min(self.log.state().basis().seq);
+    }
+
+    pub(super) fn upkeep(&mut self) {
+        self.metrics.sessions(|phase| self.count_sessions(phase));
+        self.metrics.charge_points(|reach| {
+            let count = self
+                .log
+                .state()
+                .charge_points_after(None)
+                .filter(|(cp, _)| self.heard.reach(cp) == reach)
+                .count();
+            i64::try_from(count).unwrap_or(i64::MAX)
+        });
+        self.metrics
+            .epochs_in_conflict(self.heard.epochs_in_conflict());
+        self.metrics.receipts_waiting(self.uncopied.len());
+        if !self.serving() {
+            return;
+        }
+        self.ask_extent();
+        self.release();
+        self.snapshot();
+        if self.last_forget.elapsed() > FORGET_EVERY {
+            self.last_forget = Instant::now();
+            self.forget();
+        }
+    }
+
+    fn ask_extent(&mut self) {
+        if self.extent_under_way || self.last_extent.elapsed() < EXTENT_EVERY {
+            return;
+        }
+        self.extent_under_way = true;
+        self.last_extent = Instant::now();
+        let ledger = self.ledger.clone();
+        let results = self.results.0.clone();
+        tokio::spawn(async move {
+            let extent = match ledger::extent(&ledger).await {
+                Ok(extent) => Some(extent),
+                Err(error) => {
+                    tracing::debug!(error = %format!("{error:#}"), "no extent");
+                    None
+                }
+            };
+            // The engine may have ended.
+            let _ = results.send(Result_::Extent(extent)).await;
+        });
+    }
+
+    /// What the server says of the ledger. Removed messages never come back, so that this needs no
+    /// fresh answer; that the stream ends too early does.
+    pub(super) fn audit_extent(&mut self, extent: Extent) {
+        let applied = self.log.state().basis().seq;
+        if extent.deleted > 0 || extent.first > 1 {
+            let deleted = extent.deleted + extent.first.saturating_sub(1);
+            self.alarm(&Alarm::Removed { deleted });
+            return;
+        }
+        if extent.last >= applied {
+            self.behind_since = None;
+            return;
+        }
+        let since = *self.behind_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > BEHIND_MAX {
+            self.alarm(&Alarm::Rewound {
+                last: extent.last,
+                applied,
+            });
+        }
+    }
+
+    /// Stopped sessions whose charge point has been out of reach for long no longer count.
+    fn release(&mut self) {
+        let now = wall();
+        let after = self.config.release_after();
+        let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        let sessions: Vec<_> = self
+            .log
+            .state()
+            .open_sessions()
+            .map(|e| &e.value)
+            .filter(|s| {
+                s.counts
+                    && s.stop
+                        .as_ref()
+                        .is_some_and(|stop| now.ms_since(stop.at) > after_ms)
+                    && self.heard.silence(&s.cp) > after.max(Duration::from_millis(OFFLINE_AFTER_MS))
+                    && self.heard.reach(&s.cp) == Reach::Offline
+            })
+            .map(|s| s.id)
+            .collect();
+        for session in sessions {
+            self.waiting.push(Item::release(session));
+        }
+    }
+
+    fn forget(&mut self) {
+        let now = wall();
+        let ago = |seconds: u32| now.plus_ms(-i64::from(seconds) * 1000);
+        let horizon = Horizon {
+            until: ago(self.config.keep_refusals_s),
+        };
+        let others_until = ago(self.config.keep_answers_s);
+        let sessions_until = ago(self.config.keep_sessions_s);
+        let state = self.log.state();
+        let old_requests = state.requests().any(|request| {
+            let until = match request.answer {
+                Answer::Refused { .. } => horizon.until,
+                Answer::Started { .. } | Answer::Stopping { .. } | Answer::Done { .. } => {
+                    others_until
+                }
+            };
+            request.expires_at <= until
+        });
+        let copied = |session| {
+            self.uncopied
+                .range(
+                    CdrId {
+                        session,
+                        adjustment: None,
+                    }..=CdrId {
+                        session,
+                        adjustment: Some(u32::MAX),
+                    },
+                )
+                .next()
+                .is_none()
+        };
+        let sessions: Vec<_> = state
+            .sessions_oldest_first()
+            .filter(|s| match &s.stage {
+                Stage::Ended { receipt } => receipt.ended_at <= sessions_until && copied(s.id),
+                Stage::Ordered
+                | Stage::Taken { .. }
+                | Stage::Energy { .. }
+                | Stage::Standing { .. } => false,
+            })
+            .filter(|s| {
+                // Its stop stands: the record of it is needed.
+                state
+                    .connector(&(s.cp.clone(), s.connector))
+                    .is_none_or(|c| !c.value.standing_stops.contains(&s.id))
+            })
+            .take(FORGET_SESSIONS_MAX)
+            .map(|s| s.id)
+            .collect();
+        if old_requests || !sessions.is_empty() {
+            let before = state.basis().seq;
+            self.waiting.push(Item::forget(Forget {
+                horizon,
+                others_until,
+                before,
+                sessions,
+            }));
+        }
+    }
+
+    pub(super) fn copy_receipts(&mut self) {
+        let now = Instant::now();
+        let room = COPYING_MAX.saturating_sub(self.copying);
+        let due: Vec<CdrId> = self
+            .uncopied
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(id, _)| *id)
+            .take(room)
+            .collect();
+        for id in due {
+            let Some(bytes) = self.cdr_entry(id) else {
+                self.uncopied.remove(&id);
+                continue;
+            };
+            // Not due again while it is under way.
+            self.uncopied.insert(id, now + Duration::from_secs(60));
+            self.copying += 1;
+            let (js, cdr) = (self.js.clone(), self.cdr.clone());
+            let results = self.results.0.clone();
+            tokio::spawn(async move {
+                let result = receipts::copy(&js, &cdr, id, bytes).await;
+                // The engine may have ended.
+                let _ = results.send(Result_::Copied { id, result }).await;
+            });
+        }
+    }
+
+    fn cdr_entry(&self, id: CdrId) -> Option<bytes::Bytes> {
+        let state = self.log.state();
+        match id.adjustment {
+            None => match &state.session(id.session)?.value.stage {
+                Stage::Ended { receipt } => cdr_bytes(&**receipt),
+                Stage::Ordered
+                | Stage::Taken { .. }
+                | Stage::Energy { .. }
+                | Stage::Standing { .. } => None,
+            },
+            Some(n) => state
+                .adjustments(id.session)?
+                .value
+                .list
+                .iter()
+                .find(|a| a.n == n)
+                .and_then(cdr_bytes),
+        }
+    }
+
+    pub(super) fn copied(&mut self, id: CdrId, result: Copied) {
+        self.copying = self.copying.saturating_sub(1);
+        self.metrics.receipt(result.as_str());
+        match result {
+            Copied::Written | Copied::There => {
+                self.uncopied.remove(&id);
+            }
+            Copied::Conflict => {
+                // Stays on the list, so that the gauge shows it, and is looked at again.
+                self.uncopied
+                    .insert(id, Instant::now() + Duration::from_secs(60));
+            }
+            Copied::Failed => {
+                self.uncopied.insert(
+                    id,
+                    Instant::now() + COPY_AGAIN.mul_f64(1.0 + rand::random::<f64>()),
+                );
+            }
+        }
+    }
+
+    fn snapshot(&mut self) {
+        let seq = self.log.state().basis().seq;
+        if self.snapshot_under_way || seq < self.snapshot_at + self.config.snapshot_every {
+            return;
+        }
+        self.snapshot_under_way = true;
+        let state = self.log.state().clone();
+        let store = self.snapshots.clone();
+        let results = self.results.0.clone();
+        tokio::spawn(async move {
+            let ok = match snapshots::write(&store, &state).await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(error = %format!("{error:#}"), seq, "no snapshot");
+                    false
+                }
+            };
+            // The engine may have ended.
+            let _ = results.send(Result_::Snapshot { seq, ok }).await;
+        });
+    }
+
+    /// At a graceful end, so that the next start is quick.
+    pub(super) async fn last_snapshot(&self) {
+        const WAIT: Duration = Duration::from_secs(3);
+        let state = self.log.state();
+        if self.alarmed() || state.basis().seq == self.snapshot_at {
+            return;
+        }
+        match tokio::time::timeout(WAIT, snapshots::write(&self.snapshots, state)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = %format!("{error:#}"), "no last snapshot"),
+            Err(_) => tracing::warn!("no last snapshot: the server did not take it in time"),
+        }
+    }
+}

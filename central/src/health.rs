@@ -1,0 +1,74 @@
+//! Whether this replica answers, and why not.
+
+use std::time::{Duration, Instant};
+
+/// How far this replica is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading the ledger.
+    Replaying {
+        /// What is applied.
+        applied: u64,
+        /// Where it ended when this replica began.
+        target: u64,
+    },
+    /// Appending the first frame, to be sure that nothing is missing.
+    Barrier,
+    /// Answers.
+    Serving,
+    /// The ledger is not what it was; why, in words.
+    Alarmed(String),
+    /// Shutting down.
+    Draining,
+}
+
+/// What the HTTP side knows of the engine.
+#[derive(Debug, Clone)]
+pub struct Health {
+    /// How far it is.
+    pub stage: Stage,
+    /// Whether nats-server is connected.
+    pub connected: bool,
+    /// When the engine last turned.
+    pub turned_at: Instant,
+    /// Since when a frame has been under way, if one is.
+    pub frame_since: Option<Instant>,
+}
+
+impl Health {
+    /// A frame that is under way for so long means that the ledger cannot be written.
+    const FRAME_MAX: Duration = Duration::from_secs(5);
+
+    /// At the beginning.
+    #[must_use]
+    pub fn starting() -> Self {
+        Self {
+            stage: Stage::Replaying {
+                applied: 0,
+                target: 0,
+            },
+            connected: false,
+            turned_at: Instant::now(),
+            frame_since: None,
+        }
+    }
+
+    /// Why this replica does not answer; none when it does.
+    #[must_use]
+    pub fn not_ready(&self) -> Option<String> {
+        match &self.stage {
+            Stage::Replaying { applied, target } => {
+                Some(format!("reading the ledger: {applied} of {target}"))
+            }
+            Stage::Barrier => Some("waiting for the first frame to be applied".into()),
+            Stage::Alarmed(why) => Some(format!("stopped answering: {why}")),
+            Stage::Draining => Some("shutting down".into()),
+            Stage::Serving if !self.connected => Some("not connected to nats-server".into()),
+            Stage::Serving => self
+                .frame_since
+                .map(|since| since.elapsed())
+                .filter(|age| *age > Self::FRAME_MAX)
+                .map(|age| format!("the ledger has not taken a frame for {} s", age.as_secs())),
+        }
+    }
+}

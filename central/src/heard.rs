@@ -1,0 +1,126 @@
+//! What this replica hears of charge points.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use central_core::view::Heard;
+use ev_contract::{
+    ids::{CpId, Epoch},
+    limits::OFFLINE_AFTER_MS,
+    time::UnixMs,
+    v1::{Heartbeat, Reach},
+};
+
+const OFFLINE_AFTER: Duration = Duration::from_millis(OFFLINE_AFTER_MS);
+
+#[derive(Debug)]
+struct Ear {
+    heartbeat: Option<Heartbeat>,
+    heard_at: Instant,
+    wall: UnixMs,
+    other_epoch: Option<(Epoch, Instant)>,
+}
+
+/// All that was heard.
+#[derive(Debug)]
+pub struct Hearing {
+    since: Instant,
+    ears: HashMap<CpId, Ear>,
+}
+
+impl Hearing {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            ears: HashMap::new(),
+        }
+    }
+
+    /// A heartbeat came. Says whether the charge point was out of reach before.
+    pub fn heartbeat(&mut self, heartbeat: Heartbeat, wall: UnixMs) -> bool {
+        let now = Instant::now();
+        let before = self.ears.get(&heartbeat.cp_id);
+        let was_away = before.is_none_or(|ear| now - ear.heard_at > OFFLINE_AFTER);
+        let other_epoch = before.and_then(|ear| match &ear.heartbeat {
+            Some(last) if last.epoch != heartbeat.epoch && !was_away => {
+                Some((last.epoch.clone(), now))
+            }
+            Some(_) | None => ear
+                .other_epoch
+                .clone()
+                .filter(|(_, at)| now - *at < OFFLINE_AFTER),
+        });
+        self.ears.insert(
+            heartbeat.cp_id.clone(),
+            Ear {
+                heartbeat: Some(heartbeat),
+                heard_at: now,
+                wall,
+                other_epoch,
+            },
+        );
+        was_away
+    }
+
+    /// A charge point answered something.
+    pub fn sign_of_life(&mut self, cp: &CpId, wall: UnixMs) {
+        let now = Instant::now();
+        self.ears
+            .entry(cp.clone())
+            .and_modify(|ear| {
+                ear.heard_at = now;
+                ear.wall = wall;
+            })
+            .or_insert(Ear {
+                heartbeat: None,
+                heard_at: now,
+                wall,
+                other_epoch: None,
+            });
+    }
+
+    /// For how long a charge point has not been heard.
+    #[must_use]
+    pub fn silence(&self, cp: &CpId) -> Duration {
+        self.ears
+            .get(cp)
+            .map_or_else(|| self.since.elapsed(), |ear| ear.heard_at.elapsed())
+    }
+
+    /// Charge points whose heartbeats name two epochs: two agents with one identity, or a copied
+    /// disk.
+    #[must_use]
+    pub fn epochs_in_conflict(&self) -> usize {
+        self.ears
+            .values()
+            .filter(|ear| {
+                ear.other_epoch
+                    .as_ref()
+                    .is_some_and(|(_, at)| at.elapsed() < OFFLINE_AFTER)
+            })
+            .count()
+    }
+}
+
+impl Heard for Hearing {
+    fn reach(&self, cp: &CpId) -> Reach {
+        if self.silence(cp) <= OFFLINE_AFTER {
+            if self.ears.contains_key(cp) {
+                Reach::Online
+            } else {
+                Reach::Unknown
+            }
+        } else {
+            Reach::Offline
+        }
+    }
+
+    fn last(&self, cp: &CpId) -> Option<(&Heartbeat, UnixMs)> {
+        let ear = self.ears.get(cp)?;
+        ear.heartbeat.as_ref().map(|hb| (hb, ear.wall))
+    }
+}

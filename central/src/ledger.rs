@@ -1,0 +1,206 @@
+//! The ledger's stream: appending frames and reading what was appended.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use async_nats::jetstream::{
+    self,
+    consumer::{DeliverPolicy, push},
+    stream,
+};
+use bytes::Bytes;
+use ev_contract::{
+    streams::{self, StreamDef},
+    subjects,
+};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use crate::metrics::Metrics;
+
+/// How long one append waits for its acknowledgement before it is repeated. An fsync takes well
+/// under a second, an election of a stream leader a few.
+const ACK_WAIT: Duration = Duration::from_secs(3);
+/// Between two appends of one frame; grows to the second.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Messages read and not yet applied. The server pauses beyond.
+pub const READ_AHEAD: usize = 1_024;
+
+/// Creates a stream or checks one that is there.
+///
+/// # Errors
+/// When it cannot be created, or is there with other limits.
+pub async fn ensure(
+    js: &jetstream::Context,
+    def: &StreamDef,
+    replicas: usize,
+) -> anyhow::Result<stream::Stream> {
+    let config = stream::Config {
+        name: def.name.into(),
+        subjects: def.subjects.iter().map(|s| (*s).to_owned()).collect(),
+        max_bytes: def.bytes_max,
+        max_message_size: def.message_bytes_max,
+        discard: stream::DiscardPolicy::New,
+        storage: stream::StorageType::File,
+        num_replicas: replicas,
+        allow_direct: false,
+        description: Some(def.description.into()),
+        // A repeated frame must not be swallowed: it is judged by its position like any other.
+        // The server insists on a window; without message ids it is never used.
+        duplicate_window: Duration::from_secs(1),
+        ..stream::Config::default()
+    };
+    let stream = js
+        .get_or_create_stream(config)
+        .await
+        .with_context(|| format!("creating stream {}", def.name))?;
+    Ok(stream)
+}
+
+/// What happened to an append.
+#[derive(Debug)]
+pub struct Acked {
+    /// Which frame.
+    pub frame: uuid::Uuid,
+    /// Where a copy of it stands.
+    pub seq: u64,
+}
+
+/// Appends a frame, again and again until a copy is acknowledged. Never concludes that a copy did
+/// not land. The engine ends this task when it has applied a copy.
+pub async fn append(
+    js: jetstream::Context,
+    frame: uuid::Uuid,
+    bytes: Bytes,
+    acked: mpsc::Sender<Acked>,
+    metrics: Arc<Metrics>,
+) {
+    let mut wait = RETRY_FIRST;
+    loop {
+        let attempt = async {
+            js.publish(subjects::LEDGER, bytes.clone())
+                .await
+                .context("sending")?
+                .await
+                .context("acknowledging")
+        };
+        let error = match tokio::time::timeout(ACK_WAIT, attempt).await {
+            Ok(Ok(ack)) => {
+                // The engine may have ended.
+                let _ = acked
+                    .send(Acked {
+                        frame,
+                        seq: ack.sequence,
+                    })
+                    .await;
+                return;
+            }
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no acknowledgement within {} s", ACK_WAIT.as_secs()),
+        };
+        metrics.append_retried();
+        tracing::warn!(error, "frame not acknowledged; appending it again");
+        tokio::time::sleep(wait + wait.mul_f64(rand::random::<f64>())).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// A message of the ledger.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its sequence.
+    pub seq: u64,
+    /// What it holds.
+    pub bytes: Bytes,
+}
+
+/// Reads the ledger from a sequence on, for ever, in order.
+pub async fn read(stream: stream::Stream, mut from: u64, entries: mpsc::Sender<Entry>) {
+    loop {
+        match read_once(&stream, &mut from, &entries).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(error = %format!("{error:#}"), from, "reading the ledger again");
+                tokio::time::sleep(RETRY_FIRST.mul_f64(1.0 + rand::random::<f64>())).await;
+            }
+        }
+    }
+}
+
+/// Without a message or a sign of the consumer for so long, it is made anew. The server sends
+/// idle heartbeats every few seconds, which the client library watches; this catches the rest.
+async fn read_once(
+    stream: &stream::Stream,
+    from: &mut u64,
+    entries: &mpsc::Sender<Entry>,
+) -> anyhow::Result<()> {
+    let client_inbox = format!("_INBOX.{}", uuid::Uuid::new_v4().simple());
+    let consumer = stream
+        .create_consumer(push::OrderedConfig {
+            deliver_subject: client_inbox,
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: *from,
+            },
+            ..push::OrderedConfig::default()
+        })
+        .await
+        .context("creating the reader")?;
+    let mut messages = consumer.messages().await.context("subscribing")?;
+    while let Some(message) = messages.next().await {
+        let message = message.context("reading")?;
+        let seq = message
+            .info()
+            .map_err(|e| anyhow::anyhow!("{e}"))
+            .context("reading a message's position")?
+            .stream_sequence;
+        if seq < *from {
+            continue;
+        }
+        *from = seq + 1;
+        let entry = Entry {
+            seq,
+            bytes: message.message.payload,
+        };
+        if entries.send(entry).await.is_err() {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the reader ended")
+}
+
+/// What the server says of the ledger. It may be stale: only what can never become true by being
+/// old counts as evidence.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// The first sequence.
+    pub first: u64,
+    /// The last sequence.
+    pub last: u64,
+    /// How many in between are gone.
+    pub deleted: u64,
+}
+
+/// Asks for the ledger's extent.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn extent(stream: &stream::Stream) -> anyhow::Result<Extent> {
+    let state = stream
+        .get_info()
+        .await
+        .context("asking for the ledger's extent")?
+        .state;
+    let span = (state.last_sequence + 1).saturating_sub(state.first_sequence);
+    Ok(Extent {
+        first: state.first_sequence,
+        last: state.last_sequence,
+        deleted: span.saturating_sub(state.messages),
+    })
+}
+
+/// The stream definitions of the contract.
+pub const LEDGER: &StreamDef = &streams::LEDGER;
+/// The stream definitions of the contract.
+pub const CDR: &StreamDef = &streams::CDR;

@@ -1,0 +1,249 @@
+//! Central's shell: NATS, the ledger's stream, HTTP, metrics. What is decided is decided in
+//! `central-core`.
+//!
+//! - [`config`]: the configuration file
+//! - [`border`]: from bytes to questions
+//! - [`engine`]: the loop that owns the state
+//! - [`ledger`], [`snapshots`], [`receipts`]: the streams
+//! - [`orders`]: commands to charge points
+//! - [`heard`]: heartbeats
+//! - [`out`]: what leaves
+//! - [`http`], [`health`], [`metrics`]: for those who watch
+
+pub mod border;
+pub mod config;
+pub mod engine;
+pub mod health;
+pub mod heard;
+pub mod http;
+pub mod ledger;
+pub mod metrics;
+pub mod orders;
+pub mod out;
+pub mod receipts;
+pub mod snapshots;
+mod subscriptions;
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use async_nats::jetstream;
+use central_core::state::{Alarm, Log};
+use tokio::{net::TcpListener, sync::mpsc, sync::watch};
+
+pub use crate::config::{Config, ConfigError};
+use crate::{
+    engine::{Beginning, Engine, Inputs, Places},
+    health::Health,
+    metrics::Metrics,
+    out::Out,
+};
+
+/// A server that has not been heard for two of these is gone.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two attempts to prepare streams while the server is not ready for them.
+const PREPARE_AGAIN: Duration = Duration::from_millis(500);
+
+/// Runs until a signal; the process's exit status.
+#[must_use]
+pub fn main(config: Config) -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| "info,async_nats=warn".into()),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "no runtime");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            if let Err(error) = signalled().await {
+                tracing::error!(%error, "signals cannot be listened to");
+            }
+            // Nobody listens when everything has ended.
+            let _ = stop.send(true);
+        });
+        run(config, stopped).await
+    });
+    // Tasks that wait for answers need not be waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "central ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn signalled() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Runs until `stop` is set, then drains.
+///
+/// # Errors
+/// When it cannot serve: no port, no connection, streams that cannot be used.
+pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new().context("registering metrics")?);
+    let (health, watched) = watch::channel(Health::starting());
+    let listener = TcpListener::bind(config.http_addr)
+        .await
+        .with_context(|| format!("binding HTTP to {}", config.http_addr))?;
+    let bound = listener.local_addr().context("the bound address")?;
+    tracing::info!(replica = %config.replica, http = %bound, nats = config.nats_url, "central begins");
+    let serving = tokio::spawn(http::serve(
+        listener,
+        Arc::clone(&metrics),
+        watched.clone(),
+        stop.clone(),
+    ));
+    let outcome = serve(config, stop, metrics, health, watched).await;
+    serving.abort();
+    outcome
+}
+
+async fn serve(
+    config: Config,
+    mut stop: watch::Receiver<bool>,
+    metrics: Arc<Metrics>,
+    health: watch::Sender<Health>,
+    watched: watch::Receiver<Health>,
+) -> anyhow::Result<()> {
+    let client = connect(&config).await?;
+    let js = jetstream::new(client.clone());
+    let (places, beginning) = loop {
+        tokio::select! {
+            prepared = prepare(&config, &client, &js) => match prepared {
+                Ok(prepared) => break prepared,
+                Err(error) => {
+                    tracing::warn!(error = %format!("{error:#}"), "not ready; trying again");
+                    health.send_modify(|h| h.turned_at = std::time::Instant::now());
+                    tokio::time::sleep(PREPARE_AGAIN).await;
+                }
+            },
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+    };
+    let from = beginning.log.state().basis().seq + 1;
+    let (entries_to, entries) = mpsc::channel(ledger::READ_AHEAD);
+    let reader = tokio::spawn(ledger::read(places.ledger.clone(), from, entries_to));
+    let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
+    let (questions, heartbeats, subscribed) =
+        subscriptions::start(client.clone(), out.clone(), Arc::clone(&metrics), watched);
+    let engine = Engine::new(config, places, out, metrics, health, beginning);
+    engine
+        .run(Inputs {
+            questions,
+            heartbeats,
+            entries,
+            stop,
+        })
+        .await;
+    reader.abort();
+    subscribed.abort();
+    // Replies that the engine gave at the end are still on their way.
+    let _ = tokio::time::timeout(Duration::from_secs(3), sending).await;
+    Ok(())
+}
+
+async fn connect(config: &Config) -> anyhow::Result<async_nats::Client> {
+    let servers: Vec<async_nats::ServerAddr> = config
+        .servers()
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .context("nats_url")?;
+    async_nats::ConnectOptions::new()
+        .name(format!("central {}", config.replica))
+        .retry_on_initial_connect()
+        .ping_interval(PING_INTERVAL)
+        .client_capacity(8_192)
+        .subscription_capacity(65_536)
+        .reconnect_delay_callback(|attempts| {
+            // 50 ms, doubling to two seconds, with jitter: replicas do not come back in step.
+            let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
+            let delay = Duration::from_millis(50 * 2u64.pow(exponent)).min(Duration::from_secs(2));
+            delay.mul_f64(0.5 + rand::random::<f64>())
+        })
+        .event_callback(|event| async move {
+            match event {
+                async_nats::Event::Connected => tracing::info!("connected to nats-server"),
+                async_nats::Event::Disconnected => tracing::warn!("nats-server is out of reach"),
+                async_nats::Event::ServerError(error) => {
+                    tracing::error!(%error, "nats-server refused something");
+                }
+                async_nats::Event::SlowConsumer(_) => {
+                    tracing::warn!("messages came faster than they were taken");
+                }
+                other => tracing::debug!(%other, "nats"),
+            }
+        })
+        .connect(servers)
+        .await
+        .context("connecting to nats-server")
+}
+
+/// Streams, snapshot, and how far the ledger goes.
+async fn prepare(
+    config: &Config,
+    client: &async_nats::Client,
+    js: &jetstream::Context,
+) -> anyhow::Result<(Places, Beginning)> {
+    let ledger = ledger::ensure(js, ledger::LEDGER, config.stream_replicas).await?;
+    let cdr = ledger::ensure(js, ledger::CDR, config.stream_replicas).await?;
+    let bucket = snapshots::bucket(js, config.stream_replicas).await?;
+    let log = match snapshots::newest(&bucket).await? {
+        Some(state) => {
+            tracing::info!(seq = state.basis().seq, "going on from a snapshot");
+            Log::from_snapshot(state)
+        }
+        None => Log::default(),
+    };
+    let extent = ledger::extent(&ledger).await?;
+    let applied = log.state().basis().seq;
+    let alarm = if extent.deleted > 0 || extent.first > 1 {
+        Some(Alarm::Removed {
+            deleted: extent.deleted + extent.first.saturating_sub(1),
+        })
+    } else if extent.last < applied {
+        Some(Alarm::Rewound {
+            last: extent.last,
+            applied,
+        })
+    } else {
+        None
+    };
+    let places = Places {
+        client: client.clone(),
+        js: js.clone(),
+        ledger,
+        cdr,
+        snapshots: bucket,
+    };
+    Ok((
+        places,
+        Beginning {
+            log,
+            target: extent.last,
+            alarm,
+        },
+    ))
+}

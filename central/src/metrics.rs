@@ -1,0 +1,335 @@
+//! Every metric of central. Labels are bounded: never a session, driver or request id.
+
+use std::time::Duration;
+
+use ev_contract::{
+    connector::Phase,
+    v1::Reach,
+};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+/// The metrics, registered together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    ignored: IntCounterVec,
+    sessions: IntGaugeVec,
+    charge_points: IntGaugeVec,
+    commands: IntCounterVec,
+    command_seconds: Histogram,
+    append_seconds: Histogram,
+    frame_records: Histogram,
+    frame_bytes: Histogram,
+    append_retries: IntCounter,
+    void_records: IntCounterVec,
+    applied: IntGauge,
+    apply_lag: IntGauge,
+    queue: IntGauge,
+    nats_connected: IntGauge,
+    ready: IntGauge,
+    ledger_alarm: IntGauge,
+    receipts: IntCounterVec,
+    receipts_waiting: IntGauge,
+    quarantined: IntCounter,
+    spool_gaps: IntCounter,
+    epochs_in_conflict: IntGauge,
+    snapshots: IntCounterVec,
+    out_dropped: IntCounter,
+    junk: IntCounter,
+}
+
+fn seconds(name: &str, help: &str) -> HistogramOpts {
+    HistogramOpts::new(name, help).buckets(vec![
+        0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+        10.0,
+    ])
+}
+
+impl Metrics {
+    /// Registers all of them.
+    ///
+    /// # Errors
+    /// Only when two have the same name: a defect of this file.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        macro_rules! register {
+            ($metric:expr) => {{
+                let metric = $metric?;
+                registry.register(Box::new(metric.clone()))?;
+                metric
+            }};
+        }
+        let metrics = Self {
+            requests: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_requests_total",
+                    "Requests answered, by verb, result and code."
+                ),
+                &["verb", "result", "code"]
+            )),
+            ignored: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_messages_ignored_total",
+                    "Messages passed over, by reason."
+                ),
+                &["reason"]
+            )),
+            sessions: register!(IntGaugeVec::new(
+                Opts::new("ev_sessions", "Open sessions by phase."),
+                &["phase"]
+            )),
+            charge_points: register!(IntGaugeVec::new(
+                Opts::new("ev_charge_points", "Charge points by reach."),
+                &["reach"]
+            )),
+            commands: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_commands_total",
+                    "Attempts to command a charge point, by verb and outcome."
+                ),
+                &["verb", "outcome"]
+            )),
+            command_seconds: register!(Histogram::with_opts(seconds(
+                "ev_command_seconds",
+                "Time until a charge point answered a command."
+            ))),
+            append_seconds: register!(Histogram::with_opts(seconds(
+                "ev_ledger_append_seconds",
+                "Time until a frame was acknowledged and applied."
+            ))),
+            frame_records: register!(Histogram::with_opts(
+                HistogramOpts::new("ev_ledger_frame_records", "Records in a frame.").buckets(
+                    vec![0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0]
+                )
+            )),
+            frame_bytes: register!(Histogram::with_opts(
+                HistogramOpts::new("ev_ledger_frame_bytes", "Size of a frame.").buckets(vec![
+                    256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 524_288.0
+                ])
+            )),
+            append_retries: register!(IntCounter::new(
+                "ev_ledger_append_retries_total",
+                "Appends of a frame beyond the first."
+            )),
+            void_records: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_ledger_void_records_total",
+                    "Own records that another replica's forestalled, by kind."
+                ),
+                &["kind"]
+            )),
+            applied: register!(IntGauge::new(
+                "ev_ledger_applied_sequence",
+                "Ledger sequence that this replica has applied."
+            )),
+            apply_lag: register!(IntGauge::new(
+                "ev_ledger_apply_lag_messages",
+                "Ledger messages that this replica knows of and has not applied."
+            )),
+            queue: register!(IntGauge::new(
+                "ev_queue_length",
+                "Questions that wait for a frame."
+            )),
+            nats_connected: register!(IntGauge::new(
+                "ev_nats_connected",
+                "1 while connected to nats-server."
+            )),
+            ready: register!(IntGauge::new("ev_ready", "1 while this replica answers.")),
+            ledger_alarm: register!(IntGauge::new(
+                "ev_ledger_alarm",
+                "1 when the ledger is not what this replica had applied."
+            )),
+            receipts: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_receipts_total",
+                    "Receipts and adjustments brought to the CDR stream, by result."
+                ),
+                &["result"]
+            )),
+            receipts_waiting: register!(IntGauge::new(
+                "ev_receipts_waiting",
+                "Receipts and adjustments that are not known to be in the CDR stream."
+            )),
+            quarantined: register!(IntCounter::new(
+                "ev_records_quarantined_total",
+                "Spool records that could not be used."
+            )),
+            spool_gaps: register!(IntCounter::new(
+                "ev_spool_records_missing_total",
+                "Spool records that a charge point no longer had."
+            )),
+            epochs_in_conflict: register!(IntGauge::new(
+                "ev_charge_points_with_two_agents",
+                "Charge points whose heartbeats name two spools at once."
+            )),
+            snapshots: register!(IntCounterVec::new(
+                Opts::new("ev_snapshots_total", "Snapshots by result."),
+                &["result"]
+            )),
+            out_dropped: register!(IntCounter::new(
+                "ev_messages_dropped_total",
+                "Outgoing messages dropped because the connection did not take them."
+            )),
+            junk: register!(IntCounter::new(
+                "ev_ledger_junk_messages_total",
+                "Messages on the ledger's subject that are no frames."
+            )),
+            registry: registry.clone(),
+        };
+        for phase in OPEN_PHASES {
+            metrics.sessions.with_label_values(&[phase.as_str()]).set(0);
+        }
+        Ok(metrics)
+    }
+
+    /// The exposition in Prometheus' text format.
+    ///
+    /// # Errors
+    /// Only for a defect in a metric's definition.
+    pub fn expose(&self) -> Result<String, prometheus::Error> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+
+    /// A request was answered.
+    pub fn answered(&self, verb: &str, result: &str, code: &str) {
+        self.requests.with_label_values(&[verb, result, code]).inc();
+    }
+
+    /// A message was passed over.
+    pub fn ignored(&self, reason: &str) {
+        self.ignored.with_label_values(&[reason]).inc();
+    }
+
+    /// How many sessions are open in each phase.
+    pub fn sessions(&self, count: impl Fn(Phase) -> i64) {
+        for phase in OPEN_PHASES {
+            self.sessions
+                .with_label_values(&[phase.as_str()])
+                .set(count(*phase));
+        }
+    }
+
+    /// How many charge points can be reached.
+    pub fn charge_points(&self, count: impl Fn(Reach) -> i64) {
+        for reach in Reach::ALL {
+            self.charge_points
+                .with_label_values(&[reach.as_str()])
+                .set(count(*reach));
+        }
+    }
+
+    /// A command was tried.
+    pub fn command(&self, verb: &str, outcome: &str, took: Option<Duration>) {
+        self.commands.with_label_values(&[verb, outcome]).inc();
+        if let Some(took) = took {
+            self.command_seconds.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A frame was built.
+    pub fn frame(&self, records: usize, bytes: usize) {
+        // Counts far below 2^52.
+        self.frame_records
+            .observe(u32::try_from(records).unwrap_or(u32::MAX).into());
+        self.frame_bytes
+            .observe(u32::try_from(bytes).unwrap_or(u32::MAX).into());
+    }
+
+    /// A frame of this replica was applied.
+    pub fn appended(&self, took: Duration) {
+        self.append_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A frame had to be appended again.
+    pub fn append_retried(&self) {
+        self.append_retries.inc();
+    }
+
+    /// A record of this replica was void.
+    pub fn void(&self, kind: &str) {
+        self.void_records.with_label_values(&[kind]).inc();
+    }
+
+    /// How far the ledger is applied, and how far it is known to go.
+    pub fn progress(&self, applied: u64, known: u64) {
+        self.applied.set(i64::try_from(applied).unwrap_or(i64::MAX));
+        self.apply_lag
+            .set(i64::try_from(known.saturating_sub(applied)).unwrap_or(i64::MAX));
+    }
+
+    /// How much waits.
+    pub fn queue(&self, length: usize) {
+        self.queue.set(i64::try_from(length).unwrap_or(i64::MAX));
+    }
+
+    /// Whether nats-server is connected.
+    pub fn connected(&self, yes: bool) {
+        self.nats_connected.set(yes.into());
+    }
+
+    /// Whether this replica answers.
+    pub fn ready(&self, yes: bool) {
+        self.ready.set(yes.into());
+    }
+
+    /// The ledger is not what it was.
+    pub fn alarm(&self) {
+        self.ledger_alarm.set(1);
+    }
+
+    /// A receipt or adjustment was brought to the CDR stream, or could not be.
+    pub fn receipt(&self, result: &str) {
+        self.receipts.with_label_values(&[result]).inc();
+    }
+
+    /// How many are not known to be there.
+    pub fn receipts_waiting(&self, count: usize) {
+        self.receipts_waiting
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Spool records could not be used.
+    pub fn quarantined(&self, count: u64) {
+        self.quarantined.inc_by(count);
+    }
+
+    /// Spool records were missing.
+    pub fn missing(&self, count: u64) {
+        self.spool_gaps.inc_by(count);
+    }
+
+    /// How many charge points have two agents.
+    pub fn epochs_in_conflict(&self, count: usize) {
+        self.epochs_in_conflict
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A snapshot was written, or could not be.
+    pub fn snapshot(&self, result: &str) {
+        self.snapshots.with_label_values(&[result]).inc();
+    }
+
+    /// An outgoing message was dropped.
+    pub fn dropped(&self) {
+        self.out_dropped.inc();
+    }
+
+    /// Something on the ledger's subject is no frame.
+    pub fn junk(&self) {
+        self.junk.inc();
+    }
+}
+
+/// The phases that an open session can be in.
+const OPEN_PHASES: &[Phase] = &[
+    Phase::Preparing,
+    Phase::Charging,
+    Phase::SuspendedEv,
+    Phase::SuspendedEvse,
+    Phase::Stopping,
+    Phase::Idle,
+];

@@ -1,0 +1,554 @@
+//! The command line. Every help begins with examples.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ev_contract::{
+    ids::{DriverId, OperatorId, RequestId},
+    units::Amount,
+    v1::TariffScope,
+};
+
+use crate::quantity::{self, Money, Place, Price, Seconds, WattHours};
+
+/// Charge a car: start, watch and stop sessions, see what they cost.
+#[derive(Debug, Parser)]
+#[command(
+    name = "driver-cli",
+    version,
+    max_term_width = 100,
+    before_help = "Examples:
+  driver-cli --driver alice list
+  driver-cli --driver alice start CP-001 --limit-cost 10EUR --wait charging
+  driver-cli --driver alice watch
+  driver-cli --driver alice stop
+  driver-cli --driver alice history",
+    after_help = "Exit codes: 0 ok, 1 other, 2 usage, 3 not found, 4 not allowed, 5 refused or failed,
+6 outcome unknown (repeat it: that is safe), 7 unreachable with nothing sent, 130 Ctrl-C."
+)]
+pub struct Cli {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What holds for every verb.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Where NATS is
+    #[arg(
+        long,
+        global = true,
+        env = "EV_NATS_URL",
+        value_name = "URL",
+        default_value = DEFAULT_NATS_URL,
+        hide_env_values = true
+    )]
+    pub nats_url: String,
+    /// Who you are, for drivers' verbs
+    #[arg(long, global = true, env = "EV_DRIVER", value_name = "ID")]
+    pub driver: Option<DriverId>,
+    /// Who you are, for `op`
+    #[arg(
+        long,
+        global = true,
+        env = "EV_OPERATOR",
+        value_name = "ID",
+        default_value = DEFAULT_OPERATOR
+    )]
+    pub operator: OperatorId,
+    /// Where requests are written down before they are sent [default: the XDG state folder]
+    #[arg(long, global = true, env = "EV_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+    /// Data as JSON: one document, when watching one line an event
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How long to wait for an answer; the same request is repeated meanwhile
+    #[arg(
+        long,
+        global = true,
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = quantity::duration_above_zero
+    )]
+    pub timeout: Duration,
+}
+
+/// Where NATS is unless somebody says otherwise.
+pub const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
+/// Who the operator is unless somebody says otherwise.
+pub const DEFAULT_OPERATOR: &str = "operator";
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// Show charge points with their state and price
+    #[command(before_help = "Examples:
+  driver-cli list
+  driver-cli list --json | jq '.charge_points[].cp_id'")]
+    List,
+    /// Start a session
+    #[command(before_help = "Examples:
+  driver-cli start CP-001
+  driver-cli start CP-001 --connector 2 --limit-energy 20kWh
+  driver-cli start CP-001 --limit-cost 10EUR --wait ended
+  driver-cli start CP-001 --request-id ID     repeat a start whose outcome is unknown")]
+    Start(StartArgs),
+    /// Stop a session
+    #[command(before_help = "Examples:
+  driver-cli stop                 your only open session
+  driver-cli stop 0190a0b0        the session whose id begins like this
+  driver-cli stop --wait ended    come back when the charge point has confirmed")]
+    Stop(StopArgs),
+    /// Show open sessions, or one by its id
+    #[command(before_help = "Examples:
+  driver-cli status
+  driver-cli status 0190a0b0
+  driver-cli status --json | jq '.sessions[0].energy_wh'")]
+    Status(SessionArg),
+    /// Follow a session until it ends; Ctrl-C leaves it running
+    #[command(before_help = "Examples:
+  driver-cli watch
+  driver-cli watch 0190a0b0
+  driver-cli watch --json | jq -c '[.event, .state, .energy_wh]'")]
+    Watch(SessionArg),
+    /// Show your sessions, newest first
+    #[command(before_help = "Examples:
+  driver-cli history
+  driver-cli history --rows 100
+  driver-cli history --before 0190a0b0-1111-7222-8333-444455556666")]
+    History(HistoryArgs),
+    /// Show the receipt of an ended session
+    #[command(before_help = "Examples:
+  driver-cli receipt 0190a0b0
+  driver-cli receipt 0190a0b0 --json | jq '.total, .lines'")]
+    Receipt {
+        /// The session's id or its beginning
+        session: String,
+    },
+    /// Charge at the points in a file, one after the other
+    #[command(before_help = "Examples:
+  driver-cli run points.txt --limit-energy 5kWh
+  driver-cli run points.txt --pause 10s --json
+  printf 'CP-001\\nCP-002/1  # the left one\\n' | driver-cli run - --limit-time 10m")]
+    Run(RunArgs),
+    /// Operators' verbs
+    #[command(before_help = "Examples:
+  driver-cli op cp ls
+  driver-cli op session end 0190a0b0 --reason 'cable damaged'
+  driver-cli op tariff set base --scope default --per-kwh 0.49EUR --vat 19")]
+    Op {
+        /// On what.
+        #[command(subcommand)]
+        verb: OpVerb,
+    },
+    /// Print completions for a shell
+    #[command(before_help = "Examples:
+  driver-cli completions bash > ~/.local/share/bash-completion/completions/driver-cli
+  driver-cli completions zsh > \"${fpath[1]}/_driver-cli\"
+  driver-cli completions fish > ~/.config/fish/completions/driver-cli.fish")]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Find out why nothing works: server, central, clock, state folder, versions
+    #[command(before_help = "Examples:
+  driver-cli doctor
+  driver-cli --nats-url nats://10.0.0.5:4222 --driver alice doctor --json")]
+    Doctor,
+}
+
+/// How long `start` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StartWait {
+    /// Until it is durably accepted.
+    Accepted,
+    /// Until energy flows.
+    Charging,
+    /// Until it has ended.
+    Ended,
+}
+
+/// How long `stop` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StopWait {
+    /// Until it is durably accepted.
+    Accepted,
+    /// Until the session has ended.
+    Ended,
+}
+
+/// When a session shall end by itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct LimitArgs {
+    /// End after so much energy, for instance 20kWh
+    #[arg(long, value_name = "ENERGY", allow_hyphen_values = true)]
+    pub limit_energy: Option<WattHours>,
+    /// End so long after energy began, for instance 30m
+    #[arg(long, value_name = "DURATION")]
+    pub limit_time: Option<Seconds>,
+    /// End when start fee and energy cost so much, for instance 10EUR
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub limit_cost: Option<Money>,
+}
+
+/// Repeating a request.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct RepeatArgs {
+    /// Repeat the request with this id, or give a new one its id
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<RequestId>,
+}
+
+/// `start`
+#[derive(Debug, Clone, Args)]
+pub struct StartArgs {
+    /// The charge point, or its connector as in CP-001/1
+    #[arg(value_name = "CP")]
+    pub place: Place,
+    /// Which connector, where there are several
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub connector: Option<i64>,
+    /// When to end.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    /// When to come back
+    #[arg(long, value_enum, default_value = "accepted")]
+    pub wait: StartWait,
+    /// Which request.
+    #[command(flatten)]
+    pub repeat: RepeatArgs,
+}
+
+/// `stop`
+#[derive(Debug, Clone, Args)]
+pub struct StopArgs {
+    /// The session's id or its beginning; without it your only open session
+    pub session: Option<String>,
+    /// When to come back
+    #[arg(long, value_enum, default_value = "accepted")]
+    pub wait: StopWait,
+    /// Which request.
+    #[command(flatten)]
+    pub repeat: RepeatArgs,
+}
+
+/// One session or none.
+#[derive(Debug, Clone, Args)]
+pub struct SessionArg {
+    /// The session's id or its beginning
+    pub session: Option<String>,
+}
+
+/// `history`
+#[derive(Debug, Clone, Args)]
+pub struct HistoryArgs {
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub rows: u32,
+    /// Only sessions older than this one
+    #[arg(long, value_name = "SESSION")]
+    pub before: Option<String>,
+}
+
+/// `run`
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// One charge point or connector (CP-001/1) a line, # for comments; - for standard input
+    pub file: PathBuf,
+    /// Between the end of one session and the start of the next
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = quantity::duration)]
+    pub pause: Duration,
+    /// When to end each; without a limit each ends by itself.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// `op`
+#[derive(Debug, Clone, Subcommand)]
+pub enum OpVerb {
+    /// Charge points
+    #[command(before_help = "Examples:
+  driver-cli op cp ls
+  driver-cli op cp show CP-001
+  driver-cli op cp disable CP-001 --connector 2
+  driver-cli op cp reset --all")]
+    Cp {
+        /// What.
+        #[command(subcommand)]
+        verb: OpCp,
+    },
+    /// Sessions
+    #[command(before_help = "Examples:
+  driver-cli op session ls --all
+  driver-cli op session start CP-001 --driver alice
+  driver-cli op session end 0190a0b0 --reason 'cable damaged'
+  driver-cli op session adjust 0190a0b0 --amount -1.50EUR --reason 'slow charger'")]
+    Session {
+        /// What.
+        #[command(subcommand)]
+        verb: OpSession,
+    },
+    /// Drivers
+    #[command(before_help = "Examples:
+  driver-cli op driver block alice --reason 'unpaid receipts'
+  driver-cli op driver unblock alice")]
+    Driver {
+        /// What.
+        #[command(subcommand)]
+        verb: OpDriver,
+    },
+    /// Prices
+    #[command(before_help = "Examples:
+  driver-cli op tariff ls
+  driver-cli op tariff set base --scope default --per-kwh 0.49EUR --vat 19
+  driver-cli op tariff set fast --scope cp:CP-001 --per-kwh 0.69EUR --start-fee 0.50EUR \\
+      --idle-per-minute 0.10EUR --idle-grace 15m --idle-cap 10EUR --vat 19")]
+    Tariff {
+        /// What.
+        #[command(subcommand)]
+        verb: OpTariff,
+    },
+}
+
+/// `op cp`
+#[derive(Debug, Clone, Subcommand)]
+pub enum OpCp {
+    /// Show all charge points
+    #[command(before_help = "Examples:\n  driver-cli op cp ls\n  driver-cli op cp ls --json | jq '.charge_points[] | select(.link != \"online\")'")]
+    Ls,
+    /// Show one charge point in full
+    #[command(before_help = "Examples:\n  driver-cli op cp show CP-001")]
+    Show {
+        /// The charge point
+        cp: String,
+    },
+    /// Let drivers use it again
+    #[command(before_help = "Examples:\n  driver-cli op cp enable CP-001\n  driver-cli op cp enable --all")]
+    Enable(CpAct),
+    /// Take it out of service; a running session is left to end
+    #[command(before_help = "Examples:\n  driver-cli op cp disable CP-001\n  driver-cli op cp disable CP-001 --connector 2")]
+    Disable(CpAct),
+    /// Release the plug
+    #[command(before_help = "Examples:\n  driver-cli op cp unlock CP-001 --connector 1")]
+    Unlock(CpAct),
+    /// Boot the charger
+    #[command(before_help = "Examples:\n  driver-cli op cp reset CP-001\n  driver-cli op cp reset --all")]
+    Reset(CpAct),
+}
+
+/// On which charge point to act.
+#[derive(Debug, Clone, Args)]
+pub struct CpAct {
+    /// The charge point, or its connector as in CP-001/1
+    #[arg(value_name = "CP", required_unless_present = "all", conflicts_with = "all")]
+    pub place: Option<Place>,
+    /// Every charge point
+    #[arg(long, conflicts_with_all = ["connector", "request_id"])]
+    pub all: bool,
+    /// Only this connector
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub connector: Option<i64>,
+    /// Which request.
+    #[command(flatten)]
+    pub repeat: RepeatArgs,
+}
+
+/// `op session`
+#[derive(Debug, Clone, Subcommand)]
+pub enum OpSession {
+    /// Show open sessions; with --driver only that driver's
+    #[command(before_help = "Examples:\n  driver-cli op session ls\n  driver-cli op session ls --all --cp CP-001\n  driver-cli op session ls --driver alice")]
+    Ls {
+        /// Ended ones too
+        #[arg(long)]
+        all: bool,
+        /// Only at this charge point
+        #[arg(long, value_name = "CP")]
+        cp: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        rows: u32,
+        /// Only sessions older than this one
+        #[arg(long, value_name = "SESSION")]
+        before: Option<String>,
+    },
+    /// Start a session for the driver that --driver names
+    #[command(before_help = "Examples:\n  driver-cli op session start CP-001 --driver alice\n  driver-cli op session start CP-001/2 --driver alice --limit-energy 10kWh")]
+    Start {
+        /// The charge point, or its connector as in CP-001/1
+        #[arg(value_name = "CP")]
+        place: Place,
+        /// Which connector, where there are several
+        #[arg(long, value_name = "N", allow_negative_numbers = true)]
+        connector: Option<i64>,
+        /// When to end.
+        #[command(flatten)]
+        limits: LimitArgs,
+        /// Which request.
+        #[command(flatten)]
+        repeat: RepeatArgs,
+    },
+    /// End any session
+    #[command(before_help = "Examples:\n  driver-cli op session end 0190a0b0 --reason 'cable damaged'\n  driver-cli op session end 0190a0b0 --reason 'charger burnt down' --write-off")]
+    End {
+        /// The session's id or its beginning
+        session: String,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Close it with the last known value although the charge point has not confirmed
+        #[arg(long)]
+        write_off: bool,
+        /// Which request.
+        #[command(flatten)]
+        repeat: RepeatArgs,
+    },
+    /// Correct the receipt of an ended session
+    #[command(before_help = "Examples:\n  driver-cli op session adjust 0190a0b0 --amount -1.50EUR --reason 'slow charger'")]
+    Adjust {
+        /// The session's id or its beginning
+        session: String,
+        /// How much to add; below zero to give back
+        #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+        amount: Money,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Which request.
+        #[command(flatten)]
+        repeat: RepeatArgs,
+    },
+}
+
+/// `op driver`
+#[derive(Debug, Clone, Subcommand)]
+pub enum OpDriver {
+    /// Refuse a driver's new sessions; running ones go on
+    #[command(before_help = "Examples:\n  driver-cli op driver block alice --reason 'unpaid receipts'")]
+    Block(DriverAct),
+    /// Let a driver back in
+    #[command(before_help = "Examples:\n  driver-cli op driver unblock alice")]
+    Unblock(DriverAct),
+}
+
+/// On which driver to act.
+#[derive(Debug, Clone, Args)]
+pub struct DriverAct {
+    /// The driver
+    #[arg(value_name = "DRIVER")]
+    pub subject: String,
+    /// Why
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Which request.
+    #[command(flatten)]
+    pub repeat: RepeatArgs,
+}
+
+/// `op tariff`
+#[derive(Debug, Clone, Subcommand)]
+pub enum OpTariff {
+    /// Show what applies where
+    #[command(before_help = "Examples:\n  driver-cli op tariff ls")]
+    Ls,
+    /// Set prices for sessions that start from now on
+    #[command(before_help = "Examples:
+  driver-cli op tariff set base --scope default --per-kwh 0.49EUR --vat 19
+  driver-cli op tariff set fast --scope site:depot --per-kwh 0.69EUR --start-fee 0.50EUR \\
+      --idle-per-minute 0.10EUR --idle-grace 15m --idle-cap 10EUR --vat 19")]
+    Set(TariffSet),
+}
+
+/// `op tariff set`
+#[derive(Debug, Clone, Args)]
+pub struct TariffSet {
+    /// The tariff's name; central counts its versions
+    #[arg(value_name = "ID")]
+    pub tariff_id: String,
+    /// Where it applies: default, site:SITE or cp:CHARGE_POINT
+    #[arg(long, value_parser = quantity::scope)]
+    pub scope: TariffScope,
+    /// Price per kilowatt-hour, VAT included
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub per_kwh: Price,
+    /// Price of a start, VAT included
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub start_fee: Option<Price>,
+    /// Price per minute of standing after energy has ended
+    #[arg(long, value_name = "MONEY", requires = "idle_cap", allow_hyphen_values = true)]
+    pub idle_per_minute: Option<Price>,
+    /// How long standing costs nothing [default: 0s]
+    #[arg(long, value_name = "DURATION", requires = "idle_per_minute")]
+    pub idle_grace: Option<Seconds>,
+    /// The most that standing costs
+    #[arg(long, value_name = "MONEY", requires = "idle_per_minute", allow_hyphen_values = true)]
+    pub idle_cap: Option<Price>,
+    /// VAT that the prices include, in percent
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = quantity::percent)]
+    pub vat: Amount,
+    /// Which request.
+    #[command(flatten)]
+    pub repeat: RepeatArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_begins_with_examples() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let help = command.render_long_help().to_string();
+            assert!(help.starts_with("Examples:"), "{path}: {help}");
+            for sub in command.get_subcommands_mut() {
+                if sub.get_name() != "help" {
+                    let path = format!("{path} {}", sub.get_name());
+                    check(sub, &path);
+                }
+            }
+        }
+        let mut command = Cli::command();
+        command.build();
+        check(&mut command, "driver-cli");
+    }
+
+    #[test]
+    fn global_options_may_stand_anywhere() {
+        let cli = Cli::try_parse_from(["driver-cli", "list", "--driver", "alice", "--json"]).unwrap();
+        assert_eq!(cli.global.driver.as_ref().map(DriverId::as_str), Some("alice"));
+        assert!(cli.global.json);
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_reason() {
+        for (line, word) in [
+            (vec!["start", "CP-001", "--limit-energy", "20"], "20kWh"),
+            (vec!["start", "CP-001", "--limit-time", "soon"], "1h30m"),
+            (vec!["start", "CP-001", "--limit-cost", "10,50EUR"], "10.50EUR"),
+            (vec!["--driver", "a.b", "list"], "A-Z"),
+            (vec!["--timeout", "0s", "list"], "duration"),
+            (vec!["op", "cp", "reset"], "--all"),
+        ] {
+            let all = [vec!["driver-cli"], line].concat();
+            let error = Cli::try_parse_from(&all).unwrap_err().to_string();
+            assert!(error.contains(word), "{all:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_amount_to_give_back_is_no_option() {
+        let line = ["driver-cli", "op", "session", "adjust", "0190", "--amount", "-1.50EUR", "--reason", "x"];
+        assert!(Cli::try_parse_from(line).is_ok());
+    }
+}

@@ -1,0 +1,601 @@
+//! The connection to NATS, and asking central over it.
+//!
+//! What it minds about NATS: a request that is made while disconnected is delivered later, so
+//! nothing is sent while disconnected; "no responders" is a definite answer to one attempt, and
+//! only when every attempt got it was nothing delivered; a permission denied is silent for the
+//! asker and only seen as an event; a first connection is not retried by the library.
+
+use std::time::Duration;
+
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, StatusCode, Subscriber, connection::State};
+use ev_contract::{
+    codes::{Code, Problem},
+    v1::{
+        CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply, ReceiptReply,
+        SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
+    },
+    wire::{self, CONTENT_TYPE, Encoding, Message},
+};
+use futures::StreamExt;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
+
+use crate::{
+    failure::{About, Failure, Refusal},
+    identity::Who,
+};
+
+/// Without an answer for so long, the same request is sent again: a replica that froze or died
+/// keeps what it was given, and the queue group hands the repeat to another one.
+const REPEAT_AFTER: Duration = Duration::from_secs(2);
+
+/// First pause after "no responders" or a busy central, doubled up to [`PAUSE_MAX`]. A restarting
+/// central is back within seconds.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts, unless central names its own.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Longest pause that central may name: longer ones end in a timeout, not in a hang.
+const PAUSE_NAMED_MAX: Duration = Duration::from_secs(5);
+
+/// How often to look whether a lost connection is back.
+const RECONNECT_LOOK: Duration = Duration::from_millis(50);
+
+/// As on the server: a dead connection is noticed within 15 s.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the connection has told us.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Link {
+    /// It stands.
+    pub connected: bool,
+    /// The server's words when it last denied something.
+    pub denied: Option<String>,
+}
+
+/// A connection to central's NATS.
+#[derive(Debug, Clone)]
+pub struct Client {
+    nats: async_nats::Client,
+    link: watch::Receiver<Link>,
+    url: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum NoAnswer {
+    /// Central refused.
+    Refused(Box<Refusal>),
+    /// Time ran out, and something may have been delivered. `last` is what was heard meanwhile.
+    Silence {
+        /// What was heard meanwhile, in words.
+        last: Option<String>,
+    },
+    /// Time ran out, and nobody was there: nothing was delivered.
+    Nobody(String),
+    /// The server does not permit it: nothing was delivered.
+    Denied(String),
+}
+
+/// An answer of central.
+pub trait Reply: DeserializeOwned {
+    /// Whether a payload of this type is the answer; `None` is one without a type.
+    fn is_type(kind: Option<&str>) -> bool;
+
+    /// The refusal that it is, if it is one.
+    fn refusal(&self) -> Option<Refusal> {
+        None
+    }
+}
+
+macro_rules! replies {
+    ($($name:ty),+) => { $(impl Reply for $name {
+        fn is_type(kind: Option<&str>) -> bool { kind == Some(<$name as Message>::TYPE) }
+    })+ };
+}
+replies!(
+    StatusReply,
+    ListReply,
+    HistoryReply,
+    ReceiptReply,
+    CpLsReply,
+    SessionLsReply,
+    TariffLsReply
+);
+
+impl Reply for OpReply {
+    fn is_type(kind: Option<&str>) -> bool {
+        kind == Some(Self::TYPE)
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        (self.status == Status::Denied).then(|| {
+            refusal(
+                self.error.clone(),
+                self.reason.clone(),
+                About {
+                    request_id: Some(self.request_id.clone()),
+                    session_id: self.session_id.map(|id| id.to_string()),
+                    ts: Some(self.ts),
+                    ..About::default()
+                },
+            )
+        })
+    }
+}
+
+impl Reply for DriverUpdate {
+    fn is_type(kind: Option<&str>) -> bool {
+        // An older peer's answer is an update without a type.
+        kind.is_none_or(|word| {
+            matches!(
+                UpdateType::from_word(word),
+                UpdateType::StartReply | UpdateType::StopReply | UpdateType::Update
+            )
+        })
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        (self.status == Status::Denied).then(|| {
+            refusal(
+                self.error.clone(),
+                self.reason.clone(),
+                About {
+                    request_id: Some(self.request_id.to_string()),
+                    driver_id: Some(self.driver_id.to_string()),
+                    cp_id: Some(self.cp_id.clone()).filter(|id| !id.is_empty()),
+                    connector: self.connector.map(|c| i64::from(c.0)),
+                    session_id: self.session_id.map(|id| id.to_string()),
+                    ts: Some(self.ts),
+                },
+            )
+        })
+    }
+}
+
+impl Client {
+    /// Connects, trying again until `patience` is over. `on_retry` hears once that it takes long.
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`], [`Failure::Usage`] for a URL that is none, and
+    /// [`Failure::NotPermitted`].
+    pub async fn connect(
+        url: &str,
+        patience: Duration,
+        mut on_retry: impl FnMut(&str),
+    ) -> Result<Self, Failure> {
+        let deadline = Instant::now() + patience;
+        let mut pause = PAUSE_MIN;
+        let mut told = false;
+        loop {
+            let (link_tx, link) = watch::channel(Link {
+                connected: true,
+                denied: None,
+            });
+            let options = ConnectOptions::new()
+                .name("driver-cli")
+                .ping_interval(PING_INTERVAL)
+                .connection_timeout(patience.min(Duration::from_secs(5)))
+                .reconnect_delay_callback(|attempts| {
+                    // The library's own has no jitter: after a restart of the server all drivers
+                    // would return at once.
+                    let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
+                    jittered((PAUSE_MIN * 2_u32.pow(exponent)).min(PAUSE_MAX * 4))
+                })
+                .event_callback(move |event| {
+                    note(&link_tx, &event);
+                    std::future::ready(())
+                });
+            let error = match timeout_at(deadline, options.connect(url)).await {
+                Ok(Ok(nats)) => {
+                    return Ok(Self {
+                        nats,
+                        link,
+                        url: url.to_owned(),
+                    });
+                }
+                Ok(Err(error)) => error,
+                Err(_) => return Err(unreachable(url, "it does not answer")),
+            };
+            match error.kind() {
+                ConnectErrorKind::ServerParse => {
+                    return Err(Failure::usage(
+                        format!("`{url}` is not the URL of a NATS server"),
+                        "write for instance --nats-url nats://127.0.0.1:4222",
+                    ));
+                }
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                    return Err(Failure::NotPermitted {
+                        message: format!("the NATS server at {url} does not let you in"),
+                        hint: "check the credentials in --nats-url".to_owned(),
+                    });
+                }
+                ConnectErrorKind::Dns
+                | ConnectErrorKind::TimedOut
+                | ConnectErrorKind::Tls
+                | ConnectErrorKind::Io
+                | ConnectErrorKind::MaxReconnects => {}
+            }
+            let why = root_cause(&error);
+            if Instant::now() + pause >= deadline {
+                return Err(unreachable(url, &why));
+            }
+            if !told {
+                on_retry(&why);
+                told = true;
+            }
+            sleep(jittered(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Where it is connected to.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the server says about itself.
+    #[must_use]
+    pub fn server_info(&self) -> async_nats::ServerInfo {
+        self.nats.server_info()
+    }
+
+    /// What the connection tells, from now on.
+    #[must_use]
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Subscribes.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn subscribe(&self, subject: String) -> Result<Subscriber, Failure> {
+        self.nats
+            .subscribe(subject)
+            .await
+            .map_err(|e| unreachable(&self.url, &root_cause(&e)))
+    }
+
+    /// Asks central, and repeats the very same bytes until there is an answer or `patience` is
+    /// over.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn ask<T: Reply>(
+        &self,
+        who: &Who,
+        verb: &str,
+        request_id: Option<&str>,
+        payload: Vec<u8>,
+        patience: Duration,
+    ) -> Result<T, NoAnswer> {
+        let deadline = Instant::now() + patience;
+        let subject = who.subject(verb);
+        let inbox = self.nats.new_inbox();
+        let mut link = self.link.clone();
+        let mut replies = self
+            .nats
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|e| NoAnswer::Nobody(root_cause(&e)))?;
+
+        let mut attempts = 0_u32;
+        let mut unheard = 0_u32;
+        let mut pause = PAUSE_MIN;
+        let mut next_attempt = Instant::now();
+        let mut last = None;
+        let mut link_lives = true;
+        loop {
+            if Instant::now() >= next_attempt && self.is_connected() {
+                let reply_to = format!("{inbox}.{attempts}");
+                attempts += 1;
+                let sent = async {
+                    self.nats
+                        .publish_with_reply(subject.clone(), reply_to, payload.clone().into())
+                        .await?;
+                    self.nats.flush().await.ok();
+                    Ok::<(), async_nats::PublishError>(())
+                };
+                // Bounded: while disconnected a publish can block.
+                if let Ok(Err(e)) = timeout_at(deadline, sent).await {
+                    last = Some(root_cause(&e));
+                }
+                next_attempt = Instant::now() + jittered(REPEAT_AFTER);
+            }
+            let wake = if self.is_connected() {
+                next_attempt
+            } else {
+                Instant::now() + RECONNECT_LOOK
+            }
+            .min(deadline);
+            tokio::select! {
+                message = replies.next() => {
+                    let Some(message) = message else {
+                        return Err(gave_up(attempts, unheard, Some("the connection was closed".to_owned()), &self.url));
+                    };
+                    if message.status == Some(StatusCode::NO_RESPONDERS) {
+                        unheard += 1;
+                        next_attempt = Instant::now() + jittered(pause);
+                        pause = (pause * 2).min(PAUSE_MAX);
+                        continue;
+                    }
+                    match read::<T>(&message, who, request_id) {
+                        Heard::Answer(answer) => return Ok(answer),
+                        Heard::Refusal(refusal) if !may_change_its_mind(&refusal) => {
+                            return Err(NoAnswer::Refused(refusal));
+                        }
+                        Heard::Refusal(refusal) => {
+                            let named = refusal.problem.retry_after_ms
+                                .map(|ms| Duration::from_millis(ms).min(PAUSE_NAMED_MAX));
+                            next_attempt = Instant::now() + jittered(named.unwrap_or(pause));
+                            pause = (pause * 2).min(PAUSE_MAX);
+                            last = Some(refusal.problem.message.clone());
+                        }
+                        Heard::Unreadable(why) => {
+                            last = Some(format!("central's answer cannot be read ({why})"));
+                        }
+                        Heard::NotForUs => {}
+                    }
+                }
+                changed = link.changed(), if link_lives => {
+                    link_lives = changed.is_ok();
+                    let denied = changed.is_ok().then(|| link.borrow_and_update().denied.clone()).flatten();
+                    if let Some(words) = denied {
+                        let lower = words.to_lowercase();
+                        if lower.contains("publish") && words.contains(&subject) {
+                            return Err(NoAnswer::Denied(words));
+                        }
+                        if lower.contains("subscription") && words.contains(&inbox) {
+                            return Err(NoAnswer::Silence {
+                                last: Some(format!("the server lets no answer through ({words})")),
+                            });
+                        }
+                    }
+                }
+                () = sleep_until(wake) => {
+                    if Instant::now() >= deadline {
+                        return Err(gave_up(attempts, unheard, last, &self.url));
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_connected(&self) -> bool {
+        self.nats.connection_state() == State::Connected
+    }
+}
+
+/// A pause of this length, give or take a quarter, so that many do not come back at once.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX / 2);
+    Duration::from_millis(ms - ms / 4 + rand::random_range(0..=ms / 2))
+}
+
+fn note(link: &watch::Sender<Link>, event: &Event) {
+    match event {
+        Event::Connected => link.send_modify(|l| l.connected = true),
+        Event::Disconnected | Event::Closed => link.send_modify(|l| l.connected = false),
+        Event::ServerError(error) => {
+            let words = error.to_string();
+            if words.to_lowercase().contains("permissions violation") {
+                link.send_modify(|l| l.denied = Some(words));
+            }
+        }
+        Event::LameDuckMode
+        | Event::Draining
+        | Event::SlowConsumer(_)
+        | Event::ClientError(_) => {}
+    }
+}
+
+fn gave_up(attempts: u32, unheard: u32, last: Option<String>, url: &str) -> NoAnswer {
+    if attempts > unheard {
+        NoAnswer::Silence { last }
+    } else if attempts > 0 {
+        NoAnswer::Nobody(format!("central is not there (nobody listens at {url})"))
+    } else {
+        NoAnswer::Nobody(format!("the connection to {url} is lost"))
+    }
+}
+
+fn unreachable(url: &str, why: &str) -> Failure {
+    Failure::Unreachable {
+        message: format!("the NATS server at {url} cannot be reached: {why}"),
+        hint: "check --nats-url and that the server runs; `doctor` tells more; nothing was sent"
+            .to_owned(),
+    }
+}
+
+/// The innermost cause: the outer ones only say that something failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Whether the same request may get another answer in a moment: nothing was recorded for it.
+fn may_change_its_mind(refusal: &Refusal) -> bool {
+    match refusal.problem.code {
+        Code::Overloaded | Code::NotReady | Code::Internal => true,
+        Code::OutcomeUnknown => refusal.reason != Code::Forgotten.as_str(),
+        _ => false,
+    }
+}
+
+/// What a message in our inbox is.
+#[derive(Debug)]
+enum Heard<T> {
+    Answer(T),
+    Refusal(Box<Refusal>),
+    NotForUs,
+    Unreadable(String),
+}
+
+/// The fields that every answer has, an older peer's perhaps not.
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    to: Option<String>,
+    #[serde(default)]
+    request_id: Option<String>,
+}
+
+fn read<T: Reply>(message: &async_nats::Message, who: &Who, request_id: Option<&str>) -> Heard<T> {
+    let encoding = encoding_of(message);
+    read_bytes(&message.payload, encoding, who, request_id)
+}
+
+fn read_bytes<T: Reply>(
+    payload: &[u8],
+    encoding: Encoding,
+    who: &Who,
+    request_id: Option<&str>,
+) -> Heard<T> {
+    let head: Head = match wire::decode(payload, encoding) {
+        Ok(head) => head,
+        Err(e) => return Heard::Unreadable(e.to_string()),
+    };
+    let addressed = head.to.as_deref().is_none_or(|to| to == who.id());
+    let answers = match (request_id, head.request_id.as_deref()) {
+        (Some(asked), Some(answered)) => asked == answered,
+        _ => true,
+    };
+    if !addressed || !answers {
+        return Heard::NotForUs;
+    }
+    if head.kind.as_deref() == Some(ErrorReply::TYPE) {
+        return match wire::decode::<ErrorReply>(payload, encoding) {
+            Ok(reply) => Heard::Refusal(Box::new(refusal(
+                Some(reply.error),
+                Some(reply.reason),
+                About {
+                    request_id: reply.request_id,
+                    ts: Some(reply.ts),
+                    ..About::default()
+                },
+            ))),
+            Err(e) => Heard::Unreadable(e.to_string()),
+        };
+    }
+    if !T::is_type(head.kind.as_deref()) {
+        return Heard::NotForUs;
+    }
+    match wire::decode::<T>(payload, encoding) {
+        Ok(answer) => match answer.refusal() {
+            Some(refusal) => Heard::Refusal(Box::new(refusal)),
+            None => Heard::Answer(answer),
+        },
+        Err(e) => Heard::Unreadable(e.to_string()),
+    }
+}
+
+/// An older peer refuses with a word alone, a newer one with a word that is not known here.
+fn refusal(problem: Option<Problem>, reason: Option<String>, about: About) -> Refusal {
+    let problem = problem.unwrap_or_else(|| {
+        let word = reason.as_deref().unwrap_or("no reason given");
+        match Code::from_word(word) {
+            Code::Unrecognised => Code::Unrecognised.about(word),
+            code => code.about(about.cp_id.as_deref().unwrap_or("the request")),
+        }
+    });
+    let reason = reason.unwrap_or_else(|| problem.code.as_str().to_owned());
+    Refusal {
+        problem,
+        reason,
+        about,
+    }
+}
+
+/// How a message is written.
+#[must_use]
+pub fn encoding_of(message: &async_nats::Message) -> Encoding {
+    let value = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get(CONTENT_TYPE));
+    Encoding::from_header(value.map(async_nats::HeaderValue::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alice() -> Who {
+        Who::Driver("alice".parse().unwrap())
+    }
+
+    fn heard(json: &str, request_id: Option<&str>) -> Heard<DriverUpdate> {
+        read_bytes(json.as_bytes(), Encoding::Json, &alice(), request_id)
+    }
+
+    #[test]
+    fn an_older_peers_answer_without_session_type_and_addressee_is_read() {
+        let older = r#"{"request_id":"r-1","driver_id":"alice","cp_id":"CP-001","status":"accepted","ts":1}"#;
+        match heard(older, Some("r-1")) {
+            Heard::Answer(update) => assert_eq!(update.session_id, None),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_addressed_to_another_or_answers_another_request_is_passed_over() {
+        let to_bob = r#"{"to":"bob","request_id":"r-1","driver_id":"alice","cp_id":"CP-001","status":"accepted","ts":1}"#;
+        assert!(matches!(heard(to_bob, Some("r-1")), Heard::NotForUs));
+        let other = r#"{"to":"alice","request_id":"r-2","driver_id":"alice","cp_id":"CP-001","status":"accepted","ts":1}"#;
+        assert!(matches!(heard(other, Some("r-1")), Heard::NotForUs));
+        let other_type = r#"{"type":"status.reply","to":"alice","sessions":[],"ts":1}"#;
+        assert!(matches!(heard(other_type, None), Heard::NotForUs));
+    }
+
+    #[test]
+    fn garbage_is_unreadable_and_no_panic() {
+        assert!(matches!(heard("[]", None), Heard::Unreadable(_)));
+        assert!(matches!(heard("{", None), Heard::Unreadable(_)));
+    }
+
+    #[test]
+    fn only_what_central_has_not_recorded_is_asked_again() {
+        let refusal = |code: Code, reason: &str| {
+            refusal(Some(code.about("x")), Some(reason.to_owned()), About::default())
+        };
+        assert!(may_change_its_mind(&refusal(Code::Overloaded, "overloaded")));
+        assert!(may_change_its_mind(&refusal(Code::OutcomeUnknown, "outcome_unknown")));
+        assert!(!may_change_its_mind(&refusal(Code::OutcomeUnknown, "forgotten")));
+        assert!(!may_change_its_mind(&refusal(Code::Occupied, "occupied")));
+    }
+
+    #[test]
+    fn a_refusal_with_a_newer_word_or_with_the_word_alone_is_understood_as_one() {
+        let newer = r#"{"type":"start.reply","to":"alice","request_id":"r-1","driver_id":"alice","cp_id":"CP-001","status":"denied","reason":"mercury_retrograde","ts":1}"#;
+        match heard(newer, Some("r-1")) {
+            Heard::Refusal(refusal) => {
+                assert_eq!(refusal.problem.code, Code::Unrecognised);
+                assert_eq!(refusal.reason, "mercury_retrograde");
+            }
+            other => panic!("{other:?}"),
+        }
+        let older = r#"{"request_id":"r-1","driver_id":"alice","cp_id":"CP-001","status":"denied","reason":"occupied","ts":1}"#;
+        match heard(older, Some("r-1")) {
+            Heard::Refusal(refusal) => assert_eq!(refusal.problem.code, Code::Occupied),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn nothing_was_delivered_only_if_nobody_heard_any_attempt() {
+        assert!(matches!(gave_up(3, 3, None, "u"), NoAnswer::Nobody(_)));
+        assert!(matches!(gave_up(0, 0, None, "u"), NoAnswer::Nobody(_)));
+        assert!(matches!(gave_up(3, 2, None, "u"), NoAnswer::Silence { .. }));
+    }
+}

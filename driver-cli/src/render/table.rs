@@ -1,0 +1,336 @@
+//! Tables for people.
+
+use comfy_table::{CellAlignment, Table, presets};
+use ev_contract::v1::{
+    ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff, SessionView,
+};
+
+use super::format::{connector, duration, harmless, kw, kwh, local, phase};
+use crate::{
+    doc::{self, energy_adjusted, total_adjusted},
+    price::{self, money},
+    words,
+};
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn right(table: &mut Table, columns: &[usize]) {
+    for &index in columns {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// Rows of a name and a value.
+fn pairs(rows: &[(&str, String)]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, value) in rows {
+        table.add_row([(*name).to_owned(), harmless(value)]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+/// `list`.
+#[must_use]
+pub fn charge_points(listing: &[ChargePointListing]) -> String {
+    let mut table = table(&["CONNECTOR", "STATE", "UP TO", "PRICE", "SITE", "YOUR SESSION"]);
+    for cp in listing {
+        for c in &cp.connectors {
+            table.add_row([
+                format!("{}/{}", cp.cp_id, c.connector),
+                connector(c.state).to_owned(),
+                format!("{} A x{}", c.max_ma.0 / 1_000, c.phases),
+                price::in_words(&cp.tariff),
+                cp.site_id.to_string(),
+                c.session_id.map(|id| id.to_string()).unwrap_or_default(),
+            ]);
+        }
+    }
+    table.trim_fmt()
+}
+
+/// `status`, `history`; with the drivers' names for operators.
+#[must_use]
+pub fn sessions(sessions: &[SessionView], with_driver: bool) -> String {
+    let mut header = vec!["SESSION"];
+    if with_driver {
+        header.push("DRIVER");
+    }
+    header.extend(["CONNECTOR", "STATE", "ENERGY", "COST", "BEGAN", "ENDED", "REASON"]);
+    let energy_at = if with_driver { 4 } else { 3 };
+    let mut table = table(&header);
+    for s in sessions {
+        let mut row = vec![s.session_id.to_string()];
+        if with_driver {
+            row.push(s.driver_id.as_ref().map(ToString::to_string).unwrap_or_default());
+        }
+        let ended = s.state.is_ended();
+        row.extend([
+            format!("{}/{}", s.cp_id, s.connector),
+            phase(s, s.state),
+            kwh(s.energy_mwh),
+            money(s.cost, s.currency),
+            local(s.started_at.unwrap_or(s.accepted_at), &s.time_zone),
+            s.ended_at.map(|at| local(at, &s.time_zone)).unwrap_or_default(),
+            if ended { harmless(&words::how_it_ended(s)) } else { String::new() },
+        ]);
+        table.add_row(row);
+    }
+    right(&mut table, &[energy_at, energy_at + 1]);
+    table.trim_fmt()
+}
+
+/// `status SESSION`.
+#[must_use]
+pub fn session(s: &SessionView) -> String {
+    let at = |time| local(time, &s.time_zone);
+    let mut rows = vec![
+        ("session", s.session_id.to_string()),
+        ("connector", format!("{}/{} at {}", s.cp_id, s.connector, s.site_id)),
+        ("state", phase(s, s.state)),
+        ("energy", kwh(s.energy_mwh)),
+        ("cost", money(s.cost, s.currency)),
+        ("tariff", format!("{} version {}", s.tariff_id, s.tariff_version)),
+        ("accepted", at(s.accepted_at)),
+    ];
+    let mut limits = Vec::new();
+    if let Some(cost) = s.limits.cost {
+        limits.push(money(cost, s.currency));
+    }
+    if let Some(energy) = s.limits.energy_mwh {
+        limits.push(kwh(energy));
+    }
+    if let Some(time_s) = s.limits.time_s {
+        limits.push(duration(i64::from(time_s) * 1_000));
+    }
+    if !limits.is_empty() {
+        rows.push(("limits", limits.join(", ")));
+    }
+    rows.extend(s.started_at.map(|t| ("energy began", at(t))));
+    rows.extend(s.energy_ended_at.map(|t| ("energy ended", at(t))));
+    rows.extend(s.ended_at.map(|t| ("ended", at(t))));
+    if s.state.is_ended() {
+        rows.push(("reason", words::how_it_ended(s)));
+        rows.extend(s.receipt.clone().map(|number| ("receipt", number)));
+    } else {
+        rows.extend(s.power_mw.map(|power| ("power", kw(power))));
+        rows.extend(s.soc_pct.map(|soc| ("battery", format!("{soc} %"))));
+        rows.extend(s.last_value_at.map(|t| ("last value", at(t))));
+        if !s.reachable {
+            rows.push((
+                "note",
+                "the charge point cannot be reached; the session goes on there".to_owned(),
+            ));
+        }
+    }
+    pairs(&rows)
+}
+
+/// `receipt`.
+#[must_use]
+pub fn receipt(reply: &ReceiptReply) -> String {
+    let r = &reply.receipt;
+    let at = |time| local(time, &r.time_zone);
+    let mut rows = vec![
+        ("receipt", r.number.clone()),
+        ("session", r.session_id.to_string()),
+        ("seller", r.operator.clone()),
+        ("connector", format!("{}/{} at {}", r.cp_id, r.connector, r.site_id)),
+        ("accepted", at(r.accepted_at)),
+    ];
+    rows.extend(r.started_at.map(|t| ("energy began", at(t))));
+    rows.extend(r.energy_ended_at.map(|t| ("energy ended", at(t))));
+    rows.push(("ended", at(r.ended_at)));
+    let raw = r.end.raw.as_deref().map(|raw| format!(" (\"{raw}\")"));
+    let refused = r.end.refused.map(|code| format!(" ({code})"));
+    rows.push((
+        "reason",
+        format!(
+            "{}{}{}",
+            words::end(r.end.code),
+            refused.unwrap_or_default(),
+            raw.unwrap_or_default()
+        ),
+    ));
+    for meter in &r.meters {
+        rows.push((
+            "meter",
+            format!(
+                "{}: {} to {}",
+                meter.meter_id,
+                kwh(meter.from_mwh),
+                kwh(meter.to_mwh)
+            ),
+        ));
+    }
+    rows.push(("energy", kwh(r.energy_mwh)));
+    rows.push(("tariff", format!("{} version {}", r.tariff.tariff_id, r.tariff.version)));
+
+    let mut lines = table(&["", "QUANTITY", "PRICE", "AMOUNT", ""]);
+    for line in &r.lines {
+        lines.add_row([
+            line.component.to_string().replace('_', " "),
+            format!("{} {}", line.quantity, line.unit),
+            money(line.price, r.currency),
+            money(line.amount, r.currency),
+            harmless(line.note.as_deref().unwrap_or_default()),
+        ]);
+    }
+    let vat = r.vat_percent.0.normalize();
+    for (name, amount, note) in [
+        ("total", r.total, r.rounding.clone()),
+        ("  net", r.net, String::new()),
+        ("  VAT", r.vat, format!("{vat} %")),
+    ] {
+        lines.add_row([
+            name.to_owned(),
+            String::new(),
+            String::new(),
+            money(amount, r.currency),
+            harmless(&note),
+        ]);
+    }
+    right(&mut lines, &[1, 2, 3]);
+    let mut text = format!("{}\n\n{}", pairs(&rows), lines.trim_fmt());
+    if !r.flags.is_empty() {
+        let flags: Vec<String> = r.flags.iter().map(|f| f.to_string().replace('_', " ")).collect();
+        text.push_str(&format!("\n\nnoticed: {}", flags.join(", ")));
+    }
+    if !reply.adjustments.is_empty() {
+        let mut table = table(&["ADJUSTMENT", "WHEN", "BY", "AMOUNT", "TOTAL", "REASON"]);
+        for a in &reply.adjustments {
+            table.add_row([
+                a.number.clone(),
+                at(a.at),
+                a.by.clone(),
+                money(a.amount, a.currency),
+                money(a.total, a.currency),
+                harmless(&a.reason),
+            ]);
+        }
+        right(&mut table, &[3, 4]);
+        text.push_str(&format!(
+            "\n\n{}\n\nowed after adjustments: {} for {} Wh",
+            table.trim_fmt(),
+            money(total_adjusted(reply), r.currency),
+            energy_adjusted(reply)
+        ));
+    }
+    text
+}
+
+/// `op cp ls`.
+#[must_use]
+pub fn charge_points_for_operators(views: &[ChargePointView]) -> String {
+    let mut table = table(&[
+        "CONNECTOR", "STATE", "LINK", "SERVICE", "POWER", "REGISTER", "SPOOL", "SITE", "NOTES",
+    ]);
+    for cp in views {
+        for c in &cp.connectors {
+            let mut notes = Vec::new();
+            if !c.charger_online {
+                notes.push("charger offline".to_owned());
+            }
+            if let Some(fault) = &c.fault {
+                notes.push(format!("fault {} ({})", fault.raw, fault.effect));
+            }
+            if !c.service_confirmed {
+                notes.push("service not confirmed".to_owned());
+            }
+            if cp.quarantined > 0 {
+                notes.push(format!("{} records in quarantine", cp.quarantined));
+            }
+            if cp.missing > 0 {
+                notes.push(format!("{} records missing", cp.missing));
+            }
+            notes.extend(cp.health.iter().cloned());
+            table.add_row([
+                format!("{}/{}", cp.cp_id, c.connector),
+                connector(c.state).to_owned(),
+                cp.link.to_string(),
+                c.service.to_string().replace('_', " "),
+                c.power_mw.map(kw).unwrap_or_default(),
+                c.register_mwh.map(kwh).unwrap_or_default(),
+                cp.spool_depth.map(|n| n.to_string()).unwrap_or_default(),
+                cp.site_id.to_string(),
+                harmless(&notes.join(", ")),
+            ]);
+        }
+        if cp.connectors.is_empty() {
+            table.add_row([cp.cp_id.to_string(), "no connectors".to_owned(), cp.link.to_string()]);
+        }
+    }
+    right(&mut table, &[4, 5, 6]);
+    table.trim_fmt()
+}
+
+/// `op cp show`.
+#[must_use]
+pub fn charge_point(cp: &ChargePointView) -> String {
+    let at = |time| local(time, &cp.time_zone);
+    let mut rows = vec![
+        ("charge point", cp.cp_id.to_string()),
+        ("site", format!("{} ({})", cp.site_id, cp.time_zone)),
+        ("link", cp.link.to_string()),
+    ];
+    rows.extend(cp.last_heard_at.map(|t| ("last heard", at(t))));
+    rows.extend(cp.version.clone().map(|v| ("agent", v)));
+    rows.extend(cp.clock_offset_ms.map(|ms| ("clock", format!("{ms} ms off"))));
+    rows.extend(cp.spool_depth.map(|n| ("spool", format!("{n} records wait"))));
+    rows.extend(cp.epoch.clone().map(|e| ("epoch", e)));
+    rows.push(("next record", cp.next_record.to_string()));
+    rows.push(("quarantined", cp.quarantined.to_string()));
+    rows.push(("missing", cp.missing.to_string()));
+    rows.push(("tariff", format!("{}: {}", cp.tariff.tariff_id, price::in_words(&cp.tariff))));
+    if !cp.health.is_empty() {
+        rows.push(("health", cp.health.join(", ")));
+    }
+    for c in &cp.connectors {
+        for session in &c.sessions {
+            rows.push(("session", format!("{session} on connector {}", c.connector)));
+        }
+    }
+    format!(
+        "{}\n\n{}",
+        pairs(&rows),
+        charge_points_for_operators(std::slice::from_ref(cp))
+    )
+}
+
+/// `op tariff ls`.
+#[must_use]
+pub fn tariffs(tariffs: &[ScopedTariff]) -> String {
+    let mut table = table(&["SCOPE", "TARIFF", "VERSION", "PRICE"]);
+    for t in tariffs {
+        table.add_row([
+            doc::scope(&t.scope),
+            t.tariff.tariff_id.to_string(),
+            t.tariff.version.to_string(),
+            price::in_words(&t.tariff),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// `run`'s summary.
+#[must_use]
+pub fn run(rows: &[[String; 6]]) -> String {
+    let mut table = table(&["#", "CONNECTOR", "RESULT", "ENERGY", "COST", "REASON"]);
+    for row in rows {
+        table.add_row(row.iter().map(|cell| harmless(cell)).collect::<Vec<_>>());
+    }
+    right(&mut table, &[0, 3, 4]);
+    table.trim_fmt()
+}

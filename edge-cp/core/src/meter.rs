@@ -1,0 +1,169 @@
+//! A register over the time of one device transaction.
+
+use ev_contract::{
+    units::{MilliWatt, Mwh},
+    v1::Reading,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::JUMP_SLACK_S;
+
+/// The readings of one transaction that matter: the first, the last, and what earlier meter epochs
+/// came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meter {
+    /// At the start of energy.
+    pub start: Reading,
+    /// The latest.
+    pub last: Reading,
+    /// From where energy counts in the present meter epoch.
+    base: Mwh,
+    /// Energy of the meter epochs before.
+    carried: Mwh,
+}
+
+/// What a reading is, compared with the one before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observed {
+    /// It goes on as it should.
+    Plausible,
+    /// Another meter epoch: the last reading of the old one.
+    Reset(Box<Reading>),
+    /// The register fell within one meter epoch, by so much.
+    Fell(Mwh),
+    /// It rose by so much, which the connector cannot have delivered in that time.
+    Jumped(Mwh),
+}
+
+impl Meter {
+    /// Begins with the reading at the start of energy.
+    #[must_use]
+    pub fn new(start: Reading) -> Self {
+        Self {
+            base: start.register_mwh,
+            last: start.clone(),
+            start,
+            carried: Mwh(0),
+        }
+    }
+
+    /// Takes a later reading. It is kept as it is, whatever it looks like: a broken meter is for
+    /// people to judge.
+    pub fn observe(&mut self, reading: Reading, power_max: MilliWatt, speed: u32) -> Observed {
+        let last = std::mem::replace(&mut self.last, reading);
+        let now = &self.last;
+        if now.meter_epoch != last.meter_epoch || now.meter_id != last.meter_id {
+            self.carried = self
+                .carried
+                .saturating_add(last.register_mwh.saturating_sub(self.base));
+            // A reset meter counts from zero; another meter from wherever it stands.
+            self.base = if now.meter_id == last.meter_id {
+                Mwh(0)
+            } else {
+                now.register_mwh
+            };
+            return Observed::Reset(Box::new(last));
+        }
+        if now.register_mwh < last.register_mwh {
+            return Observed::Fell(last.register_mwh.saturating_sub(now.register_mwh));
+        }
+        let rise = now.register_mwh.saturating_sub(last.register_mwh);
+        let elapsed_ms = u64::try_from(now.at.ms_since(last.at)).unwrap_or(0);
+        if rise > most(power_max, elapsed_ms, speed) {
+            return Observed::Jumped(rise);
+        }
+        Observed::Plausible
+    }
+
+    /// Energy so far.
+    #[must_use]
+    pub const fn energy(&self) -> Mwh {
+        self.carried
+            .saturating_add(self.last.register_mwh.saturating_sub(self.base))
+    }
+}
+
+/// The most that can be delivered in so long, with a quarter on top for meters and mains that are
+/// above nominal, and some seconds for readings whose times are coarse.
+fn most(power_max: MilliWatt, elapsed_ms: u64, speed: u32) -> Mwh {
+    let ms = u128::from(elapsed_ms) + u128::from(JUMP_SLACK_S) * 1_000;
+    let mwh = u128::from(power_max.0) * ms * u128::from(speed.max(1)) * 5 / 4 / 3_600_000;
+    Mwh(u64::try_from(mwh).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use ev_contract::{time::UnixMs, v1::TimeQuality};
+
+    use super::*;
+
+    const KW11: MilliWatt = MilliWatt(11_000_000);
+
+    fn reading(at: i64, register: u64, meter_epoch: u32) -> Reading {
+        Reading {
+            at: UnixMs(at),
+            quality: TimeQuality::Synced,
+            register_mwh: Mwh(register),
+            meter_id: "m".into(),
+            meter_epoch,
+            power_mw: None,
+            current_ma: vec![],
+            soc_pct: None,
+            signed: None,
+        }
+    }
+
+    #[test]
+    fn energy_is_the_difference_of_the_registers() {
+        let mut meter = Meter::new(reading(0, 1_000, 1));
+        assert_eq!(
+            meter.observe(reading(1_000, 4_000, 1), KW11, 1),
+            Observed::Plausible
+        );
+        assert_eq!(meter.energy(), Mwh(3_000));
+    }
+
+    #[test]
+    fn a_reset_keeps_what_was_delivered_before_and_counts_on_from_zero() {
+        let mut meter = Meter::new(reading(0, 1_000, 1));
+        meter.observe(reading(1_000, 4_000, 1), KW11, 1);
+        let observed = meter.observe(reading(2_000, 500, 2), KW11, 1);
+        assert_eq!(
+            observed,
+            Observed::Reset(Box::new(reading(1_000, 4_000, 1)))
+        );
+        assert_eq!(meter.energy(), Mwh(3_500));
+    }
+
+    #[test]
+    fn another_meter_brings_no_energy_of_its_own() {
+        let mut meter = Meter::new(reading(0, 1_000, 1));
+        let mut other = reading(1_000, 9_000_000, 1);
+        other.meter_id = "n".into();
+        meter.observe(other, KW11, 1);
+        assert_eq!(meter.energy(), Mwh(0));
+    }
+
+    #[test]
+    fn a_fall_and_a_jump_are_told_and_kept_as_they_are() {
+        let mut meter = Meter::new(reading(0, 10_000, 1));
+        assert_eq!(
+            meter.observe(reading(1_000, 9_000, 1), KW11, 1),
+            Observed::Fell(Mwh(1_000))
+        );
+        assert_eq!(meter.last.register_mwh, Mwh(9_000));
+        assert_eq!(
+            meter.observe(reading(2_000, 9_000_000, 1), KW11, 1),
+            Observed::Jumped(Mwh(8_991_000))
+        );
+    }
+
+    #[test]
+    fn a_fast_simulation_may_deliver_fast() {
+        let mut meter = Meter::new(reading(0, 0, 1));
+        assert_eq!(
+            meter.observe(reading(60_000, 11_000_000, 1), KW11, 60),
+            Observed::Plausible
+        );
+    }
+}

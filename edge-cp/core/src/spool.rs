@@ -1,0 +1,359 @@
+//! Numbering, sending and freeing of spool records.
+//!
+//! Records are numbered from 1 in each epoch. Only an `evt` answer that names this epoch frees, and
+//! never more than there is. One run is under way at a time.
+
+use ev_contract::{
+    ids::Epoch,
+    limits::{EVT_BYTES_MAX, EVT_RECORDS_MAX},
+};
+
+use crate::limits::{EVT_RETRY_MS_MAX, EVT_RETRY_MS_MIN, EVT_TIMEOUT_MS};
+
+/// Where the spool stands. The records themselves are in the store.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    epoch: Epoch,
+    first: u64,
+    next: u64,
+    stored_next: u64,
+    sending: Sending,
+    ahead: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Sending {
+    /// Nothing is under way; not before `due_mono_ms`.
+    Rest { due_mono_ms: u64, failures: u32 },
+    /// A run is under way.
+    Flight {
+        from: u64,
+        since_mono_ms: u64,
+        failures: u32,
+    },
+}
+
+/// A run to be read from the store and sent: as many records from `from` on as [`run_len`] allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendRun {
+    /// The lowest number that the spool still holds.
+    pub first: u64,
+    /// The first record of the run.
+    pub from: u64,
+    /// The number after the last stored record.
+    pub until: u64,
+}
+
+/// What became of an `evt`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EvtOutcome {
+    /// Central answered.
+    Answered {
+        /// Of which epoch it speaks.
+        epoch: String,
+        /// The number that it wants next; 0 when it says nothing.
+        next: u64,
+        /// It could not take the run.
+        refused: bool,
+    },
+    /// It did not answer, or could not be asked.
+    Unanswered,
+}
+
+impl Spool {
+    /// A spool as the store has it.
+    #[must_use]
+    pub const fn new(epoch: Epoch, first: u64, next: u64) -> Self {
+        Self {
+            epoch,
+            first,
+            next,
+            stored_next: next,
+            sending: Sending::Rest {
+                due_mono_ms: 0,
+                failures: 0,
+            },
+            ahead: None,
+        }
+    }
+
+    /// The spool's epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> &Epoch {
+        &self.epoch
+    }
+
+    /// The lowest number that is held.
+    #[must_use]
+    pub const fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The number that the next record will get.
+    #[must_use]
+    pub const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Records that wait.
+    #[must_use]
+    pub const fn depth(&self) -> u64 {
+        self.next - self.first
+    }
+
+    /// Records that are not on the disk yet.
+    #[must_use]
+    pub const fn unstored(&self) -> u64 {
+        self.next - self.stored_next
+    }
+
+    /// Central wanted this number, which was never written: it knows records of this epoch that
+    /// this spool does not have.
+    #[must_use]
+    pub const fn ahead(&self) -> Option<u64> {
+        self.ahead
+    }
+
+    /// Numbers a record.
+    pub(crate) fn number(&mut self) -> u64 {
+        let seq = self.next;
+        self.next += 1;
+        seq
+    }
+
+    /// Everything numbered so far is on the disk. Nothing is sent before.
+    pub(crate) fn stored(&mut self) {
+        self.stored_next = self.next;
+    }
+
+    /// A run to send, if it is time for one. It counts as under way from here on.
+    pub(crate) fn poll(&mut self, mono_ms: u64, random: u64) -> Option<SendRun> {
+        match self.sending {
+            Sending::Flight {
+                since_mono_ms,
+                failures,
+                ..
+            } => {
+                if mono_ms.saturating_sub(since_mono_ms) > EVT_TIMEOUT_MS {
+                    self.rest(mono_ms, failures + 1, random);
+                }
+                None
+            }
+            Sending::Rest {
+                due_mono_ms,
+                failures,
+            } => {
+                if mono_ms < due_mono_ms || self.first >= self.stored_next {
+                    return None;
+                }
+                self.sending = Sending::Flight {
+                    from: self.first,
+                    since_mono_ms: mono_ms,
+                    failures,
+                };
+                Some(SendRun {
+                    first: self.first,
+                    from: self.first,
+                    until: self.stored_next,
+                })
+            }
+        }
+    }
+
+    /// An answer, or that none came. Returns the number below which records are free.
+    pub(crate) fn answered(
+        &mut self,
+        outcome: &EvtOutcome,
+        mono_ms: u64,
+        random: u64,
+    ) -> Option<u64> {
+        let (from, failures) = match self.sending {
+            Sending::Flight { from, failures, .. } => (from, failures),
+            // An answer after its time is as true as one in time.
+            Sending::Rest { failures, .. } => (self.first, failures),
+        };
+        match outcome {
+            EvtOutcome::Unanswered => {
+                self.rest(mono_ms, failures + 1, random);
+                None
+            }
+            EvtOutcome::Answered { epoch, .. } if epoch != self.epoch.as_str() => {
+                self.rest(mono_ms, failures + 1, random);
+                None
+            }
+            EvtOutcome::Answered { next, refused, .. } => {
+                let next = *next;
+                if next > self.next {
+                    self.ahead = Some(next);
+                    self.rest(mono_ms, failures + 1, random);
+                    return None;
+                }
+                let moved = next > from;
+                if moved && !refused {
+                    self.rest(mono_ms, 0, random);
+                } else {
+                    self.rest(mono_ms, failures + 1, random);
+                }
+                let freed = next > self.first && next <= self.stored_next;
+                freed.then(|| {
+                    self.first = next;
+                    next
+                })
+            }
+        }
+    }
+
+    /// What `sync` said that central wants: nothing is freed by it, but it may reveal that this
+    /// spool lacks records.
+    pub(crate) fn hear_wanted(&mut self, epoch: &str, next: u64) {
+        if epoch == self.epoch.as_str() && next > self.next {
+            self.ahead = Some(next);
+        }
+    }
+
+    /// The uplink is back: whatever was waited for, now is the time.
+    pub(crate) fn hurry(&mut self) {
+        self.sending = Sending::Rest {
+            due_mono_ms: 0,
+            failures: 0,
+        };
+    }
+
+    fn rest(&mut self, mono_ms: u64, failures: u32, random: u64) {
+        let wait = if failures == 0 {
+            0
+        } else {
+            backoff_ms(EVT_RETRY_MS_MIN, EVT_RETRY_MS_MAX, failures - 1, random)
+        };
+        self.sending = Sending::Rest {
+            due_mono_ms: mono_ms + wait,
+            failures,
+        };
+    }
+}
+
+/// How many of these records, by their sizes in bytes, fit into one run. At least one: a record
+/// beyond every bound must get out to be quarantined.
+#[must_use]
+pub fn run_len(sizes: impl IntoIterator<Item = usize>) -> usize {
+    // The map around the records, with ids of the largest length.
+    const ENVELOPE_BYTES: usize = 512;
+    let mut bytes = ENVELOPE_BYTES;
+    let mut count = 0;
+    for size in sizes {
+        bytes += size;
+        if count > 0 && (bytes > EVT_BYTES_MAX || count == EVT_RECORDS_MAX) {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// Doubles from `min` to `max` and takes between half and all of it, so that many who failed at
+/// once do not return at once.
+#[must_use]
+pub fn backoff_ms(min: u64, max: u64, failures: u32, random: u64) -> u64 {
+    let whole = min.saturating_mul(1 << failures.min(20)).min(max);
+    let half = whole / 2;
+    half + random % (whole - half + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spool() -> Spool {
+        let mut spool = Spool::new("e1".parse().unwrap(), 1, 1);
+        for seq in 1..=5 {
+            assert_eq!(spool.number(), seq);
+        }
+        spool.stored();
+        spool
+    }
+
+    fn answer(epoch: &str, next: u64) -> EvtOutcome {
+        EvtOutcome::Answered {
+            epoch: epoch.into(),
+            next,
+            refused: false,
+        }
+    }
+
+    #[test]
+    fn one_run_is_under_way_at_a_time() {
+        let mut spool = spool();
+        let run = SendRun {
+            first: 1,
+            from: 1,
+            until: 6,
+        };
+        assert_eq!(spool.poll(0, 0), Some(run));
+        assert_eq!(spool.poll(1, 0), None);
+        assert_eq!(spool.answered(&answer("e1", 4), 2, 0), Some(4));
+        assert_eq!(spool.poll(2, 0).map(|r| r.from), Some(4));
+    }
+
+    #[test]
+    fn only_an_answer_that_names_the_epoch_frees() {
+        let mut spool = spool();
+        spool.poll(0, 0);
+        assert_eq!(spool.answered(&answer("e2", 6), 1, 0), None);
+        assert_eq!(spool.answered(&answer("", 6), 1, 0), None);
+        assert_eq!(spool.answered(&answer("e1", 0), 1, 0), None);
+        assert_eq!(spool.depth(), 5);
+    }
+
+    #[test]
+    fn a_number_that_was_never_written_frees_nothing_and_is_an_alarm() {
+        let mut spool = spool();
+        spool.poll(0, 0);
+        assert_eq!(spool.answered(&answer("e1", 7), 1, 0), None);
+        assert_eq!((spool.depth(), spool.ahead()), (5, Some(7)));
+    }
+
+    #[test]
+    fn what_is_not_stored_is_not_sent() {
+        let mut spool = spool();
+        spool.number();
+        assert_eq!(spool.poll(0, 0).map(|r| r.until), Some(6));
+        assert_eq!(spool.unstored(), 1);
+    }
+
+    #[test]
+    fn silence_and_no_progress_are_waited_out_longer_each_time() {
+        let mut spool = spool();
+        let mut mono = 0;
+        let mut waits = vec![];
+        for _ in 0..10 {
+            assert!(spool.poll(mono, 0).is_some());
+            spool.answered(&EvtOutcome::Unanswered, mono, 0);
+            let start = mono;
+            while matches!(spool.sending, Sending::Rest { due_mono_ms, .. } if due_mono_ms > mono) {
+                mono += 1;
+            }
+            waits.push(mono - start);
+        }
+        assert!(waits.windows(2).all(|w| w[0] <= w[1]), "{waits:?}");
+        assert_eq!(waits[9], EVT_RETRY_MS_MAX / 2);
+        spool.poll(mono, 0);
+        spool.answered(&answer("e1", 1), mono, 0);
+        assert_eq!(spool.poll(mono, 0), None, "no progress must not spin");
+    }
+
+    #[test]
+    fn a_lost_answer_is_given_up_by_itself() {
+        let mut spool = spool();
+        assert!(spool.poll(0, 0).is_some());
+        assert_eq!(spool.poll(EVT_TIMEOUT_MS + 1, 0), None);
+        assert!(spool.poll(EVT_TIMEOUT_MS + 1_001, 0).is_some());
+    }
+
+    #[test]
+    fn a_run_is_bounded_by_count_and_bytes_and_never_empty() {
+        assert_eq!(run_len(vec![10; 1_000]), EVT_RECORDS_MAX);
+        assert_eq!(run_len(vec![100_000; 10]), 2);
+        assert_eq!(run_len(vec![EVT_BYTES_MAX * 2, 1]), 1);
+        assert_eq!(run_len(vec![]), 0);
+    }
+}

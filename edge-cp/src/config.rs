@@ -1,0 +1,424 @@
+//! The configuration file: typed, and checked in full before anything starts.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use ev_contract::{
+    ids::{ConnectorId, CpId, SiteId},
+    limits::{CONNECTORS_MAX, CURRENT_MA_MIN},
+    units::MilliAmp,
+    v1::ConnectorSpec,
+};
+use serde::Deserialize;
+
+/// Longest path of a Unix socket on Linux (`sun_path` less its end).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Most charge points of one agent. Each has a thread, a connection and a file of its own.
+const CHARGE_POINTS_MAX: usize = 2_000;
+
+/// What an agent needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where NATS is.
+    pub nats_url: String,
+    /// Where stores and simulated chargers are kept.
+    pub state_dir: PathBuf,
+    /// The control socket, if there shall be one.
+    pub control_socket: Option<PathBuf>,
+    /// By their place in the file.
+    pub charge_points: Vec<ChargePointConfig>,
+}
+
+/// One charge point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChargePointConfig {
+    /// Its id.
+    pub id: CpId,
+    /// Its site.
+    pub site: SiteId,
+    /// The site's IANA time zone.
+    pub time_zone: String,
+    /// By number.
+    pub connectors: Vec<ConnectorSpec>,
+    /// The charger behind it.
+    pub simulator: SimulatorConfig,
+}
+
+/// A simulated charger and the cars that come to it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SimulatorConfig {
+    /// Facts come twice, late, in disorder; answers are lost; ids are odd.
+    pub unruly: bool,
+    /// What unruliness is drawn from.
+    pub seed: u64,
+    /// Capacity of a car's battery.
+    pub battery_wh: u64,
+    /// State of charge with which a car arrives.
+    pub soc_pct: u8,
+    /// The most power that a car takes.
+    pub car_power_w: u64,
+    /// The register of a new meter.
+    pub register_mwh: u64,
+    /// The charger begins by itself when a car is plugged in.
+    pub free_vending: bool,
+    /// A transaction goes on when the power is back.
+    pub resume_after_power_cut: bool,
+    /// A full car ends the transaction; else it only pauses.
+    pub stop_when_full: bool,
+}
+
+impl Default for SimulatorConfig {
+    fn default() -> Self {
+        Self {
+            unruly: false,
+            seed: 1,
+            battery_wh: 60_000,
+            soc_pct: 20,
+            car_power_w: 11_000,
+            register_mwh: 1_234_567_890,
+            free_vending: false,
+            resume_after_power_cut: true,
+            stop_when_full: true,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    nats_url: String,
+    state_dir: PathBuf,
+    control_socket: Option<PathBuf>,
+    #[serde(default)]
+    charge_point: Vec<FileChargePoint>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileChargePoint {
+    id: String,
+    site: String,
+    time_zone: String,
+    #[serde(default)]
+    connector: Vec<FileConnector>,
+    #[serde(default)]
+    simulator: SimulatorConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConnector {
+    id: u16,
+    max_current_ma: u32,
+    phases: u8,
+    #[serde(default = "volts")]
+    volts: u16,
+    plug: Option<String>,
+}
+
+fn volts() -> u16 {
+    230
+}
+
+/// What is wrong with a configuration: every fault with its key and what would be right.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// In the order of the file.
+    pub faults: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration {} cannot be used:", self.file.display())?;
+        for fault in &self.faults {
+            write!(f, "\n  {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault that was found.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
+            file: path.to_owned(),
+            faults: vec![format!("the file cannot be read: {e}")],
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every fault that was found.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let error = |faults| ConfigError {
+            file: path.to_owned(),
+            faults,
+        };
+        let file: File = toml::from_str(text).map_err(|e| {
+            let place = e.span().map_or_else(String::new, |span| {
+                let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+                format!("line {line}: ")
+            });
+            error(vec![format!("{place}{}", e.message().trim())])
+        })?;
+        let mut faults = Vec::new();
+        let config = check(file, &mut faults);
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(error(faults))
+        }
+    }
+}
+
+fn check(file: File, faults: &mut Vec<String>) -> Config {
+    if !nats_url_is_usable(&file.nats_url) {
+        faults.push(format!(
+            "nats_url: {:?} is no address of a NATS server; for instance \"nats://127.0.0.1:4222\"",
+            file.nats_url
+        ));
+    }
+    if file.state_dir.as_os_str().is_empty() {
+        faults.push("state_dir: is empty; for instance \"/var/lib/edge-cp\"".into());
+    }
+    if let Some(socket) = &file.control_socket {
+        let bytes = socket.as_os_str().len();
+        if bytes == 0 || bytes > SOCKET_PATH_BYTES_MAX {
+            faults.push(format!(
+                "control_socket: a path of {bytes} bytes cannot be bound; use 1 to {SOCKET_PATH_BYTES_MAX}, for instance \"/run/edge-cp/control.sock\""
+            ));
+        }
+    }
+    match file.charge_point.len() {
+        0 => faults.push("charge_point: there is none; add a [[charge_point]] table".into()),
+        n if n > CHARGE_POINTS_MAX => faults.push(format!(
+            "charge_point: there are {n}; one agent serves at most {CHARGE_POINTS_MAX}"
+        )),
+        _ => {}
+    }
+    let mut ids = BTreeSet::new();
+    let charge_points = file
+        .charge_point
+        .into_iter()
+        .enumerate()
+        .filter_map(|(n, cp)| check_charge_point(cp, n + 1, &mut ids, faults))
+        .collect();
+    Config {
+        nats_url: file.nats_url,
+        state_dir: file.state_dir,
+        control_socket: file.control_socket,
+        charge_points,
+    }
+}
+
+/// Whether a URL can be handed to the NATS client.
+#[must_use]
+pub fn nats_url_is_usable(url: &str) -> bool {
+    !url.is_empty()
+        && url
+            .split(',')
+            .all(|one| one.trim().parse::<async_nats::ServerAddr>().is_ok())
+}
+
+fn check_charge_point(
+    cp: FileChargePoint,
+    n: usize,
+    ids: &mut BTreeSet<String>,
+    faults: &mut Vec<String>,
+) -> Option<ChargePointConfig> {
+    let key = format!("charge_point {n} ({:?})", cp.id);
+    let id: Option<CpId> = cp
+        .id
+        .parse()
+        .map_err(|e| faults.push(format!("{key}, id: {e}; for instance \"CP-001\"")))
+        .ok();
+    if !ids.insert(cp.id.clone()) {
+        faults.push(format!("{key}, id: is used twice; give each its own"));
+    }
+    let site: Option<SiteId> = cp
+        .site
+        .parse()
+        .map_err(|e| faults.push(format!("{key}, site: {e}; for instance \"SITE-A\"")))
+        .ok();
+    if jiff::tz::TimeZone::get(&cp.time_zone).is_err() {
+        faults.push(format!(
+            "{key}, time_zone: {:?} is no IANA time zone; for instance \"Europe/Berlin\"",
+            cp.time_zone
+        ));
+    }
+    if cp.connector.is_empty() || cp.connector.len() > CONNECTORS_MAX {
+        faults.push(format!(
+            "{key}, connector: there are {}; a charge point has 1 to {CONNECTORS_MAX}",
+            cp.connector.len()
+        ));
+    }
+    let mut numbers = BTreeSet::new();
+    let mut connectors: Vec<ConnectorSpec> = Vec::new();
+    for connector in cp.connector {
+        let key = format!("{key}, connector {}", connector.id);
+        if connector.id == 0 {
+            faults.push(format!("{key}, id: connectors are counted from 1"));
+        }
+        if !numbers.insert(connector.id) {
+            faults.push(format!("{key}, id: is used twice; give each its own"));
+        }
+        if !(CURRENT_MA_MIN..=1_000_000).contains(&connector.max_current_ma) {
+            faults.push(format!(
+                "{key}, max_current_ma: {} is not within {CURRENT_MA_MIN} to 1000000; for instance 16000",
+                connector.max_current_ma
+            ));
+        }
+        if !matches!(connector.phases, 1 | 3) {
+            faults.push(format!(
+                "{key}, phases: {} is neither 1 nor 3",
+                connector.phases
+            ));
+        }
+        if !(100..=1_500).contains(&connector.volts) {
+            faults.push(format!(
+                "{key}, volts: {} is not within 100 to 1500; for instance 230",
+                connector.volts
+            ));
+        }
+        if connector.plug.as_ref().is_some_and(|p| p.len() > 32) {
+            faults.push(format!(
+                "{key}, plug: is longer than 32 bytes; for instance \"type2\""
+            ));
+        }
+        connectors.push(ConnectorSpec {
+            connector: ConnectorId(connector.id),
+            max_ma: MilliAmp(connector.max_current_ma),
+            phases: connector.phases,
+            volts: connector.volts,
+            plug: connector.plug,
+        });
+    }
+    connectors.sort_by_key(|c| c.connector);
+    check_simulator(&cp.simulator, &key, faults);
+    Some(ChargePointConfig {
+        id: id?,
+        site: site?,
+        time_zone: cp.time_zone,
+        connectors,
+        simulator: cp.simulator,
+    })
+}
+
+fn check_simulator(sim: &SimulatorConfig, key: &str, faults: &mut Vec<String>) {
+    if !(1..=1_000_000).contains(&sim.battery_wh) {
+        faults.push(format!(
+            "{key}, simulator.battery_wh: {} is not within 1 to 1000000; for instance 60000",
+            sim.battery_wh
+        ));
+    }
+    if sim.soc_pct > 100 {
+        faults.push(format!(
+            "{key}, simulator.soc_pct: {} is not within 0 to 100",
+            sim.soc_pct
+        ));
+    }
+    if !(1..=10_000_000).contains(&sim.car_power_w) {
+        faults.push(format!(
+            "{key}, simulator.car_power_w: {} is not within 1 to 10000000; for instance 11000",
+            sim.car_power_w
+        ));
+    }
+    if sim.register_mwh > u64::MAX / 4 {
+        faults.push(format!(
+            "{key}, simulator.register_mwh: {} is too large; for instance 0",
+            sim.register_mwh
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+nats_url = "nats://127.0.0.1:4222"
+state_dir = "/tmp/x"
+control_socket = "/tmp/x/control.sock"
+[[charge_point]]
+id = "CP-001"
+site = "SITE-A"
+time_zone = "Europe/Berlin"
+[[charge_point.connector]]
+id = 1
+max_current_ma = 16000
+phases = 3
+[charge_point.simulator]
+seed = 7
+"#;
+
+    fn faults(text: &str) -> Vec<String> {
+        Config::parse(text, Path::new("f.toml"))
+            .expect_err("it was taken")
+            .faults
+    }
+
+    #[test]
+    fn a_good_file_is_taken() {
+        let config = Config::parse(GOOD, Path::new("f.toml")).unwrap();
+        assert_eq!(config.charge_points[0].id.as_str(), "CP-001");
+        assert_eq!(config.charge_points[0].simulator.seed, 7);
+    }
+
+    #[test]
+    fn each_fault_names_its_key_and_what_would_be_right() {
+        let table = [
+            ("\"Europe/Berlin\"", "\"Mars/Base\"", "time_zone", "Europe/Berlin"),
+            ("\"CP-001\"", "\"CP.001\"", "id", "CP-001"),
+            ("\"SITE-A\"", "\"\"", "site", "SITE-A"),
+            ("16000", "5000", "max_current_ma", "16000"),
+            ("phases = 3", "phases = 2", "phases", "1 nor 3"),
+            ("nats://127.0.0.1:4222", "nats://", "nats_url", "nats://127.0.0.1:4222"),
+            ("seed = 7", "soc_pct = 101", "simulator.soc_pct", "0 to 100"),
+        ];
+        for (old, new, key, right) in table {
+            let found = faults(&GOOD.replace(old, new));
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(
+                found[0].contains(key) && found[0].contains(right),
+                "{found:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn all_faults_are_told_at_once() {
+        let text = GOOD.replace("Europe/Berlin", "x").replace("16000", "1");
+        assert_eq!(faults(&text).len(), 2);
+    }
+
+    #[test]
+    fn unknown_keys_wrong_types_and_missing_parts_are_refused_with_their_line() {
+        let unknown = faults(&GOOD.replace("seed", "sed"));
+        assert!(
+            unknown[0].contains("line 14") && unknown[0].contains("sed"),
+            "{unknown:?}"
+        );
+        let typed = faults(&GOOD.replace("16000", "\"16 A\""));
+        assert!(typed[0].contains("line 11"), "{typed:?}");
+        assert!(faults("nats_url = \"nats://h\"\nstate_dir=\"s\"")[0].contains("[[charge_point]]"));
+    }
+
+    #[test]
+    fn ids_are_used_once() {
+        let doubled = format!("{GOOD}{}", &GOOD[GOOD.find("[[").unwrap()..]);
+        assert!(faults(&doubled)[0].contains("twice"));
+    }
+}

@@ -1,0 +1,371 @@
+//! The SQLite store of one charge point, on a thread of its own.
+//!
+//! One transaction a call, synced before it returns (WAL, `synchronous=FULL`). The file is locked
+//! for one process, so that two agents never share an epoch.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
+};
+
+use edge_core::{Row, Stored, spool};
+use ev_contract::{
+    ids::Epoch,
+    v1::EdgeRecord,
+    wire::{Encoding, encode},
+};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use tokio::sync::oneshot;
+
+/// The version of the tables. A store of a newer one is refused.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Jobs that wait for the disk. The actor waits for each, so more than a few never queue.
+const JOBS_MAX: usize = 16;
+
+const TABLES: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+CREATE TABLE spool (seq INTEGER PRIMARY KEY, record BLOB NOT NULL) STRICT;
+CREATE TABLE sessions (session_id TEXT PRIMARY KEY, connector INTEGER NOT NULL,
+    open INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE TABLE device_tx (origin TEXT PRIMARY KEY, device_tx TEXT NOT NULL, start_number INTEGER,
+    connector INTEGER NOT NULL, session_id TEXT, ended INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
+CREATE TABLE commands (command_id TEXT PRIMARY KEY, session_id TEXT, outcome TEXT NOT NULL,
+    body TEXT NOT NULL) STRICT;
+CREATE TABLE connectors (connector INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
+INSERT INTO meta VALUES ('next_seq', '1'), ('probe', '0');
+";
+
+/// Why the store could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite or the disk.
+    #[error("{what}")]
+    Sqlite {
+        /// What was tried.
+        what: &'static str,
+        /// The cause.
+        source: rusqlite::Error,
+    },
+    /// What was read is not what was written.
+    #[error("{what} cannot be read: {why}")]
+    Content {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// Written by a newer agent.
+    #[error("the store has version {0}, this agent knows {SCHEMA_VERSION}")]
+    Newer(i64),
+    /// The thread is gone.
+    #[error("the store is closed")]
+    Closed,
+}
+
+fn sqlite(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Sqlite { what, source }
+}
+
+enum Job {
+    Commit {
+        rows: Vec<Row>,
+        done: oneshot::Sender<Result<(), (Vec<Row>, StoreError)>>,
+    },
+    ReadRun {
+        from: u64,
+        until: u64,
+        done: oneshot::Sender<Result<Vec<Vec<u8>>, StoreError>>,
+    },
+}
+
+/// A handle to the store. The thread ends when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Store {
+    jobs: SyncSender<Job>,
+}
+
+impl Store {
+    /// Opens or makes the store of a charge point and reads what it has.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, locked or understood.
+    pub fn open(path: &Path) -> Result<(Self, Stored), StoreError> {
+        let mut connection = connect(path)?;
+        let stored = load(&mut connection)?;
+        let (jobs, todo) = sync_channel(JOBS_MAX);
+        let name = path.file_stem().map_or_else(
+            || "store".to_owned(),
+            |s| format!("store-{}", s.to_string_lossy()),
+        );
+        let spawned = thread::Builder::new()
+            .name(name)
+            .spawn(move || work(connection, &todo));
+        match spawned {
+            Ok(_detached) => Ok((Self { jobs }, stored)),
+            Err(e) => Err(StoreError::Content {
+                what: "the store's thread".into(),
+                why: e.to_string(),
+            }),
+        }
+    }
+
+    /// Where the store of a charge point is.
+    #[must_use]
+    pub fn path(state_dir: &Path, cp: &ev_contract::ids::CpId) -> PathBuf {
+        state_dir.join(format!("{cp}.db"))
+    }
+
+    /// Commits rows in one transaction. None at all is a probe whether the disk takes writes.
+    ///
+    /// # Errors
+    /// Gives the rows back: nothing of them is stored.
+    pub async fn commit(&self, rows: Vec<Row>) -> Result<(), (Vec<Row>, StoreError)> {
+        let (done, result) = oneshot::channel();
+        match self.jobs.try_send(Job::Commit { rows, done }) {
+            Ok(()) => result
+                .await
+                .unwrap_or_else(|_| Err((Vec::new(), StoreError::Closed))),
+            Err(
+                std::sync::mpsc::TrySendError::Full(job)
+                | std::sync::mpsc::TrySendError::Disconnected(job),
+            ) => {
+                let rows = match job {
+                    Job::Commit { rows, .. } => rows,
+                    Job::ReadRun { .. } => Vec::new(),
+                };
+                Err((rows, StoreError::Closed))
+            }
+        }
+    }
+
+    /// The records of one run, from `from` to below `until`, as many as a run may have.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn read_run(&self, from: u64, until: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (done, result) = oneshot::channel();
+        self.jobs
+            .try_send(Job::ReadRun { from, until, done })
+            .map_err(|_| StoreError::Closed)?;
+        result.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+fn work(mut connection: Connection, jobs: &Receiver<Job>) {
+    // A receiver that is gone has nobody left to tell.
+    while let Ok(job) = jobs.recv() {
+        match job {
+            Job::Commit { rows, done } => {
+                let result = commit(&mut connection, &rows).map_err(|e| (rows, e));
+                let _ = done.send(result);
+            }
+            Job::ReadRun { from, until, done } => {
+                let _ = done.send(read_run(&connection, from, until));
+            }
+        }
+    }
+    if let Err((_, e)) = connection.close() {
+        tracing::warn!(error = %e, "the store was not closed in order");
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path).map_err(sqlite("open the store"))?;
+    connection
+        .busy_timeout(std::time::Duration::from_secs(2))
+        .map_err(sqlite("set the lock's patience"))?;
+    connection
+        .execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             PRAGMA foreign_keys = ON;
+             BEGIN IMMEDIATE; COMMIT;",
+        )
+        .map_err(sqlite("lock the store (does another agent use it?)"))?;
+    Ok(connection)
+}
+
+fn load(connection: &mut Connection) -> Result<Stored, StoreError> {
+    let version: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(sqlite("read the store's version"))?;
+    if version > SCHEMA_VERSION {
+        return Err(StoreError::Newer(version));
+    }
+    if version == 0 {
+        create(connection)?;
+    }
+    let meta = |key: &str| -> Result<String, StoreError> {
+        connection
+            .query_row("SELECT value FROM meta WHERE key = ?", [key], |r| r.get(0))
+            .map_err(sqlite("read the store's meta data"))
+    };
+    let content = |what: &str, why: String| StoreError::Content {
+        what: what.to_owned(),
+        why,
+    };
+    let epoch: Epoch = meta("epoch")?
+        .parse()
+        .map_err(|e| content("the epoch", format!("{e}")))?;
+    let next: u64 = meta("next_seq")?
+        .parse()
+        .map_err(|e| content("the next number", format!("{e}")))?;
+    let first: Option<i64> = connection
+        .query_row("SELECT min(seq) FROM spool", [], |row| row.get(0))
+        .optional()
+        .map_err(sqlite("read the spool"))?
+        .flatten();
+    Ok(Stored {
+        epoch,
+        first: first.and_then(|f| u64::try_from(f).ok()).unwrap_or(next),
+        next,
+        connectors: bodies(connection, "connectors")?,
+        sessions: bodies(connection, "sessions")?,
+        commands: bodies(connection, "commands")?,
+        txs: bodies(connection, "device_tx")?,
+    })
+}
+
+fn create(connection: &mut Connection) -> Result<(), StoreError> {
+    let failed = "make the store's tables";
+    let tx = connection.transaction().map_err(sqlite(failed))?;
+    tx.execute_batch(TABLES).map_err(sqlite(failed))?;
+    let epoch = uuid::Uuid::new_v4().simple().to_string();
+    tx.execute("INSERT INTO meta VALUES ('epoch', ?)", [epoch])
+        .map_err(sqlite(failed))?;
+    tx.pragma_update(None, "user_version", SCHEMA_VERSION)
+        .map_err(sqlite(failed))?;
+    tx.commit().map_err(sqlite(failed))
+}
+
+fn bodies<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    table: &str,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = connection
+        .prepare(&format!("SELECT body FROM {table}"))
+        .map_err(sqlite("read the store"))?;
+    let rows = statement
+        .query_map([], |row| row.get::<_, String>(0))
+        .map_err(sqlite("read the store"))?;
+    rows.map(|body| {
+        let body = body.map_err(sqlite("read the store"))?;
+        serde_json::from_str(&body).map_err(|e| StoreError::Content {
+            what: format!("a row of {table}"),
+            why: e.to_string(),
+        })
+    })
+    .collect()
+}
+
+fn commit(connection: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
+    let tx = connection
+        .transaction()
+        .map_err(sqlite("begin a transaction"))?;
+    if rows.is_empty() {
+        tx.execute("UPDATE meta SET value = value + 1 WHERE key = 'probe'", [])
+            .map_err(sqlite("write to the store"))?;
+    }
+    for row in rows {
+        write(&tx, row)?;
+    }
+    tx.commit().map_err(sqlite("commit to the store"))
+}
+
+fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
+    let done = match row {
+        Row::Session(row) => {
+            let open = matches!(row.state, edge_core::session::StoredSession::Open(_));
+            tx.prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)")
+                .and_then(|mut s| {
+                    s.execute(params![
+                        row.id.to_string(),
+                        row.connector.0,
+                        open,
+                        body(row)?
+                    ])
+                })
+        }
+        Row::DropSession(id) => tx
+            .prepare_cached("DELETE FROM sessions WHERE session_id = ?")
+            .and_then(|mut s| s.execute([id.to_string()])),
+        Row::Command(row) => tx
+            .prepare_cached("INSERT OR REPLACE INTO commands VALUES (?, ?, ?, ?)")
+            .and_then(|mut s| {
+                s.execute(params![
+                    row.command_id.as_str(),
+                    row.session_id.map(|s| s.to_string()),
+                    row.outcome.as_str(),
+                    body(row)?
+                ])
+            }),
+        Row::DropCommand(id) => tx
+            .prepare_cached("DELETE FROM commands WHERE command_id = ?")
+            .and_then(|mut s| s.execute([id.as_str()])),
+        Row::Tx(row) => tx
+            .prepare_cached("INSERT OR REPLACE INTO device_tx VALUES (?, ?, ?, ?, ?, ?, ?)")
+            .and_then(|mut s| {
+                s.execute(params![
+                    row.origin.0,
+                    row.device_tx.0,
+                    row.start_number.map(|n| n.0),
+                    row.connector.0,
+                    row.session_id.map(|s| s.to_string()),
+                    row.ended,
+                    body(row)?
+                ])
+            }),
+        Row::DropTx(origin) => tx
+            .prepare_cached("DELETE FROM device_tx WHERE origin = ?")
+            .and_then(|mut s| s.execute([&origin.0])),
+        Row::Connector(row) => tx
+            .prepare_cached("INSERT OR REPLACE INTO connectors VALUES (?, ?)")
+            .and_then(|mut s| s.execute(params![row.connector.0, body(row)?])),
+        Row::Append(record) => append(tx, record),
+        Row::Free { below } => tx
+            .prepare_cached("DELETE FROM spool WHERE seq < ?")
+            .and_then(|mut s| s.execute([sql_seq(*below)?])),
+    };
+    done.map(|_| ()).map_err(sqlite("write to the store"))
+}
+
+fn append(tx: &Transaction<'_>, record: &EdgeRecord) -> rusqlite::Result<usize> {
+    let bytes = encode(record, Encoding::MsgPack).map_err(unwritable)?;
+    tx.prepare_cached("INSERT INTO spool VALUES (?, ?)")?
+        .execute(params![sql_seq(record.seq)?, bytes])?;
+    tx.prepare_cached("UPDATE meta SET value = ? WHERE key = 'next_seq'")?
+        .execute([(record.seq + 1).to_string()])
+}
+
+fn sql_seq(seq: u64) -> rusqlite::Result<i64> {
+    i64::try_from(seq).map_err(unwritable)
+}
+
+fn body<T: serde::Serialize>(row: &T) -> rusqlite::Result<String> {
+    serde_json::to_string(row).map_err(unwritable)
+}
+
+fn unwritable(e: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(e))
+}
+
+fn read_run(connection: &Connection, from: u64, until: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+    let failed = "read the spool";
+    let bound = ev_contract::limits::EVT_RECORDS_MAX;
+    let mut statement = connection
+        .prepare_cached("SELECT record FROM spool WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?")
+        .map_err(sqlite(failed))?;
+    let from = sql_seq(from).map_err(sqlite(failed))?;
+    let until = sql_seq(until).map_err(sqlite(failed))?;
+    let rows = statement
+        .query_map(params![from, until, bound], |row| row.get::<_, Vec<u8>>(0))
+        .map_err(sqlite(failed))?;
+    let mut records = rows
+        .collect::<rusqlite::Result<Vec<_>>>()
+        .map_err(sqlite(failed))?;
+    records.truncate(spool::run_len(records.iter().map(Vec::len)));
+    Ok(records)
+}

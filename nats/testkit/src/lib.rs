@@ -1,0 +1,25 @@
+//! Real parts for tests: a nats-server with the shipped configuration, a
+//! cluster of three, a TCP proxy that breaks on demand, and our own programs
+//! as child processes.
+//!
+//! Nothing here is a stand-in: promises about crashes are only worth testing
+//! against what crashes in production. Whatever is started is killed and its
+//! data removed when its handle is dropped. The tail of its log is then written
+//! to the test's standard error, which the test runner shows for a failed test
+//! only.
+
+mod cluster;
+mod nats;
+mod ports;
+mod process;
+mod programs;
+mod proxy;
+mod wait;
+
+pub use cluster::Cluster;
+pub use nats::NatsServer;
+pub use ports::free_port;
+pub use process::{Process, ProcessBuilder};
+pub use programs::{nats_server_program, our_program, workspace_root};
+pub use proxy::TcpProxy;
+pub use wait::{PATIENCE, wait_for, wait_until};

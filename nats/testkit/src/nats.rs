@@ -1,0 +1,247 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::ports::free_port;
+use crate::process::Process;
+use crate::programs::{nats_server_program, workspace_root};
+use crate::wait::{PATIENCE, wait_for};
+
+/// Another process can take a port between the moment it is found free and the
+/// moment the server binds it. Three in a row is no coincidence.
+const START_ATTEMPTS_MAX: u32 = 3;
+
+/// A monitoring answer is a few kilobytes; more is not ours.
+const MONITOR_ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// A nats-server with JetStream, the shipped configuration, and a data folder
+/// of its own. Dropping it kills it and removes the data.
+#[derive(Debug)]
+pub struct NatsServer {
+    process: Process,
+    client_port: u16,
+    monitor_port: u16,
+    data: TempDir,
+}
+
+/// What a server of a cluster needs to know beyond its file.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) own_port: u16,
+    pub(crate) all: String,
+}
+
+impl NatsServer {
+    /// Starts one server with `nats/conf/single.conf` on free loopback ports,
+    /// and returns when it serves JetStream.
+    ///
+    /// # Errors
+    /// When no usable nats-server is found or it does not come up.
+    pub async fn start() -> Result<Self> {
+        Self::start_with_conf(&shipped_conf("single")).await
+    }
+
+    /// Like [`NatsServer::start`] with another configuration file. The file
+    /// takes its data folder from `$EV_NATS_STORE`, as the shipped ones do.
+    ///
+    /// # Errors
+    /// When no usable nats-server is found or it does not come up.
+    pub async fn start_with_conf(conf: &Path) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            let mut server = Self::spawn(conf, None)?;
+            match server.wait_until_it_serves().await {
+                Ok(()) => return Ok(server),
+                Err(_) if attempt < START_ATTEMPTS_MAX && server.port_was_taken() => attempt += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Starts the process and does not wait for it.
+    pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>) -> Result<Self> {
+        let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;
+        let (client_port, monitor_port) = (free_port(), free_port());
+        let name = conf.file_stem().map_or_else(
+            || String::from("nats-server"),
+            |stem| format!("nats-server-{}", stem.to_string_lossy()),
+        );
+        let mut command = Process::program(name, nats_server_program()?)
+            .arg("-c")
+            .arg(conf)
+            .args(["--addr", "127.0.0.1"])
+            .arg("--port")
+            .arg(client_port.to_string())
+            .arg("--http_port")
+            .arg(monitor_port.to_string())
+            // Quoted, since the server parses the value like a piece of its file.
+            .env("EV_NATS_STORE", format!("\"{}\"", data.path().display()));
+        if let Some(routes) = routes {
+            command = command
+                .arg("--cluster")
+                .arg(format!("nats://127.0.0.1:{}", routes.own_port))
+                .arg("--routes")
+                .arg(&routes.all);
+        }
+        Ok(Self {
+            process: command.spawn()?,
+            client_port,
+            monitor_port,
+            data,
+        })
+    }
+
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.client_port)
+    }
+
+    #[must_use]
+    pub fn client_port(&self) -> u16 {
+        self.client_port
+    }
+
+    #[must_use]
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.monitor_port)
+    }
+
+    /// Where its streams lie.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// A fresh connection to it.
+    ///
+    /// # Errors
+    /// When it does not accept one.
+    pub async fn connect(&self) -> Result<async_nats::Client> {
+        async_nats::connect(self.url())
+            .await
+            .with_context(|| format!("connect to {}", self.url()))
+    }
+
+    /// One page of its monitoring port, such as `/jsz`, whatever its status.
+    ///
+    /// # Errors
+    /// When it does not answer with JSON.
+    pub async fn monitor(&self, path: &str) -> Result<Value> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.monitor_port))
+            .await
+            .context("connect to the monitoring port")?;
+        // HTTP/1.0, so that the answer ends with the connection and is not chunked.
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+            .await
+            .with_context(|| format!("ask for {path}"))?;
+        let mut answer = String::new();
+        stream
+            .take(MONITOR_ANSWER_BYTES_MAX)
+            .read_to_string(&mut answer)
+            .await
+            .with_context(|| format!("read {path}"))?;
+        let (_, body) = answer
+            .split_once("\r\n\r\n")
+            .with_context(|| format!("{path} answered without a body"))?;
+        serde_json::from_str(body).with_context(|| format!("{path} answered no JSON"))
+    }
+
+    /// SIGTERM, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it does not run, or does not end.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.process.terminate()?;
+        self.process.wait(PATIENCE).await?;
+        Ok(())
+    }
+
+    /// SIGKILL; gone when this returns.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill9()
+    }
+
+    /// SIGSTOP: frozen, with its connections open.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process.pause()
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process.resume()
+    }
+
+    /// Runs it again on the same ports with the same data, and returns when it
+    /// serves. One that still runs is stopped in order first.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.restart_without_waiting().await?;
+        self.wait_until_it_serves().await
+    }
+
+    pub(crate) async fn restart_without_waiting(&mut self) -> Result<()> {
+        if self.process.is_running() {
+            self.stop().await?;
+        }
+        self.process.restart()
+    }
+
+    /// Healthy by its own word, and its JetStream answers a client.
+    pub(crate) async fn wait_until_it_serves(&mut self) -> Result<()> {
+        let what = format!("{} serves JetStream", self.process.name());
+        let alive = wait_for(&what, PATIENCE, async || {
+            if !self.process.is_running() {
+                return Ok(false);
+            }
+            let health = self.monitor("/healthz").await?;
+            ensure!(health["status"] == "ok", "/healthz says {health}");
+            let client = self.connect().await?;
+            async_nats::jetstream::new(client)
+                .query_account()
+                .await
+                .context("ask for JetStream's account")?;
+            // Asked again: a stranger on a port that ours could not bind would
+            // have answered just as well.
+            Ok(self.process.is_running())
+        })
+        .await?;
+        if !alive {
+            bail!(
+                "{} ended before it served; its log: {}",
+                self.process.name(),
+                self.log()
+            );
+        }
+        Ok(())
+    }
+
+    fn port_was_taken(&self) -> bool {
+        self.log().contains("address already in use")
+    }
+}
+
+/// One of the files under `nats/conf`, by its stem.
+pub(crate) fn shipped_conf(stem: &str) -> PathBuf {
+    workspace_root().join(format!("nats/conf/{stem}.conf"))
+}

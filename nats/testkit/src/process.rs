@@ -1,0 +1,274 @@
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::programs::our_program;
+use crate::wait::wait_for;
+
+/// Lines of a log that a failed test shows: enough for a panic with its
+/// backtrace, and a screenful per process.
+const LOG_TAIL_LINES: usize = 80;
+
+/// What to run, and how.
+#[derive(Debug)]
+pub struct ProcessBuilder {
+    name: String,
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+}
+
+/// A child process whose output goes to a file, and which can be signalled,
+/// awaited and run again. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    spec: ProcessBuilder,
+    child: Child,
+    // Keeps the folder of the log alive.
+    _dir: TempDir,
+    log: PathBuf,
+}
+
+impl ProcessBuilder {
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.args.push(arg.as_ref().to_owned());
+        self
+    }
+
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args
+            .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env
+            .push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(self) -> Result<Process> {
+        let dir = TempDir::with_prefix("ev-test-").context("make a folder for a log")?;
+        let log = dir.path().join(format!("{}.log", self.name));
+        let child = self.run(&log)?;
+        Ok(Process {
+            spec: self,
+            child,
+            _dir: dir,
+            log,
+        })
+    }
+
+    fn run(&self, log: &Path) -> Result<Child> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("open log {}", log.display()))?;
+        let both = file.try_clone().context("share the log")?;
+        Command::new(&self.program)
+            .args(&self.args)
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(both)
+            .spawn()
+            .with_context(|| format!("start {} ({})", self.name, self.program.display()))
+    }
+}
+
+impl Process {
+    /// One of our own programs, as the last build left it.
+    ///
+    /// # Errors
+    /// When it is not built; the message has the line that builds it.
+    pub fn ours(program: &str) -> Result<ProcessBuilder> {
+        Ok(Self::program(program, our_program(program)?))
+    }
+
+    /// Any program. `name` is what logs and errors call it.
+    #[must_use]
+    pub fn program(name: impl Into<String>, program: impl Into<PathBuf>) -> ProcessBuilder {
+        ProcessBuilder {
+            name: name.into(),
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// Starts one of our own programs with these arguments.
+    ///
+    /// # Errors
+    /// When it is not built or cannot be started.
+    pub fn spawn(
+        program: &str,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Process> {
+        Self::ours(program)?.args(args).spawn()
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything it has written so far, both streams together, over all runs.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[must_use]
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL, and gone when this returns: what a power cut looks like to the
+    /// process. Killing a dead one does nothing.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill9(&mut self) -> Result<()> {
+        // On a child that has been reaped this does nothing, so a foreign
+        // process that got the same pid is safe.
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait())
+            .with_context(|| format!("kill {}", self.spec.name))?;
+        Ok(())
+    }
+
+    /// SIGSTOP: it freezes, its connections stay open.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pause(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// SIGTERM: asks it to end in order; a frozen one is thawed to hear it.
+    /// [`Process::wait`] tells when it has ended.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        self.signal(Signal::CONT)
+    }
+
+    /// Waits until it has ended by itself or by a signal.
+    ///
+    /// # Errors
+    /// When it still runs after `timeout`.
+    pub async fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let Self { spec, child, .. } = self;
+        let what = format!("{} (pid {}) has ended", spec.name, child.id());
+        wait_for(&what, timeout, async || {
+            child.try_wait()?.ok_or_else(|| anyhow!("it still runs"))
+        })
+        .await
+    }
+
+    /// Waits until `text` stands in its log.
+    ///
+    /// # Errors
+    /// When `timeout` passes first, or at once when the process has ended
+    /// without writing it.
+    pub async fn wait_for_log(&mut self, text: &str, timeout: Duration) -> Result<()> {
+        let what = format!("{} logs {text:?}", self.spec.name);
+        let ended = wait_for(&what, timeout, async || {
+            // Asked first: what it wrote just before its end counts.
+            let ended = !self.is_running();
+            if self.log().contains(text) {
+                Ok(false)
+            } else if ended {
+                Ok(true)
+            } else {
+                bail!("it is not there")
+            }
+        })
+        .await?;
+        ensure!(!ended, "{} ended before it logged {text:?}", self.spec.name);
+        Ok(())
+    }
+
+    /// Runs the same program with the same arguments again; the log goes on in
+    /// the same file. One that still runs is killed first.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill9()?;
+        self.child = self.spec.run(&self.log)?;
+        Ok(())
+    }
+
+    fn signal(&mut self, signal: Signal) -> Result<()> {
+        // A pid that has been reaped may belong to somebody else.
+        ensure!(self.is_running(), "{} does not run", self.spec.name);
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .with_context(|| format!("{} has no valid pid", self.spec.name))?;
+        kill_process(pid, signal)
+            .with_context(|| format!("send {signal:?} to {}", self.spec.name))?;
+        Ok(())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let skipped = lines.len().saturating_sub(LOG_TAIL_LINES);
+        let mut tail = format!(
+            "--- log of {} (pid {}, {skipped} earlier lines left out) ---\n",
+            self.spec.name,
+            self.child.id()
+        );
+        for line in &lines[skipped..] {
+            tail.push_str(line);
+            tail.push('\n');
+        }
+        tail
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let ended = match self.child.try_wait() {
+            Ok(Some(status)) => format!("had ended: {status}"),
+            _ => String::from("was still running"),
+        };
+        if let Err(error) = self.kill9() {
+            eprintln!("{error:#}");
+        }
+        // A test that returns an error does not panic, so panicking or not
+        // says nothing; the test runner hides this for tests that pass.
+        eprintln!("{}--- {} {ended} ---", self.log_tail(), self.spec.name);
+    }
+}

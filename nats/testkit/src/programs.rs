@@ -1,0 +1,124 @@
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+/// The oldest nats-server whose behaviour the ledger's rules were checked
+/// against.
+const NATS_SERVER_MIN: (u32, u32, u32) = (2, 15, 1);
+
+const BUILD_LINE: &str = "cargo build --workspace --bins";
+
+/// The folder of the workspace's `Cargo.toml`.
+#[must_use]
+pub fn workspace_root() -> &'static Path {
+    // nats/testkit lies two levels below the root.
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here)
+}
+
+/// Path of one of our own programs: in `EV_BIN_DIR` if set, else beside the
+/// running test, where cargo puts the binaries of the same profile.
+///
+/// # Errors
+/// When it has not been built; the message has the line that builds it.
+pub fn our_program(name: &str) -> Result<PathBuf> {
+    let dir = match env::var_os("EV_BIN_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => {
+            // target/debug/deps/some_test-0123456789abcdef
+            let test = env::current_exe().context("find the running test's own path")?;
+            test.parent()
+                .and_then(Path::parent)
+                .context("the running test lies in no target folder")?
+                .to_owned()
+        }
+    };
+    let path = dir.join(name);
+    ensure!(
+        path.is_file(),
+        "program {name} is not at {}; build it: {BUILD_LINE}",
+        path.display()
+    );
+    Ok(path)
+}
+
+/// Path of a nats-server that is new enough: `NATS_SERVER`, else
+/// `.dev/bin/nats-server` under the workspace root, else the one on `PATH`.
+///
+/// # Errors
+/// When there is none, or only older ones; the message says how to get one.
+pub fn nats_server_program() -> Result<&'static Path> {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(found);
+    }
+    let found = find_nats_server()?;
+    Ok(FOUND.get_or_init(|| found))
+}
+
+fn find_nats_server() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("NATS_SERVER") {
+        let named = PathBuf::from(named);
+        check_version(&named).context("NATS_SERVER names a program that cannot be used")?;
+        return Ok(named);
+    }
+    let fetched = workspace_root().join(".dev/bin/nats-server");
+    if fetched.is_file() {
+        check_version(&fetched).context("run `ops/dev setup` again")?;
+        return Ok(fetched);
+    }
+    let on_path = PathBuf::from("nats-server");
+    check_version(&on_path).context("no usable nats-server found; run `ops/dev setup`")?;
+    Ok(on_path)
+}
+
+fn check_version(program: &Path) -> Result<()> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("run {} --version", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = parse_version(&text)
+        .with_context(|| format!("{} --version said {:?}", program.display(), text.trim()))?;
+    if version < NATS_SERVER_MIN {
+        let (major, minor, patch) = NATS_SERVER_MIN;
+        bail!(
+            "{} is {}, and {major}.{minor}.{patch} or newer is needed",
+            program.display(),
+            text.trim()
+        );
+    }
+    Ok(())
+}
+
+/// Reads the numbers out of `nats-server: v2.15.1`, or of `v2.16.0-RC.1`.
+fn parse_version(text: &str) -> Result<(u32, u32, u32)> {
+    let version = text
+        .trim()
+        .rsplit_once('v')
+        .map(|(_, version)| version)
+        .ok_or_else(|| anyhow!("no version in it"))?;
+    let numbers = version.split('-').next().unwrap_or(version);
+    let mut parts = numbers.split('.').map(str::parse::<u32>);
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => Ok((major, minor, patch)),
+        _ => bail!("{version:?} is not a version"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_version;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let of = |text| parse_version(text).expect("a version");
+        assert_eq!(of("nats-server: v2.15.1\n"), (2, 15, 1));
+        assert_eq!(of("nats-server: v2.16.0-RC.1"), (2, 16, 0));
+        assert!(of("nats-server: v2.9.25") < of("nats-server: v2.15.1"));
+        assert!(parse_version("nats-server").is_err());
+    }
+}

@@ -9,16 +9,16 @@ use ev_contract::{
     codes::{Code, Problem},
     ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
     limits::{
-        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX,
-        EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE,
+        PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
     },
     subjects::Subject,
     time::UnixMs,
     v1::{
-        CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest, ListRequest,
-        OpStartRequest, Origin, Reach, ReceiptRequest, SessionAdjustRequest, SessionEndRequest,
-        SessionLsRequest, StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest,
-        TariffSetRequest, LimitsRequest,
+        CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest, LimitsRequest,
+        ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest, SessionAdjustRequest,
+        SessionEndRequest, SessionLsRequest, StartRequest, StatusRequest, StopRequest, SyncRequest,
+        TariffLsRequest, TariffSetRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -342,6 +342,7 @@ impl Reader<'_> {
             connector: r.connector,
             limits: bounded(r.limits)?,
             reach: Reach::Unknown,
+            json: self.encoding == Encoding::Json,
         };
         self.request(&r.request_id, r.expires_at, wish)
     }
@@ -396,8 +397,10 @@ impl Reader<'_> {
                 "session_adjust",
                 self.read::<SessionAdjustRequest>().and_then(|r| {
                     let amount = r.amount.parse().map_err(|e| {
-                        Code::AmountInvalid
-                            .about(&format!("{}: {e}", r.amount.escape_debug().take(40).collect::<String>()))
+                        Code::AmountInvalid.about(&format!(
+                            "{}: {e}",
+                            r.amount.escape_debug().take(40).collect::<String>()
+                        ))
                     })?;
                     let wish = Wish::Adjust {
                         session: r.session_id.parse()?,
@@ -438,6 +441,7 @@ impl Reader<'_> {
             connector: r.connector,
             limits: bounded(r.limits)?,
             reach: Reach::Unknown,
+            json: self.encoding == Encoding::Json,
         };
         self.request(&r.request_id, r.expires_at, wish)
     }
@@ -582,7 +586,9 @@ pub fn read_run(message: &async_nats::Message) -> Result<Run, (String, Problem)>
         ));
     }
     if evt.from == 0 || evt.first == 0 || evt.first > evt.from || evt.from > u64::MAX / 2 {
-        return Err(invalid("from and first: records are numbered from 1, first is at most from"));
+        return Err(invalid(
+            "from and first: records are numbered from 1, first is at most from",
+        ));
     }
     Ok(Run {
         cp,

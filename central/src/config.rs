@@ -217,7 +217,10 @@ mod tests {
         ] {
             let error = Config::parse(&format!("{base}{extra}\n"), "central.toml").unwrap_err();
             let text = error.to_string();
-            assert!(text.contains("central.toml") && text.contains(key), "{text}");
+            assert!(
+                text.contains("central.toml") && text.contains(key),
+                "{text}"
+            );
         }
     }
 }

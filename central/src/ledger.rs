@@ -9,10 +9,7 @@ use async_nats::jetstream::{
     stream,
 };
 use bytes::Bytes;
-use ev_contract::{
-    streams::{self, StreamDef},
-    subjects,
-};
+use ev_contract::{streams::StreamDef, subjects};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
@@ -129,8 +126,6 @@ pub async fn read(stream: stream::Stream, mut from: u64, entries: mpsc::Sender<E
     }
 }
 
-/// Without a message or a sign of the consumer for so long, it is made anew. The server sends
-/// idle heartbeats every few seconds, which the client library watches; this catches the rest.
 async fn read_once(
     stream: &stream::Stream,
     from: &mut u64,
@@ -174,12 +169,10 @@ async fn read_once(
 /// old counts as evidence.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// The first sequence.
-    pub first: u64,
     /// The last sequence.
     pub last: u64,
-    /// How many in between are gone.
-    pub deleted: u64,
+    /// How many messages up to there are gone. None ever goes by itself.
+    pub removed: u64,
 }
 
 /// Asks for the ledger's extent.
@@ -192,15 +185,8 @@ pub async fn extent(stream: &stream::Stream) -> anyhow::Result<Extent> {
         .await
         .context("asking for the ledger's extent")?
         .state;
-    let span = (state.last_sequence + 1).saturating_sub(state.first_sequence);
     Ok(Extent {
-        first: state.first_sequence,
         last: state.last_sequence,
-        deleted: span.saturating_sub(state.messages),
+        removed: state.last_sequence.saturating_sub(state.messages),
     })
 }
-
-/// The stream definitions of the contract.
-pub const LEDGER: &StreamDef = &streams::LEDGER;
-/// The stream definitions of the contract.
-pub const CDR: &StreamDef = &streams::CDR;

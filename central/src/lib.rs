@@ -29,6 +29,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use async_nats::jetstream;
 use central_core::state::{Alarm, Log};
+use ev_contract::streams;
 use tokio::{net::TcpListener, sync::mpsc, sync::watch};
 
 pub use crate::config::{Config, ConfigError};
@@ -54,6 +55,7 @@ pub fn main(config: Config) -> ExitCode {
         )
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -207,8 +209,8 @@ async fn prepare(
     client: &async_nats::Client,
     js: &jetstream::Context,
 ) -> anyhow::Result<(Places, Beginning)> {
-    let ledger = ledger::ensure(js, ledger::LEDGER, config.stream_replicas).await?;
-    let cdr = ledger::ensure(js, ledger::CDR, config.stream_replicas).await?;
+    let ledger = ledger::ensure(js, &streams::LEDGER, config.stream_replicas).await?;
+    let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
     let log = match snapshots::newest(&bucket).await? {
         Some(state) => {
@@ -219,9 +221,9 @@ async fn prepare(
     };
     let extent = ledger::extent(&ledger).await?;
     let applied = log.state().basis().seq;
-    let alarm = if extent.deleted > 0 || extent.first > 1 {
+    let alarm = if extent.removed > 0 {
         Some(Alarm::Removed {
-            deleted: extent.deleted + extent.first.saturating_sub(1),
+            removed: extent.removed,
         })
     } else if extent.last < applied {
         Some(Alarm::Rewound {

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use ev_contract::{
-    connector::Phase,
-    v1::Reach,
-};
+use ev_contract::{connector::Phase, v1::Reach};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -102,9 +99,9 @@ impl Metrics {
                 "Time until a frame was acknowledged and applied."
             ))),
             frame_records: register!(Histogram::with_opts(
-                HistogramOpts::new("ev_ledger_frame_records", "Records in a frame.").buckets(
-                    vec![0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0]
-                )
+                HistogramOpts::new("ev_ledger_frame_records", "Records in a frame.").buckets(vec![
+                    0.0, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0
+                ])
             )),
             frame_bytes: register!(Histogram::with_opts(
                 HistogramOpts::new("ev_ledger_frame_bytes", "Size of a frame.").buckets(vec![

@@ -45,9 +45,7 @@ impl Out {
             while let Some(message) = waiting.recv().await {
                 let publish = async {
                     match message.encoding {
-                        Encoding::MsgPack => {
-                            client.publish(message.subject, message.payload).await
-                        }
+                        Encoding::MsgPack => client.publish(message.subject, message.payload).await,
                         Encoding::Json => {
                             let mut headers = HeaderMap::new();
                             headers.insert(CONTENT_TYPE, CONTENT_TYPE_JSON);

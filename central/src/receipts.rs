@@ -66,7 +66,10 @@ pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes
         match cdr.get_last_raw_message_by_subject(&subject).await {
             Ok(there) if there.payload == bytes => Copied::There,
             Ok(_) => {
-                tracing::error!(subject, "the CDR stream holds another receipt than the ledger");
+                tracing::error!(
+                    subject,
+                    "the CDR stream holds another receipt than the ledger"
+                );
                 Copied::Conflict
             }
             Err(_) => {

@@ -319,7 +319,9 @@ pub enum OpVerb {
 #[derive(Debug, Clone, Subcommand)]
 pub enum OpCp {
     /// Show all charge points
-    #[command(before_help = "Examples:\n  driver-cli op cp ls\n  driver-cli op cp ls --json | jq '.charge_points[] | select(.link != \"online\")'")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op cp ls\n  driver-cli op cp ls --json | jq '.charge_points[] | select(.link != \"online\")'"
+    )]
     Ls,
     /// Show one charge point in full
     #[command(before_help = "Examples:\n  driver-cli op cp show CP-001")]
@@ -328,16 +330,22 @@ pub enum OpCp {
         cp: String,
     },
     /// Let drivers use it again
-    #[command(before_help = "Examples:\n  driver-cli op cp enable CP-001\n  driver-cli op cp enable --all")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op cp enable CP-001\n  driver-cli op cp enable --all"
+    )]
     Enable(CpAct),
     /// Take it out of service; a running session is left to end
-    #[command(before_help = "Examples:\n  driver-cli op cp disable CP-001\n  driver-cli op cp disable CP-001 --connector 2")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op cp disable CP-001\n  driver-cli op cp disable CP-001 --connector 2"
+    )]
     Disable(CpAct),
     /// Release the plug
     #[command(before_help = "Examples:\n  driver-cli op cp unlock CP-001 --connector 1")]
     Unlock(CpAct),
     /// Boot the charger
-    #[command(before_help = "Examples:\n  driver-cli op cp reset CP-001\n  driver-cli op cp reset --all")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op cp reset CP-001\n  driver-cli op cp reset --all"
+    )]
     Reset(CpAct),
 }
 
@@ -345,7 +353,11 @@ pub enum OpCp {
 #[derive(Debug, Clone, Args)]
 pub struct CpAct {
     /// The charge point, or its connector as in CP-001/1
-    #[arg(value_name = "CP", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(
+        value_name = "CP",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
     pub place: Option<Place>,
     /// Every charge point
     #[arg(long, conflicts_with_all = ["connector", "request_id"])]
@@ -362,7 +374,9 @@ pub struct CpAct {
 #[derive(Debug, Clone, Subcommand)]
 pub enum OpSession {
     /// Show open sessions; with --driver only that driver's
-    #[command(before_help = "Examples:\n  driver-cli op session ls\n  driver-cli op session ls --all --cp CP-001\n  driver-cli op session ls --driver alice")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op session ls\n  driver-cli op session ls --all --cp CP-001\n  driver-cli op session ls --driver alice"
+    )]
     Ls {
         /// Ended ones too
         #[arg(long)]
@@ -378,7 +392,9 @@ pub enum OpSession {
         before: Option<String>,
     },
     /// Start a session for the driver that --driver names
-    #[command(before_help = "Examples:\n  driver-cli op session start CP-001 --driver alice\n  driver-cli op session start CP-001/2 --driver alice --limit-energy 10kWh")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op session start CP-001 --driver alice\n  driver-cli op session start CP-001/2 --driver alice --limit-energy 10kWh"
+    )]
     Start {
         /// The charge point, or its connector as in CP-001/1
         #[arg(value_name = "CP")]
@@ -394,7 +410,9 @@ pub enum OpSession {
         repeat: RepeatArgs,
     },
     /// End any session
-    #[command(before_help = "Examples:\n  driver-cli op session end 0190a0b0 --reason 'cable damaged'\n  driver-cli op session end 0190a0b0 --reason 'charger burnt down' --write-off")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op session end 0190a0b0 --reason 'cable damaged'\n  driver-cli op session end 0190a0b0 --reason 'charger burnt down' --write-off"
+    )]
     End {
         /// The session's id or its beginning
         session: String,
@@ -409,7 +427,9 @@ pub enum OpSession {
         repeat: RepeatArgs,
     },
     /// Correct the receipt of an ended session
-    #[command(before_help = "Examples:\n  driver-cli op session adjust 0190a0b0 --amount -1.50EUR --reason 'slow charger'")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op session adjust 0190a0b0 --amount -1.50EUR --reason 'slow charger'"
+    )]
     Adjust {
         /// The session's id or its beginning
         session: String,
@@ -429,7 +449,9 @@ pub enum OpSession {
 #[derive(Debug, Clone, Subcommand)]
 pub enum OpDriver {
     /// Refuse a driver's new sessions; running ones go on
-    #[command(before_help = "Examples:\n  driver-cli op driver block alice --reason 'unpaid receipts'")]
+    #[command(
+        before_help = "Examples:\n  driver-cli op driver block alice --reason 'unpaid receipts'"
+    )]
     Block(DriverAct),
     /// Let a driver back in
     #[command(before_help = "Examples:\n  driver-cli op driver unblock alice")]
@@ -480,13 +502,23 @@ pub struct TariffSet {
     #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
     pub start_fee: Option<Price>,
     /// Price per minute of standing after energy has ended
-    #[arg(long, value_name = "MONEY", requires = "idle_cap", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "MONEY",
+        requires = "idle_cap",
+        allow_hyphen_values = true
+    )]
     pub idle_per_minute: Option<Price>,
     /// How long standing costs nothing [default: 0s]
     #[arg(long, value_name = "DURATION", requires = "idle_per_minute")]
     pub idle_grace: Option<Seconds>,
     /// The most that standing costs
-    #[arg(long, value_name = "MONEY", requires = "idle_per_minute", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "MONEY",
+        requires = "idle_per_minute",
+        allow_hyphen_values = true
+    )]
     pub idle_cap: Option<Price>,
     /// VAT that the prices include, in percent
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = quantity::percent)]
@@ -525,8 +557,12 @@ mod tests {
 
     #[test]
     fn global_options_may_stand_anywhere() {
-        let cli = Cli::try_parse_from(["driver-cli", "list", "--driver", "alice", "--json"]).unwrap();
-        assert_eq!(cli.global.driver.as_ref().map(DriverId::as_str), Some("alice"));
+        let cli =
+            Cli::try_parse_from(["driver-cli", "list", "--driver", "alice", "--json"]).unwrap();
+        assert_eq!(
+            cli.global.driver.as_ref().map(DriverId::as_str),
+            Some("alice")
+        );
         assert!(cli.global.json);
     }
 
@@ -535,7 +571,10 @@ mod tests {
         for (line, word) in [
             (vec!["start", "CP-001", "--limit-energy", "20"], "20kWh"),
             (vec!["start", "CP-001", "--limit-time", "soon"], "1h30m"),
-            (vec!["start", "CP-001", "--limit-cost", "10,50EUR"], "10.50EUR"),
+            (
+                vec!["start", "CP-001", "--limit-cost", "10,50EUR"],
+                "10.50EUR",
+            ),
             (vec!["--driver", "a.b", "list"], "A-Z"),
             (vec!["--timeout", "0s", "list"], "duration"),
             (vec!["op", "cp", "reset"], "--all"),
@@ -548,7 +587,17 @@ mod tests {
 
     #[test]
     fn an_amount_to_give_back_is_no_option() {
-        let line = ["driver-cli", "op", "session", "adjust", "0190", "--amount", "-1.50EUR", "--reason", "x"];
+        let line = [
+            "driver-cli",
+            "op",
+            "session",
+            "adjust",
+            "0190",
+            "--amount",
+            "-1.50EUR",
+            "--reason",
+            "x",
+        ];
         assert!(Cli::try_parse_from(line).is_ok());
     }
 }

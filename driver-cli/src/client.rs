@@ -7,7 +7,9 @@
 
 use std::time::Duration;
 
-use async_nats::{ConnectErrorKind, ConnectOptions, Event, StatusCode, Subscriber, connection::State};
+use async_nats::{
+    ConnectErrorKind, ConnectOptions, Event, StatusCode, Subscriber, connection::State,
+};
 use ev_contract::{
     codes::{Code, Problem},
     v1::{
@@ -388,10 +390,7 @@ fn note(link: &watch::Sender<Link>, event: &Event) {
                 link.send_modify(|l| l.denied = Some(words));
             }
         }
-        Event::LameDuckMode
-        | Event::Draining
-        | Event::SlowConsumer(_)
-        | Event::ClientError(_) => {}
+        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) | Event::ClientError(_) => {}
     }
 }
 
@@ -567,11 +566,24 @@ mod tests {
     #[test]
     fn only_what_central_has_not_recorded_is_asked_again() {
         let refusal = |code: Code, reason: &str| {
-            refusal(Some(code.about("x")), Some(reason.to_owned()), About::default())
+            refusal(
+                Some(code.about("x")),
+                Some(reason.to_owned()),
+                About::default(),
+            )
         };
-        assert!(may_change_its_mind(&refusal(Code::Overloaded, "overloaded")));
-        assert!(may_change_its_mind(&refusal(Code::OutcomeUnknown, "outcome_unknown")));
-        assert!(!may_change_its_mind(&refusal(Code::OutcomeUnknown, "forgotten")));
+        assert!(may_change_its_mind(&refusal(
+            Code::Overloaded,
+            "overloaded"
+        )));
+        assert!(may_change_its_mind(&refusal(
+            Code::OutcomeUnknown,
+            "outcome_unknown"
+        )));
+        assert!(!may_change_its_mind(&refusal(
+            Code::OutcomeUnknown,
+            "forgotten"
+        )));
         assert!(!may_change_its_mind(&refusal(Code::Occupied, "occupied")));
     }
 

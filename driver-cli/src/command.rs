@@ -116,9 +116,7 @@ impl Command {
             Self::SessionStart(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionEnd(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionAdjust(r) => (&mut r.request_id, &mut r.expires_at),
-            Self::DriverBlock(r) | Self::DriverUnblock(r) => {
-                (&mut r.request_id, &mut r.expires_at)
-            }
+            Self::DriverBlock(r) | Self::DriverUnblock(r) => (&mut r.request_id, &mut r.expires_at),
             Self::TariffSet(r) => (&mut r.request_id, &mut r.expires_at),
         };
         id.clone_into(request_id);

@@ -984,10 +984,20 @@ mod tests {
         for doc in [ActionDoc::answer(&older), ActionDoc::failed(&failure)] {
             let json = serde_json::to_string(&doc).unwrap();
             for key in [
-                "request_id", "driver_id", "cp_id", "status", "reason", "session_id", "ts",
-                "connector", "error",
+                "request_id",
+                "driver_id",
+                "cp_id",
+                "status",
+                "reason",
+                "session_id",
+                "ts",
+                "connector",
+                "error",
             ] {
-                assert!(keys(&json).contains(&key.to_owned()), "{key} is not in {json}");
+                assert!(
+                    keys(&json).contains(&key.to_owned()),
+                    "{key} is not in {json}"
+                );
             }
         }
         let json: serde_json::Value =
@@ -1008,8 +1018,17 @@ mod tests {
             serde_json::from_str(&serde_json::to_string(&doc).unwrap()).unwrap();
         let session = json["sessions"][0].as_object().unwrap();
         for key in [
-            "session_id", "driver_id", "cp_id", "connector", "state", "energy_wh", "cost",
-            "currency", "started_at", "ended_at", "reason",
+            "session_id",
+            "driver_id",
+            "cp_id",
+            "connector",
+            "state",
+            "energy_wh",
+            "cost",
+            "currency",
+            "started_at",
+            "ended_at",
+            "reason",
         ] {
             assert!(session.contains_key(key), "{key}");
         }

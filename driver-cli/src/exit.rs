@@ -45,45 +45,8 @@ impl Exit {
             Code::NotAllowed | Code::DriverBlocked => Self::NotAllowed,
             Code::OutcomeUnknown | Code::Forgotten => Self::Unknown,
             Code::Internal => Self::Other,
-            Code::InvalidRequest
-            | Code::InvalidId
-            | Code::TooLarge
-            | Code::UnknownVerb
-            | Code::RequestIdReused
-            | Code::Expired
-            | Code::ExpiryTooFar
-            | Code::InvalidTime
-            | Code::LimitInvalid
-            | Code::LimitBelowFee
-            | Code::CurrencyMismatch
-            | Code::ConnectorRequired
-            | Code::ChargePointOffline
-            | Code::ChargerOffline
-            | Code::Occupied
-            | Code::OccupiedByYou
-            | Code::NotUnplugged
-            | Code::Faulted
-            | Code::OutOfService
-            | Code::Reserved
-            | Code::LimitReached
-            | Code::SessionEnded
-            | Code::ReceiptNotReady
-            | Code::SessionOpen
-            | Code::Overloaded
-            | Code::NotReady
-            | Code::Late
-            | Code::StoppedBeforeStart
-            | Code::WrongEpoch
-            | Code::OccupiedLocally
-            | Code::ClockUnsure
-            | Code::StorageFailed
-            | Code::RejectedByCharger
-            | Code::Unsupported
-            | Code::NoAnswer
-            | Code::TariffInvalid
-            | Code::ReasonRequired
-            | Code::AmountInvalid
-            | Code::Unrecognised => Self::Refused,
+            // Every other refusal, those of newer peers among them.
+            _ => Self::Refused,
         }
     }
 }

@@ -58,9 +58,7 @@ pub async fn follow(
     };
     // Subscribed before the first question, so that nothing falls between the two.
     let mut updates = client.subscribe(watch.to_string()).await?;
-    let mut lives = client
-        .subscribe(Subject::live_of(driver, session))
-        .await?;
+    let mut lives = client.subscribe(Subject::live_of(driver, session)).await?;
     let mut link = client.link();
     let began = Instant::now();
     let now_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

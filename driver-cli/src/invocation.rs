@@ -137,7 +137,11 @@ fn limits(say: &mut impl FnMut(&str), limits: Option<&LimitsRequest>) {
         let currency = limits.currency.as_deref().unwrap_or_default();
         format!("{cost}{currency}")
     });
-    option(say, "--limit-energy", limits.energy_wh.map(|wh| format!("{wh}Wh")));
+    option(
+        say,
+        "--limit-energy",
+        limits.energy_wh.map(|wh| format!("{wh}Wh")),
+    );
     option(say, "--limit-time", limits.time_s.map(|s| format!("{s}s")));
     option(say, "--limit-cost", cost);
 }

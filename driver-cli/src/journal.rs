@@ -15,11 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ev_contract::{
-    ids::RequestId,
-    limits::REQUEST_LIFE_MS_MAX,
-    time::UnixMs,
-};
+use ev_contract::{ids::RequestId, limits::REQUEST_LIFE_MS_MAX, time::UnixMs};
 use serde::{Deserialize, Serialize};
 
 use crate::{command::Command, failure::Failure, identity::Who};
@@ -376,7 +372,10 @@ mod tests {
         let first = journal.prepare(&wish(), None, &id("r-1"), NOW).unwrap();
         journal.settle(&first.command, accepted()).unwrap();
         let second = journal.prepare(&wish(), None, &id("r-2"), NOW).unwrap();
-        assert_eq!((second.found, second.command.stamp().0), (Found::New, "r-2"));
+        assert_eq!(
+            (second.found, second.command.stamp().0),
+            (Found::New, "r-2")
+        );
         let later = NOW.plus_ms(REQUEST_LIFE_MS_MAX);
         let third = journal.prepare(&wish(), None, &id("r-3"), later).unwrap();
         assert_eq!((third.found, third.command.stamp().0), (Found::New, "r-3"));

@@ -56,13 +56,19 @@ pub fn in_words(tariff: &Tariff) -> String {
 #[must_use]
 pub fn cost_limit_in_words(terms: &TariffTerms, limit: Amount, currency: Currency) -> String {
     if currency != terms.currency {
-        return format!("the price is in {}, the limit in {currency}", terms.currency);
+        return format!(
+            "the price is in {}, the limit in {currency}",
+            terms.currency
+        );
     }
     let for_energy = limit.0 - terms.start_fee.0;
     let fee = if terms.start_fee == Amount::ZERO {
         String::new()
     } else {
-        format!("after the start fee of {} ", money(terms.start_fee, currency))
+        format!(
+            "after the start fee of {} ",
+            money(terms.start_fee, currency)
+        )
     };
     let standing = if terms.idle.is_some() {
         "; standing afterwards is not counted in it"
@@ -89,8 +95,8 @@ pub fn cost_limit_in_words(terms: &TariffTerms, limit: Amount, currency: Currenc
 /// central's. `None` when the tariff at hand is not the one that the session has pinned.
 #[must_use]
 pub fn estimate(tariff: Option<&Tariff>, view: &SessionView, energy: Mwh) -> Option<Amount> {
-    let tariff = tariff
-        .filter(|t| t.tariff_id == view.tariff_id && t.version == view.tariff_version)?;
+    let tariff =
+        tariff.filter(|t| t.tariff_id == view.tariff_id && t.version == view.tariff_version)?;
     if energy <= view.energy_mwh || view.started_at.is_none() {
         return None;
     }
@@ -155,7 +161,10 @@ mod tests {
         let estimate_at = |mwh| estimate(Some(&tariff()), &view, Mwh(mwh));
         assert_eq!(estimate_at(2_000_000), Some(amount("1.48")));
         assert_eq!(estimate_at(1_000_000), None);
-        let other = Tariff { version: 2, ..tariff() };
+        let other = Tariff {
+            version: 2,
+            ..tariff()
+        };
         assert_eq!(estimate(Some(&other), &view, Mwh(2_000_000)), None);
     }
 }

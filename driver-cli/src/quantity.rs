@@ -41,7 +41,9 @@ pub enum NotAQuantity {
     #[error("`{0}` is not a percentage: write for instance 19")]
     Percent(String),
     /// Not a place.
-    #[error("`{0}` is not a connector: write the charge point's id, or CP-001/1 for its connector 1")]
+    #[error(
+        "`{0}` is not a connector: write the charge point's id, or CP-001/1 for its connector 1"
+    )]
     Place(String),
     /// Not an id.
     #[error(transparent)]
@@ -298,13 +300,32 @@ mod tests {
     #[test]
     fn what_is_no_energy_is_refused_with_a_sentence() {
         for text in [
-            "", "20", "kWh", "20kW", "20 mWh", "1e3kWh", ".5kWh", "5.kWh", "20,5kWh", "--1Wh",
-            "NaNkWh", "20kWhx", "0.5Wh", "1.0001kWh", "99999999999999999999kWh",
+            "",
+            "20",
+            "kWh",
+            "20kW",
+            "20 mWh",
+            "1e3kWh",
+            ".5kWh",
+            "5.kWh",
+            "20,5kWh",
+            "--1Wh",
+            "NaNkWh",
+            "20kWhx",
+            "0.5Wh",
+            "1.0001kWh",
+            "99999999999999999999kWh",
         ] {
             let error = text.parse::<WattHours>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
-        assert!("0.5Wh".parse::<WattHours>().unwrap_err().to_string().contains("whole"));
+        assert!(
+            "0.5Wh"
+                .parse::<WattHours>()
+                .unwrap_err()
+                .to_string()
+                .contains("whole")
+        );
     }
 
     #[test]
@@ -325,8 +346,17 @@ mod tests {
 
     #[test]
     fn what_is_no_duration_is_refused_with_a_sentence() {
-        for text in ["", "30", "m", "-5m", "1.5h", "1h30", "5 parsecs", "1500ms", "99999999999999d"]
-        {
+        for text in [
+            "",
+            "30",
+            "m",
+            "-5m",
+            "1.5h",
+            "1h30",
+            "5 parsecs",
+            "1500ms",
+            "99999999999999d",
+        ] {
             let error = text.parse::<Seconds>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
@@ -346,14 +376,26 @@ mod tests {
         ] {
             let money: Money = text.parse().unwrap();
             assert_eq!(money.amount.to_string(), amount, "{text}");
-            assert_eq!(money.currency.map(|c| c.to_string()).as_deref(), currency, "{text}");
+            assert_eq!(
+                money.currency.map(|c| c.to_string()).as_deref(),
+                currency,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_money_is_refused_with_a_sentence() {
-        for text in ["", "EUR", "10EU", "10,50EUR", "1e3EUR", "10 EUR 5", "ten EUR", "9999999999EUR"]
-        {
+        for text in [
+            "",
+            "EUR",
+            "10EU",
+            "10,50EUR",
+            "1e3EUR",
+            "10 EUR 5",
+            "ten EUR",
+            "9999999999EUR",
+        ] {
             let error = text.parse::<Money>().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         }
@@ -370,7 +412,10 @@ mod tests {
         assert!("CP-001/x".parse::<Place>().is_err());
         assert_eq!(scope("default"), Ok(TariffScope::Default));
         assert!(matches!(scope("site:S1"), Ok(TariffScope::Site(_))));
-        assert!(matches!(scope("cp:CP-001"), Ok(TariffScope::ChargePoint(_))));
+        assert!(matches!(
+            scope("cp:CP-001"),
+            Ok(TariffScope::ChargePoint(_))
+        ));
         assert!(scope("site:a.b").is_err() && scope("town:x").is_err());
         assert_eq!(percent("19%").unwrap(), percent("19").unwrap());
         assert!(percent("much").is_err());

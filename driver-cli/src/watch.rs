@@ -208,7 +208,10 @@ impl Watcher {
     }
 
     fn update(&mut self, update: &DriverUpdate, now_ms: u64, effects: &mut Vec<Effect>) {
-        let for_us = update.to.as_deref().is_none_or(|to| to == self.driver.as_str())
+        let for_us = update
+            .to
+            .as_deref()
+            .is_none_or(|to| to == self.driver.as_str())
             && update.driver_id == self.driver
             && update.session_id.is_none_or(|id| id == self.session);
         if !for_us {
@@ -482,7 +485,10 @@ pub(crate) mod tests {
     #[test]
     fn updates_in_order_need_no_question() {
         let mut w = watching(Phase::Preparing);
-        assert_eq!(words(&w.step(update(12, 10, Phase::Charging), 1_000)), ["update charging"]);
+        assert_eq!(
+            words(&w.step(update(12, 10, Phase::Charging), 1_000)),
+            ["update charging"]
+        );
         assert_eq!(
             words(&w.step(update(15, 12, Phase::SuspendedEv), 2_000)),
             ["update suspended_ev"]
@@ -526,7 +532,10 @@ pub(crate) mod tests {
             r#"{"request_id":"r-1","driver_id":"alice","cp_id":"CP-001","status":"in_progress","ts":1}"#,
         )
         .unwrap();
-        assert_eq!(words(&w.step(Input::Update(Box::new(older)), 1_000)), ["poll"]);
+        assert_eq!(
+            words(&w.step(Input::Update(Box::new(older)), 1_000)),
+            ["poll"]
+        );
     }
 
     #[test]
@@ -535,9 +544,15 @@ pub(crate) mod tests {
         assert_eq!(words(&w.step(Input::Tick, 0)), ["tick", "poll"]);
         assert!(w.step(update(12, 10, Phase::Charging), 10).is_empty());
         // This status was decided before that update.
-        assert_eq!(words(&w.step(status(10, Phase::Preparing), 20)), ["status preparing"]);
+        assert_eq!(
+            words(&w.step(status(10, Phase::Preparing), 20)),
+            ["status preparing"]
+        );
         assert_eq!(words(&w.step(Input::Tick, 1_000)), ["tick", "poll"]);
-        assert_eq!(words(&w.step(status(12, Phase::Charging), 1_010)), ["status charging"]);
+        assert_eq!(
+            words(&w.step(status(12, Phase::Charging), 1_010)),
+            ["status charging"]
+        );
         assert_eq!(words(&w.step(Input::Tick, 2_000)), ["tick"]);
     }
 
@@ -548,10 +563,19 @@ pub(crate) mod tests {
         assert_eq!(words(&w.step(Input::Tick, SILENCE_MS)), ["tick", "poll"]);
         let failed = w.step(Input::PollFailed("no answer".into()), SILENCE_MS + 10);
         assert_eq!(words(&failed), ["silent"]);
-        assert_eq!(words(&w.step(Input::Tick, 2 * SILENCE_MS)), ["tick", "poll"]);
+        assert_eq!(
+            words(&w.step(Input::Tick, 2 * SILENCE_MS)),
+            ["tick", "poll"]
+        );
         // Said once, not every five seconds.
-        assert!(w.step(Input::PollFailed("no answer".into()), 2 * SILENCE_MS + 10).is_empty());
-        assert!(w.step(status(10, Phase::SuspendedEv), 2 * SILENCE_MS + 20).is_empty());
+        assert!(
+            w.step(Input::PollFailed("no answer".into()), 2 * SILENCE_MS + 10)
+                .is_empty()
+        );
+        assert!(
+            w.step(status(10, Phase::SuspendedEv), 2 * SILENCE_MS + 20)
+                .is_empty()
+        );
         let failed = w.step(Input::PollFailed("no answer".into()), 3 * SILENCE_MS);
         assert_eq!(words(&failed), ["silent"]);
     }
@@ -577,7 +601,10 @@ pub(crate) mod tests {
     #[test]
     fn old_and_foreign_live_values_are_passed_over() {
         let mut w = watching(Phase::Charging);
-        assert_eq!(words(&w.step(live(5, Phase::Charging), 1)), ["live charging"]);
+        assert_eq!(
+            words(&w.step(live(5, Phase::Charging), 1)),
+            ["live charging"]
+        );
         assert!(w.step(live(5, Phase::Charging), 2).is_empty());
         assert!(w.step(live(4, Phase::Charging), 3).is_empty());
         let Input::Live(mut foreign) = live(9, Phase::Charging) else {
@@ -594,7 +621,10 @@ pub(crate) mod tests {
             words(&w.step(live(1, Phase::Charging), 1_000)),
             ["live charging", "poll"]
         );
-        assert_eq!(words(&w.step(live(2, Phase::Charging), 2_000)), ["live charging"]);
+        assert_eq!(
+            words(&w.step(live(2, Phase::Charging), 2_000)),
+            ["live charging"]
+        );
     }
 
     #[test]
@@ -611,7 +641,10 @@ pub(crate) mod tests {
         let mut w = watching(Phase::Charging);
         w.step(update(20, 10, Phase::Failed), 1_000);
         w.step(Input::PollFailed("no answer".into()), 2_000);
-        assert_eq!(words(&w.step(Input::Tick, 1_000 + END_WAIT_MS)), ["end failed"]);
+        assert_eq!(
+            words(&w.step(Input::Tick, 1_000 + END_WAIT_MS)),
+            ["end failed"]
+        );
     }
 
     #[test]

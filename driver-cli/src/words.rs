@@ -38,7 +38,9 @@ pub const fn end(code: EndCode) -> &'static str {
         EndCode::Unlock => "the connector was unlocked",
         EndCode::Emergency => "the emergency stop was pressed",
         EndCode::Fault => "a fault ended it",
-        EndCode::OccupiedLocally => "a session that was started at the charge point had the connector",
+        EndCode::OccupiedLocally => {
+            "a session that was started at the charge point had the connector"
+        }
         EndCode::Refused => "the charge point refused the start",
         EndCode::WrittenOff => "an operator closed it while the charge point could not be reached",
         EndCode::Other | EndCode::Unrecognised => "it ended for another reason",
@@ -172,6 +174,9 @@ mod tests {
 
     #[test]
     fn what_did_not_fail_has_no_failure() {
-        assert_eq!(failure_of(&crate::watch::tests::view(1, Phase::Completed)), None);
+        assert_eq!(
+            failure_of(&crate::watch::tests::view(1, Phase::Completed)),
+            None
+        );
     }
 }

@@ -49,14 +49,10 @@ wire_enum! {
         Occupied = "occupied",
         /// The asker's own session has the connector.
         OccupiedByYou = "occupied_by_you",
-        /// The car of an ended session is still plugged in.
-        NotUnplugged = "not_unplugged",
         /// The hardware reports a fault.
         Faulted = "faulted",
         /// Taken out of service by an operator.
         OutOfService = "out_of_service",
-        /// Reserved for somebody else.
-        Reserved = "reserved",
 
         // What a driver may
         /// As many active sessions as the driver may have.
@@ -209,11 +205,6 @@ impl Code {
                 "stop that session first; `status` shows it",
                 true,
             ),
-            Self::NotUnplugged => Text(
-                "the car of the session before is still plugged in at {}",
-                "unplug it first",
-                true,
-            ),
             Self::Faulted => Text(
                 "connector {} is faulted",
                 "use another connector; the operator sees the fault",
@@ -224,7 +215,6 @@ impl Code {
                 "use another connector",
                 true,
             ),
-            Self::Reserved => Text("connector {} is reserved", "use another connector", true),
             Self::LimitReached => Text(
                 "driver {} has as many active sessions as allowed",
                 "stop one first; `status` shows them",
@@ -343,7 +333,11 @@ impl Code {
     pub const fn undecided(self) -> bool {
         matches!(
             self,
-            Self::OutcomeUnknown | Self::Forgotten | Self::Overloaded | Self::NotReady | Self::Internal
+            Self::OutcomeUnknown
+                | Self::Forgotten
+                | Self::Overloaded
+                | Self::NotReady
+                | Self::Internal
         )
     }
 

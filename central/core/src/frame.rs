@@ -16,9 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     keys::{Asker, EventId, Key},
-    model::{
-        Adjustments, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool,
-    },
+    model::{Adjustments, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool},
 };
 
 /// What a frame begins with; the digit is the version of the format.

@@ -96,9 +96,10 @@ impl Connector {
     /// Whether it serves drivers: the operator's wish and the charge point's word, the stricter.
     #[must_use]
     pub fn serves(&self) -> bool {
-        let reported_in = self.reported.as_ref().is_none_or(|r| {
-            r.service == Service::In || r.service_revision < self.service_revision
-        });
+        let reported_in = self
+            .reported
+            .as_ref()
+            .is_none_or(|r| r.service == Service::In || r.service_revision < self.service_revision);
         self.service == Service::In && reported_in
     }
 
@@ -336,6 +337,9 @@ pub struct Session {
     /// What was odd so far.
     #[serde(default)]
     pub flags: BTreeSet<Flag>,
+    /// Whether its updates are written in JSON, as the request was that began it.
+    #[serde(default)]
+    pub json: bool,
 }
 
 impl Session {

@@ -37,8 +37,7 @@ pub fn free_tariff() -> Option<Tariff> {
 }
 
 fn round(exact: Decimal) -> Decimal {
-    let mut rounded =
-        exact.round_dp_with_strategy(CENTS, RoundingStrategy::MidpointAwayFromZero);
+    let mut rounded = exact.round_dp_with_strategy(CENTS, RoundingStrategy::MidpointAwayFromZero);
     rounded.rescale(CENTS);
     rounded
 }
@@ -90,7 +89,11 @@ pub fn lines(terms: &TariffTerms, usage: Usage) -> Vec<ReceiptLine> {
             let capped = product >= idle.cap.0;
             lines.push(ReceiptLine {
                 component: PriceComponent::Idle,
-                quantity: Amount((Decimal::from(billed_s) / Decimal::from(60)).round_dp(6).normalize()),
+                quantity: Amount(
+                    (Decimal::from(billed_s) / Decimal::from(60))
+                        .round_dp(6)
+                        .normalize(),
+                ),
                 unit: "min".into(),
                 price: idle.price_per_minute,
                 amount: Amount(if capped { idle.cap.0 } else { product }),
@@ -416,7 +419,10 @@ mod tests {
         let total = total(&lines);
         assert_eq!(total.to_string(), "4.64");
         let (net, vat) = split_vat(total, terms().vat_percent);
-        assert_eq!((net.to_string(), vat.to_string()), ("3.90".into(), "0.74".into()));
+        assert_eq!(
+            (net.to_string(), vat.to_string()),
+            ("3.90".into(), "0.74".into())
+        );
         assert_eq!(net.0 + vat.0, total.0);
     }
 

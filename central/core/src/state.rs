@@ -82,10 +82,10 @@ pub enum Alarm {
         applied: u64,
     },
     /// Messages were deleted.
-    #[error("{deleted} messages were removed from the ledger")]
+    #[error("{removed} messages were removed from the ledger")]
     Removed {
         /// How many.
-        deleted: u64,
+        removed: u64,
     },
     /// A newer build's frame.
     #[error(transparent)]
@@ -347,12 +347,9 @@ impl State {
     }
 
     fn forget(&mut self, forget: &Forget, version: EventId, pos: u64) {
-        let until = self
-            .horizon
-            .as_ref()
-            .map_or(forget.horizon.until, |e| {
-                e.value.until.max(forget.horizon.until)
-            });
+        let until = self.horizon.as_ref().map_or(forget.horizon.until, |e| {
+            e.value.until.max(forget.horizon.until)
+        });
         let prev = self.horizon.as_ref().map_or(0, |e| e.pos);
         self.horizon = Some(Entry {
             value: Horizon { until },
@@ -529,7 +526,10 @@ impl Log {
             return Ok(());
         };
         // Positions have no gaps, so that the index follows from the sequence.
-        match usize::try_from(index).ok().and_then(|i| self.digests.get(i)) {
+        match usize::try_from(index)
+            .ok()
+            .and_then(|i| self.digests.get(i))
+        {
             Some(ours) if *ours == frame.basis => Ok(()),
             Some(_) | None => Err(mismatch()),
         }

@@ -12,9 +12,7 @@ use ev_contract::{
 use crate::{
     frame::{Evidence, Forget, Kind, Record, Write},
     keys::{Asker, EventId, Key},
-    model::{
-        Adjustments, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool,
-    },
+    model::{Adjustments, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool},
     state::State,
 };
 
@@ -138,8 +136,7 @@ impl<'o, 'a> Tx<'o, 'a> {
             return forget.horizon.until;
         }
         let entry = self.overlay.base.horizon();
-        self.expects
-            .insert(Key::Horizon, entry.map(|e| e.version));
+        self.expects.insert(Key::Horizon, entry.map(|e| e.version));
         entry.map_or(Horizon::default().until, |e| e.value.until)
     }
 

@@ -206,11 +206,7 @@ pub fn tariff_at(state: &State, id: &CpId, cp: &ChargePoint) -> Option<Tariff> {
     .or_else(pricing::free_tariff)
 }
 
-fn state_of(
-    state: &State,
-    connector: &Connector,
-    reach: Reach,
-) -> ConnectorState {
+fn state_of(state: &State, connector: &Connector, reach: Reach) -> ConnectorState {
     match reach {
         Reach::Offline => ConnectorState::Offline,
         Reach::Unknown => ConnectorState::Unknown,

@@ -217,7 +217,13 @@ impl Engine {
                     expires_at,
                     ts: now,
                 };
-                Box::pin(send_command(client, cp.clone(), "reset", Some(id), &command))
+                Box::pin(send_command(
+                    client,
+                    cp.clone(),
+                    "reset",
+                    Some(id),
+                    &command,
+                ))
             }
         };
         tokio::spawn(async move {
@@ -400,7 +406,10 @@ impl Engine {
         } else {
             None
         };
-        (sessions.iter().map(|e| self.session_view(e)).collect(), next)
+        (
+            sessions.iter().map(|e| self.session_view(e)).collect(),
+            next,
+        )
     }
 
     fn find(&self, asker: &Asker, id: SessionId) -> Result<&Entry<Session>, (Code, String)> {
@@ -484,10 +493,8 @@ impl Engine {
         let Asker::Driver(driver) = asker else {
             return Err((Code::UnknownVerb, "history".into()));
         };
-        let (sessions, next) = self.page_of(
-            self.log.state().sessions_of(driver, page.from),
-            page.rows,
-        );
+        let (sessions, next) =
+            self.page_of(self.log.state().sessions_of(driver, page.from), page.rows);
         self.reply(
             item.reply.as_ref(),
             &HistoryReply {

@@ -9,9 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use central_core::{
-    decide::{
-        Ask, Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
-    },
+    decide::{Ask, Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known},
     frame::{FRAME_BYTES_MAX, Forget, Frame, RECORDS_MAX, Record},
     keys::{Asker, EventId},
     state::Applied,
@@ -293,8 +291,8 @@ impl Engine {
                         due.push_front(item);
                         break;
                     }
-                    filling.closed =
-                        matches!(item.kind, ItemKind::Forget(_)) || filling.records.len() + 1 >= RECORDS_MAX;
+                    filling.closed = matches!(item.kind, ItemKind::Forget(_))
+                        || filling.records.len() + 1 >= RECORDS_MAX;
                     filling.bytes += size;
                     filling.overlay.push(&record);
                     let part = Part::Record(filling.records.len());
@@ -461,10 +459,9 @@ impl Engine {
             self.tell_unknown(reply, who, verb);
         }
         if self.waiting.queue.iter().any(late) {
-            let (old, rest): (VecDeque<_>, VecDeque<_>) =
-                std::mem::take(&mut self.waiting.queue)
-                    .into_iter()
-                    .partition(|item| late(item) && item.reply.is_some());
+            let (old, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.waiting.queue)
+                .into_iter()
+                .partition(|item| late(item) && item.reply.is_some());
             self.waiting.queue = rest;
             for item in old {
                 self.refuse(&item, Code::Overloaded, "the ledger does not take frames");

@@ -314,8 +314,7 @@ impl Engine {
     }
 
     fn turn(&mut self) {
-        let connected =
-            self.client.connection_state() == async_nats::connection::State::Connected;
+        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
         let frame_since = self.in_flight.as_ref().map(|f| f.since);
         self.health.send_modify(|h| {
             h.turned_at = Instant::now();
@@ -395,7 +394,10 @@ impl Engine {
     /// What follows from an applied message.
     fn applied(&mut self, applied: Applied) {
         let Some(frame) = &applied.frame else {
-            tracing::error!(seq = applied.pos, "the ledger holds a message that is no frame");
+            tracing::error!(
+                seq = applied.pos,
+                "the ledger holds a message that is no frame"
+            );
             self.metrics.junk();
             return;
         };
@@ -502,8 +504,12 @@ impl Engine {
                 driver: update.driver_id.clone(),
                 session,
             };
-            self.out
-                .send(subject.to_string(), &update, Encoding::MsgPack);
+            let encoding = if entry.value.json {
+                Encoding::Json
+            } else {
+                Encoding::MsgPack
+            };
+            self.out.send(subject.to_string(), &update, encoding);
         }
     }
 

@@ -154,9 +154,10 @@ impl Engine {
     /// fresh answer; that the stream ends too early does.
     pub(super) fn audit_extent(&mut self, extent: Extent) {
         let applied = self.log.state().basis().seq;
-        if extent.deleted > 0 || extent.first > 1 {
-            let deleted = extent.deleted + extent.first.saturating_sub(1);
-            self.alarm(&Alarm::Removed { deleted });
+        if extent.removed > 0 {
+            self.alarm(&Alarm::Removed {
+                removed: extent.removed,
+            });
             return;
         }
         if extent.last >= applied {
@@ -187,7 +188,8 @@ impl Engine {
                     && s.stop
                         .as_ref()
                         .is_some_and(|stop| now.ms_since(stop.at) > after_ms)
-                    && self.heard.silence(&s.cp) > after.max(Duration::from_millis(OFFLINE_AFTER_MS))
+                    && self.heard.silence(&s.cp)
+                        > after.max(Duration::from_millis(OFFLINE_AFTER_MS))
                     && self.heard.reach(&s.cp) == Reach::Offline
             })
             .map(|s| s.id)

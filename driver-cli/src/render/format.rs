@@ -11,7 +11,11 @@ use jiff::{Timestamp, tz::TimeZone};
 /// Kilowatt-hours with three decimals, rounded down: never more than was delivered.
 #[must_use]
 pub fn kwh(energy: Mwh) -> String {
-    format!("{}.{:03} kWh", energy.0 / 1_000_000, energy.0 / 1_000 % 1_000)
+    format!(
+        "{}.{:03} kWh",
+        energy.0 / 1_000_000,
+        energy.0 / 1_000 % 1_000
+    )
 }
 
 /// Kilowatts with one decimal.
@@ -72,7 +76,9 @@ pub fn phase(view: &SessionView, phase: Phase) -> String {
 /// Whether the car took all that it could.
 fn is_full(view: &SessionView) -> bool {
     let word = EndCode::EvStopped.as_str();
-    view.end.as_ref().is_some_and(|e| e.code == EndCode::EvStopped)
+    view.end
+        .as_ref()
+        .is_some_and(|e| e.code == EndCode::EvStopped)
         || view.reason.as_deref() == Some(word)
         || view.soc_pct == Some(100)
 }
@@ -101,7 +107,13 @@ pub const fn connector(state: ConnectorState) -> &'static str {
 #[must_use]
 pub fn harmless(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() && c != '\n' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 

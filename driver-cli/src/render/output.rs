@@ -98,7 +98,11 @@ impl Output {
 
     /// What went wrong and what to do next.
     pub fn complaint(&self, message: &str, hint: &str) {
-        let (on, off) = if self.colour { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
+        let (on, off) = if self.colour {
+            ("\u{1b}[1;31m", "\u{1b}[0m")
+        } else {
+            ("", "")
+        };
         let mut text = format!("{on}error:{off} {}", harmless(message));
         if !hint.is_empty() {
             text.push_str(&format!("\n  hint: {}", harmless(hint)));

@@ -1,5 +1,5 @@
 //! How a session goes, while it goes: one line that is redrawn on a terminal, a line now and then
-//! elsewhere. Always on stderr: the data is the end of it.
+//! elsewhere. On stderr, unless the progress is itself what was asked for.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 use super::{
-    format::{duration, kw, kwh, phase},
+    format::{duration, harmless, kw, kwh, phase},
     output::Output,
 };
 use crate::{
+    failure::Failure,
     price::{estimate, money},
     watch::{News, Seen},
 };
@@ -29,6 +30,7 @@ pub struct Progress {
     /// What was last written as a line of its own.
     written: Option<(Phase, bool, Instant)>,
     silent: Option<String>,
+    to_stdout: bool,
 }
 
 impl Progress {
@@ -49,11 +51,29 @@ impl Progress {
             seen: None,
             written: None,
             silent: None,
+            to_stdout: false,
+        }
+    }
+
+    /// Shows news as plain lines on stdout.
+    #[must_use]
+    pub fn lines(output: Output, tariff: Option<Tariff>) -> Self {
+        Self {
+            output,
+            tariff,
+            line: None,
+            seen: None,
+            written: None,
+            silent: None,
+            to_stdout: true,
         }
     }
 
     /// Shows one piece of news.
-    pub fn show(&mut self, news: &News) {
+    ///
+    /// # Errors
+    /// When stdout is what it writes to and cannot.
+    pub fn show(&mut self, news: &News) -> Result<(), Failure> {
         match news {
             News::Seen(seen) => {
                 let now = Instant::now();
@@ -67,13 +87,15 @@ impl Progress {
                 if changed || (due && self.line.is_none()) {
                     self.written = Some((key.0, key.1, now));
                     let text = self.text();
-                    self.print(&text);
+                    self.print(&text)?;
                 }
             }
             News::Silent { why } => {
                 self.silent = Some(why.clone());
                 if self.line.is_none() {
-                    self.print(&format!("no news: {why}; the session goes on, asking again"));
+                    self.print(&format!(
+                        "no news: {why}; the session goes on, asking again"
+                    ))?;
                 }
             }
             News::Tick => {}
@@ -82,14 +104,17 @@ impl Progress {
             line.set_message(self.text());
             line.tick();
         }
+        Ok(())
     }
 
     /// Prints a line without disturbing the one that is redrawn.
-    pub fn print(&self, text: &str) {
+    fn print(&self, text: &str) -> Result<(), Failure> {
         match &self.line {
             Some(line) => line.suspend(|| self.output.message(text)),
+            None if self.to_stdout => return self.output.text(&harmless(text)),
             None => self.output.message(text),
         }
+        Ok(())
     }
 
     /// Takes the redrawn line away.

@@ -14,7 +14,9 @@ use crate::{
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
+    table
+        .load_style(presets::NOTHING)
+        .set_header(header.to_vec());
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -45,7 +47,14 @@ fn pairs(rows: &[(&str, String)]) -> String {
 /// `list`.
 #[must_use]
 pub fn charge_points(listing: &[ChargePointListing]) -> String {
-    let mut table = table(&["CONNECTOR", "STATE", "UP TO", "PRICE", "SITE", "YOUR SESSION"]);
+    let mut table = table(&[
+        "CONNECTOR",
+        "STATE",
+        "UP TO",
+        "PRICE",
+        "SITE",
+        "YOUR SESSION",
+    ]);
     for cp in listing {
         for c in &cp.connectors {
             table.add_row([
@@ -68,13 +77,26 @@ pub fn sessions(sessions: &[SessionView], with_driver: bool) -> String {
     if with_driver {
         header.push("DRIVER");
     }
-    header.extend(["CONNECTOR", "STATE", "ENERGY", "COST", "BEGAN", "ENDED", "REASON"]);
+    header.extend([
+        "CONNECTOR",
+        "STATE",
+        "ENERGY",
+        "COST",
+        "BEGAN",
+        "ENDED",
+        "REASON",
+    ]);
     let energy_at = if with_driver { 4 } else { 3 };
     let mut table = table(&header);
     for s in sessions {
         let mut row = vec![s.session_id.to_string()];
         if with_driver {
-            row.push(s.driver_id.as_ref().map(ToString::to_string).unwrap_or_default());
+            row.push(
+                s.driver_id
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            );
         }
         let ended = s.state.is_ended();
         row.extend([
@@ -83,8 +105,14 @@ pub fn sessions(sessions: &[SessionView], with_driver: bool) -> String {
             kwh(s.energy_mwh),
             money(s.cost, s.currency),
             local(s.started_at.unwrap_or(s.accepted_at), &s.time_zone),
-            s.ended_at.map(|at| local(at, &s.time_zone)).unwrap_or_default(),
-            if ended { harmless(&words::how_it_ended(s)) } else { String::new() },
+            s.ended_at
+                .map(|at| local(at, &s.time_zone))
+                .unwrap_or_default(),
+            if ended {
+                harmless(&words::how_it_ended(s))
+            } else {
+                String::new()
+            },
         ]);
         table.add_row(row);
     }
@@ -98,11 +126,17 @@ pub fn session(s: &SessionView) -> String {
     let at = |time| local(time, &s.time_zone);
     let mut rows = vec![
         ("session", s.session_id.to_string()),
-        ("connector", format!("{}/{} at {}", s.cp_id, s.connector, s.site_id)),
+        (
+            "connector",
+            format!("{}/{} at {}", s.cp_id, s.connector, s.site_id),
+        ),
         ("state", phase(s, s.state)),
         ("energy", kwh(s.energy_mwh)),
         ("cost", money(s.cost, s.currency)),
-        ("tariff", format!("{} version {}", s.tariff_id, s.tariff_version)),
+        (
+            "tariff",
+            format!("{} version {}", s.tariff_id, s.tariff_version),
+        ),
         ("accepted", at(s.accepted_at)),
     ];
     let mut limits = Vec::new();
@@ -147,7 +181,10 @@ pub fn receipt(reply: &ReceiptReply) -> String {
         ("receipt", r.number.clone()),
         ("session", r.session_id.to_string()),
         ("seller", r.operator.clone()),
-        ("connector", format!("{}/{} at {}", r.cp_id, r.connector, r.site_id)),
+        (
+            "connector",
+            format!("{}/{} at {}", r.cp_id, r.connector, r.site_id),
+        ),
         ("accepted", at(r.accepted_at)),
     ];
     rows.extend(r.started_at.map(|t| ("energy began", at(t))));
@@ -176,7 +213,10 @@ pub fn receipt(reply: &ReceiptReply) -> String {
         ));
     }
     rows.push(("energy", kwh(r.energy_mwh)));
-    rows.push(("tariff", format!("{} version {}", r.tariff.tariff_id, r.tariff.version)));
+    rows.push((
+        "tariff",
+        format!("{} version {}", r.tariff.tariff_id, r.tariff.version),
+    ));
 
     let mut lines = table(&["", "QUANTITY", "PRICE", "AMOUNT", ""]);
     for line in &r.lines {
@@ -205,7 +245,11 @@ pub fn receipt(reply: &ReceiptReply) -> String {
     right(&mut lines, &[1, 2, 3]);
     let mut text = format!("{}\n\n{}", pairs(&rows), lines.trim_fmt());
     if !r.flags.is_empty() {
-        let flags: Vec<String> = r.flags.iter().map(|f| f.to_string().replace('_', " ")).collect();
+        let flags: Vec<String> = r
+            .flags
+            .iter()
+            .map(|f| f.to_string().replace('_', " "))
+            .collect();
         text.push_str(&format!("\n\nnoticed: {}", flags.join(", ")));
     }
     if !reply.adjustments.is_empty() {
@@ -235,7 +279,15 @@ pub fn receipt(reply: &ReceiptReply) -> String {
 #[must_use]
 pub fn charge_points_for_operators(views: &[ChargePointView]) -> String {
     let mut table = table(&[
-        "CONNECTOR", "STATE", "LINK", "SERVICE", "POWER", "REGISTER", "SPOOL", "SITE", "NOTES",
+        "CONNECTOR",
+        "STATE",
+        "LINK",
+        "SERVICE",
+        "POWER",
+        "REGISTER",
+        "SPOOL",
+        "SITE",
+        "NOTES",
     ]);
     for cp in views {
         for c in &cp.connectors {
@@ -269,7 +321,11 @@ pub fn charge_points_for_operators(views: &[ChargePointView]) -> String {
             ]);
         }
         if cp.connectors.is_empty() {
-            table.add_row([cp.cp_id.to_string(), "no connectors".to_owned(), cp.link.to_string()]);
+            table.add_row([
+                cp.cp_id.to_string(),
+                "no connectors".to_owned(),
+                cp.link.to_string(),
+            ]);
         }
     }
     right(&mut table, &[4, 5, 6]);
@@ -287,13 +343,22 @@ pub fn charge_point(cp: &ChargePointView) -> String {
     ];
     rows.extend(cp.last_heard_at.map(|t| ("last heard", at(t))));
     rows.extend(cp.version.clone().map(|v| ("agent", v)));
-    rows.extend(cp.clock_offset_ms.map(|ms| ("clock", format!("{ms} ms off"))));
-    rows.extend(cp.spool_depth.map(|n| ("spool", format!("{n} records wait"))));
+    rows.extend(
+        cp.clock_offset_ms
+            .map(|ms| ("clock", format!("{ms} ms off"))),
+    );
+    rows.extend(
+        cp.spool_depth
+            .map(|n| ("spool", format!("{n} records wait"))),
+    );
     rows.extend(cp.epoch.clone().map(|e| ("epoch", e)));
     rows.push(("next record", cp.next_record.to_string()));
     rows.push(("quarantined", cp.quarantined.to_string()));
     rows.push(("missing", cp.missing.to_string()));
-    rows.push(("tariff", format!("{}: {}", cp.tariff.tariff_id, price::in_words(&cp.tariff))));
+    rows.push((
+        "tariff",
+        format!("{}: {}", cp.tariff.tariff_id, price::in_words(&cp.tariff)),
+    ));
     if !cp.health.is_empty() {
         rows.push(("health", cp.health.join(", ")));
     }

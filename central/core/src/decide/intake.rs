@@ -71,9 +71,10 @@ fn take(
 ) {
     let outcome = match &incoming.record {
         Err(why) => Err(why.clone()),
-        Ok(record) if record.seq != seq => {
-            Err(format!("stands at {seq} and says that it is {}", record.seq))
-        }
+        Ok(record) if record.seq != seq => Err(format!(
+            "stands at {seq} and says that it is {}",
+            record.seq
+        )),
         Ok(record) => fact(tx, ctx, run, record, spool),
     };
     if let Err(why) = outcome {
@@ -269,11 +270,7 @@ fn fact(
     }
 }
 
-fn known_connector(
-    tx: &mut Tx<'_, '_>,
-    cp: &CpId,
-    connector: ConnectorId,
-) -> Result<(), Unusable> {
+fn known_connector(tx: &mut Tx<'_, '_>, cp: &CpId, connector: ConnectorId) -> Result<(), Unusable> {
     if tx
         .charge_point(cp)
         .is_some_and(|p| p.connector(connector).is_some())
@@ -302,11 +299,7 @@ struct Opened {
     at: UnixMs,
 }
 
-fn open_at_edge(
-    tx: &mut Tx<'_, '_>,
-    run: &Run,
-    opened: Opened,
-) -> Result<(), Unusable> {
+fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
     known_connector(tx, &run.cp, opened.connector)?;
     let Some(present) = tx.charge_point(&run.cp) else {
         return Err("the charge point has not presented itself".into());
@@ -343,6 +336,7 @@ fn open_at_edge(
         stop: None,
         counts: opened.driver.is_some(),
         flags: std::collections::BTreeSet::new(),
+        json: false,
     };
     for other in &connector.open {
         if tx

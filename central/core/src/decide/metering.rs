@@ -29,7 +29,11 @@ impl Capability {
         let milliwatt_max = cp
             .and_then(|cp| {
                 let spec = cp.connector(session.connector)?;
-                Some(spec.power_max().0.saturating_mul(u64::from(cp.sim_speed.max(1))))
+                Some(
+                    spec.power_max()
+                        .0
+                        .saturating_mul(u64::from(cp.sim_speed.max(1))),
+                )
             })
             .unwrap_or(u64::MAX);
         Self { milliwatt_max }

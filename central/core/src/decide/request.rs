@@ -59,6 +59,9 @@ pub enum Wish {
         /// What the shell has just seen of the charge point. No part of the content.
         #[serde(skip)]
         reach: Reach,
+        /// Whether it was asked for in JSON: then its updates come in JSON. No part of the content.
+        #[serde(skip)]
+        json: bool,
     },
     /// A driver stops a session.
     Stop {
@@ -263,6 +266,7 @@ fn wanted(
             connector,
             limits,
             reach,
+            json,
         } => session::start(
             tx,
             ctx,
@@ -274,6 +278,7 @@ fn wanted(
                 connector: *connector,
                 limits,
                 reach: *reach,
+                json: *json,
             },
         ),
         Wish::Stop { session } => session::stop(tx, ctx, &ask.asker, *session),

@@ -29,6 +29,7 @@ pub(super) struct Start<'a> {
     pub connector: Option<i64>,
     pub limits: &'a LimitsRequest,
     pub reach: Reach,
+    pub json: bool,
 }
 
 /// Finds the connector that is meant.
@@ -121,6 +122,7 @@ pub(super) fn start(
         stop: None,
         counts: true,
         flags: BTreeSet::new(),
+        json: start.json,
     };
     connector.open.insert(session.id);
     driver.open.insert(session.id);
@@ -206,9 +208,7 @@ fn order_stop(
         connector: session.connector,
     };
     if session.is_ended() {
-        return Err(
-            Refusal::new(Code::SessionEnded, session.id.to_string()).with(session.id),
-        );
+        return Err(Refusal::new(Code::SessionEnded, session.id.to_string()).with(session.id));
     }
     if session.stop.is_none() {
         session.stop = Some(StopOrder {
@@ -291,10 +291,8 @@ pub(super) const fn open_phase(phase: Phase) -> Option<Phase> {
         Phase::Preparing | Phase::Charging | Phase::SuspendedEv | Phase::SuspendedEvse => {
             Some(phase)
         }
-        Phase::Stopping
-        | Phase::Idle
-        | Phase::Completed
-        | Phase::Failed
-        | Phase::Unrecognised => None,
+        Phase::Stopping | Phase::Idle | Phase::Completed | Phase::Failed | Phase::Unrecognised => {
+            None
+        }
     }
 }

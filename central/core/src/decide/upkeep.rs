@@ -29,8 +29,7 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
     match (answer.verb, answer.outcome) {
         (Verb::Start, Outcome::Refused) => {
             // Under another epoch the charge point cannot know whether it had taken the session.
-            let its_word =
-                answer.code != Some(Code::WrongEpoch) && answer.epoch == session.epoch;
+            let its_word = answer.code != Some(Code::WrongEpoch) && answer.epoch == session.epoch;
             if its_word && matches!(session.stage, Stage::Ordered) {
                 let reason = match (&session.stop, answer.code) {
                     (Some(stop), Some(Code::StoppedBeforeStart)) => stop.reason.clone(),
@@ -49,10 +48,12 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
         }
         (Verb::Stop, Outcome::Absent) => {
             if answer.epoch == session.epoch && matches!(session.stage, Stage::Ordered) {
-                let reason = session.stop.as_ref().map_or(
-                    EndReason::new(EndCode::Other, EndSource::Central),
-                    |stop| stop.reason.clone(),
-                );
+                let reason = session
+                    .stop
+                    .as_ref()
+                    .map_or(EndReason::new(EndCode::Other, EndSource::Central), |stop| {
+                        stop.reason.clone()
+                    });
                 never_began(tx, ctx, session, reason);
             }
         }

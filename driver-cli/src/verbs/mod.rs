@@ -1,0 +1,340 @@
+//! The verbs, one file each, and what they share.
+
+mod completions;
+mod doctor;
+mod history;
+mod list;
+mod op;
+mod receipt;
+mod run;
+mod start;
+mod status;
+mod stop;
+mod wait;
+mod watch;
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ev_contract::{ids::DriverId, v1::LimitsRequest};
+use tokio::{sync::watch as notice, task::AbortHandle};
+
+use crate::{
+    args::{Cli, DEFAULT_NATS_URL, DEFAULT_OPERATOR, Global, LimitArgs, OpVerb, Verb},
+    client::Client,
+    command::Command,
+    desk::Desk,
+    doc::ActionDoc,
+    exit::Exit,
+    failure::{About, Failure},
+    identity::Who,
+    invocation::Invocation,
+    journal::{Found, Prepared},
+    quantity::Place,
+    render::output::Output,
+};
+
+/// What stood on the command line itself, and not in the environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Typed {
+    /// `--driver`
+    pub driver: bool,
+}
+
+/// What every verb needs.
+#[derive(Debug)]
+pub(crate) struct Ctx {
+    pub(crate) global: Global,
+    pub(crate) typed: Typed,
+    pub(crate) output: Output,
+    interrupt: notice::Receiver<bool>,
+    listener: AbortHandle,
+}
+
+impl Drop for Ctx {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// Does what the command line says, and says how it went.
+pub async fn run(cli: Cli, typed: Typed) -> Exit {
+    let output = Output::new(cli.global.json);
+    let asked = asked_about(&cli);
+    let ctx = Ctx::new(cli.global, typed, output);
+    match dispatch(&ctx, cli.verb).await {
+        Ok(exit) => exit,
+        Err(failure) => {
+            if output.is_json() && !matches!(failure, Failure::BrokenPipe) {
+                let mut doc = ActionDoc::failed(&failure);
+                doc.driver_id = doc.driver_id.or(asked.driver_id);
+                doc.cp_id = doc.cp_id.or(asked.cp_id);
+                doc.connector = doc.connector.or(asked.connector);
+                doc.session_id = doc.session_id.or(asked.session_id);
+                doc.request_id = doc.request_id.or(asked.request_id);
+                // The exit code speaks of what was asked for, not of who reads it.
+                let _ = output.document(&doc);
+            }
+            output.error(&failure);
+            failure.exit()
+        }
+    }
+}
+
+async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
+    match verb {
+        Verb::List => list::list(ctx).await,
+        Verb::Start(args) => start::start(ctx, args).await,
+        Verb::Stop(args) => stop::stop(ctx, args).await,
+        Verb::Status(args) => status::status(ctx, args).await,
+        Verb::Watch(args) => watch::watch(ctx, args).await,
+        Verb::History(args) => history::history(ctx, args).await,
+        Verb::Receipt { session } => receipt::receipt(ctx, &session).await,
+        Verb::Run(args) => run::run(ctx, args).await,
+        Verb::Op { verb } => match verb {
+            OpVerb::Cp { verb } => op::cp(ctx, verb).await,
+            OpVerb::Session { verb } => op::session(ctx, verb).await,
+            OpVerb::Driver { verb } => op::driver(ctx, verb).await,
+            OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
+        },
+        Verb::Completions { shell } => completions::completions(shell),
+        Verb::Doctor => doctor::doctor(ctx).await,
+    }
+}
+
+/// What the line itself names, for the document of a failure that came before any request.
+fn asked_about(cli: &Cli) -> About {
+    let driver_id = cli.global.driver.as_ref().map(ToString::to_string);
+    match &cli.verb {
+        Verb::Start(args) => About {
+            driver_id,
+            cp_id: Some(args.place.cp_id.clone()),
+            connector: args.connector.or(args.place.connector),
+            request_id: args.repeat.request_id.as_ref().map(ToString::to_string),
+            ..About::default()
+        },
+        Verb::Stop(args) => About {
+            driver_id,
+            session_id: args.session.clone(),
+            request_id: args.repeat.request_id.as_ref().map(ToString::to_string),
+            ..About::default()
+        },
+        Verb::Status(args) | Verb::Watch(args) => About {
+            driver_id,
+            session_id: args.session.clone(),
+            ..About::default()
+        },
+        Verb::Receipt { session } => About {
+            driver_id,
+            session_id: Some(session.clone()),
+            ..About::default()
+        },
+        Verb::List | Verb::History(_) | Verb::Run(_) => About {
+            driver_id,
+            ..About::default()
+        },
+        Verb::Op { .. } | Verb::Completions { .. } | Verb::Doctor => About::default(),
+    }
+}
+
+impl Ctx {
+    fn new(global: Global, typed: Typed, output: Output) -> Self {
+        let (tell, interrupt) = notice::channel(false);
+        // Listens all the time, so that a Ctrl-C between two waits is not lost.
+        let listener = tokio::spawn(async move {
+            while tokio::signal::ctrl_c().await.is_ok() {
+                tell.send_replace(true);
+            }
+        })
+        .abort_handle();
+        Self {
+            global,
+            typed,
+            output,
+            interrupt,
+            listener,
+        }
+    }
+
+    /// Waits for `work`, or for Ctrl-C: then `note` says how things stand.
+    pub(crate) async fn unless_interrupted<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+        note: impl FnOnce() -> Failure,
+    ) -> Result<T, Failure> {
+        let mut interrupt = self.interrupt.clone();
+        tokio::select! {
+            biased;
+            interrupted = interrupt.wait_for(|&yes| yes) => match interrupted {
+                Ok(_) => Err(note()),
+                // Only when the listener is gone, with the whole context.
+                Err(_) => std::future::pending().await,
+            },
+            done = work => done,
+        }
+    }
+
+    /// Waits for a question that changes nothing.
+    pub(crate) async fn query<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.unless_interrupted(work, || Failure::Interrupted {
+            message: "interrupted; nothing was changed".to_owned(),
+            hint: String::new(),
+            about: Box::default(),
+        })
+        .await
+    }
+
+    /// The driver, who must be named.
+    pub(crate) fn driver(&self) -> Result<&DriverId, Failure> {
+        self.global.driver.as_ref().ok_or_else(|| {
+            Failure::usage(
+                "say which driver you are",
+                "--driver alice, or set EV_DRIVER",
+            )
+        })
+    }
+
+    /// A driver's desk.
+    pub(crate) async fn driver_desk(&self) -> Result<Desk, Failure> {
+        let who = Who::Driver(self.driver()?.clone());
+        self.desk(who).await
+    }
+
+    /// An operator's desk.
+    pub(crate) async fn operator_desk(&self) -> Result<Desk, Failure> {
+        self.desk(Who::Operator(self.global.operator.clone())).await
+    }
+
+    async fn desk(&self, who: Who) -> Result<Desk, Failure> {
+        let state_dir = self.state_dir()?;
+        let client = self.connect(self.global.timeout).await?;
+        Ok(Desk::new(
+            client,
+            who,
+            &state_dir,
+            self.invocation(),
+            self.global.timeout,
+        ))
+    }
+
+    /// Connects, and says when that takes long.
+    pub(crate) async fn connect(&self, patience: Duration) -> Result<Client, Failure> {
+        let url = &self.global.nats_url;
+        self.query(Client::connect(url, patience, |why| {
+            self.output.message(&format!(
+                "the NATS server at {url} cannot be reached ({why}); trying for {} s",
+                patience.as_secs_f32().ceil()
+            ));
+        }))
+        .await
+    }
+
+    /// Where requests are written down.
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
+        let absolute = |name: &str| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        self.global
+            .state_dir
+            .clone()
+            .or_else(|| absolute("XDG_STATE_HOME").map(|home| home.join("ev-driver")))
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/state/ev-driver")))
+            .ok_or_else(|| {
+                Failure::usage(
+                    "there is no place to write requests down: neither XDG_STATE_HOME nor HOME is set",
+                    "name a folder with --state-dir",
+                )
+            })
+    }
+
+    /// How commands are typed here: with whatever is not the default.
+    pub(crate) fn invocation(&self) -> Invocation {
+        let global = &self.global;
+        let state_dir = global.state_dir.as_deref().map(Path::to_string_lossy);
+        let mut options = Vec::new();
+        if global.nats_url != DEFAULT_NATS_URL {
+            options.push(("--nats-url", global.nats_url.as_str()));
+        }
+        if let Some(driver) = &global.driver {
+            options.push(("--driver", driver.as_str()));
+        }
+        if global.operator.as_str() != DEFAULT_OPERATOR {
+            options.push(("--operator", global.operator.as_str()));
+        }
+        if let Some(state_dir) = &state_dir {
+            options.push(("--state-dir", state_dir));
+        }
+        Invocation::new(options)
+    }
+
+    /// Says where a request comes from, if it is not new.
+    pub(crate) fn tell_found(&self, prepared: &Prepared) {
+        let id = prepared.command.stamp().0;
+        match prepared.found {
+            Found::New => {}
+            Found::Named => self.output.message(&format!(
+                "repeating request {id} as it was written down; that is safe"
+            )),
+            Found::Unanswered => self.output.message(&format!(
+                "the same request was sent a moment ago and never answered: repeating {id}, \
+                 so that it cannot take effect twice"
+            )),
+        }
+    }
+
+    /// Sends a prepared command; Ctrl-C meanwhile tells how to find out what came of it.
+    pub(crate) async fn submit<T: crate::desk::Verdict>(
+        &self,
+        desk: &Desk,
+        prepared: &Prepared,
+    ) -> Result<T, Failure> {
+        self.tell_found(prepared);
+        self.unless_interrupted(desk.submit(prepared), || desk.given_up(&prepared.command))
+            .await
+    }
+}
+
+/// Limits as they go into a request; none when none was given.
+pub(crate) fn limits_request(limits: &LimitArgs) -> Option<LimitsRequest> {
+    (*limits != LimitArgs::default()).then(|| LimitsRequest {
+        energy_wh: limits.limit_energy.map(|wh| wh.0),
+        time_s: limits.limit_time.map(|s| s.0),
+        cost: limits.limit_cost.map(|money| money.amount.to_string()),
+        currency: limits
+            .limit_cost
+            .and_then(|money| money.currency)
+            .map(|currency| currency.to_string()),
+    })
+}
+
+/// `CP-001/1` and `--connector` say the same thing.
+pub(crate) fn connector_of(place: &Place, option: Option<i64>) -> Result<Option<i64>, Failure> {
+    match (place.connector, option) {
+        (Some(a), Some(b)) if a != b => Err(Failure::usage(
+            format!("{}/{a} and --connector {b} are two connectors", place.cp_id),
+            "name one",
+        )),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+/// A start as it was asked for.
+pub(crate) fn start_wish(
+    place: &Place,
+    connector: Option<i64>,
+    limits: &LimitArgs,
+) -> Result<Command, Failure> {
+    Ok(Command::start(
+        place.cp_id.clone(),
+        connector_of(place, connector)?,
+        limits_request(limits),
+    ))
+}

@@ -1,0 +1,414 @@
+//! `op`: what operators do.
+
+use ev_contract::{
+    ids::{RequestId, SessionId},
+    units::Currency,
+    v1::{
+        CpActRequest, DriverBlockRequest, IdleFee, OpReply, OpStartRequest, SessionAdjustRequest,
+        SessionEndRequest, TariffSetRequest, TariffTerms,
+    },
+    wire::{CENTRAL, Tag},
+};
+
+use super::{Ctx, connector_of, limits_request};
+use crate::{
+    args::{CpAct, OpCp, OpDriver, OpSession, OpTariff, TariffSet},
+    command::Command,
+    desk::{Desk, SessionFilter},
+    doc::{CpsDoc, OpDoc, OpsDoc, SessionsDoc, TariffsDoc},
+    exit::Exit,
+    failure::Failure,
+    quantity::{Money, Price},
+    render::table,
+};
+
+/// Most pages that are read to find the currency of one session.
+const CURRENCY_PAGES_MAX: usize = 50;
+
+/// What a verb does to a charge point.
+type Act = fn(CpActRequest) -> Command;
+
+pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
+    let desk = ctx.operator_desk().await?;
+    match verb {
+        OpCp::Ls => {
+            let (views, ts) = ctx.query(desk.cp_ls(None)).await?;
+            ctx.output.data(&CpsDoc::new(&views, ts), || {
+                table::charge_points_for_operators(&views)
+            })?;
+            Ok(Exit::Ok)
+        }
+        OpCp::Show { cp } => {
+            let (views, ts) = ctx.query(desk.cp_ls(Some(&cp))).await?;
+            let Some(view) = views.iter().find(|v| v.cp_id.as_str() == cp) else {
+                return Err(Failure::refused(
+                    ev_contract::codes::Code::UnknownChargePoint.about(&cp),
+                    crate::failure::About {
+                        cp_id: Some(cp),
+                        ts: Some(ts),
+                        ..crate::failure::About::default()
+                    },
+                ));
+            };
+            ctx.output
+                .data(&CpsDoc::new(std::slice::from_ref(view), ts), || {
+                    table::charge_point(view)
+                })?;
+            Ok(Exit::Ok)
+        }
+        OpCp::Enable(args) => act(ctx, &desk, Command::CpEnable, args).await,
+        OpCp::Disable(args) => act(ctx, &desk, Command::CpDisable, args).await,
+        OpCp::Unlock(args) => act(ctx, &desk, Command::CpUnlock, args).await,
+        OpCp::Reset(args) => act(ctx, &desk, Command::CpReset, args).await,
+    }
+}
+
+async fn act(ctx: &Ctx, desk: &Desk, verb: Act, args: CpAct) -> Result<Exit, Failure> {
+    let wish = |cp_id: String, connector: Option<i64>| {
+        verb(CpActRequest {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            request_id: String::new(),
+            expires_at: 0,
+            cp_id,
+            connector,
+        })
+    };
+    if let Some(place) = args.place {
+        let connector = connector_of(&place, args.connector)?;
+        let wish = wish(place.cp_id.clone(), connector);
+        return single(
+            ctx,
+            desk,
+            &wish,
+            args.repeat.request_id.as_ref(),
+            Some(place.cp_id),
+        )
+        .await;
+    }
+    // Each charge point is a wish of its own: one that cannot be reached holds up no other.
+    let (views, _) = ctx.query(desk.cp_ls(None)).await?;
+    let mut exit = Exit::Ok;
+    let mut results = Vec::new();
+    for view in views {
+        let cp_id = view.cp_id.to_string();
+        let result = submit(ctx, desk, &wish(cp_id.clone(), None), None).await;
+        match result {
+            Ok(reply) => results.push(OpDoc::done(&reply, Some(cp_id))),
+            Err(failure @ Failure::Interrupted { .. }) => return Err(failure),
+            Err(failure) => {
+                ctx.output.error(&failure);
+                if exit == Exit::Ok {
+                    exit = failure.exit();
+                }
+                results.push(OpDoc::failed(&failure, Some(cp_id)));
+            }
+        }
+    }
+    let doc = OpsDoc { results };
+    ctx.output.data(&doc, || {
+        doc.results.iter().map(text).collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(exit)
+}
+
+pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure> {
+    let desk = ctx.operator_desk().await?;
+    match verb {
+        OpSession::Ls {
+            all,
+            cp,
+            rows,
+            before,
+        } => {
+            let filter = SessionFilter {
+                // A driver in the environment is the operator's own, and no filter.
+                driver_id: ctx
+                    .global
+                    .driver
+                    .as_ref()
+                    .filter(|_| ctx.typed.driver)
+                    .map(ToString::to_string),
+                cp_id: cp,
+                all,
+            };
+            ls(ctx, &desk, &filter, rows, before).await
+        }
+        OpSession::Start {
+            place,
+            connector,
+            limits,
+            repeat,
+        } => {
+            let driver = ctx.global.driver.as_ref().filter(|_| ctx.typed.driver);
+            let Some(driver) = driver else {
+                return Err(Failure::usage(
+                    "say for which driver to start",
+                    "op session start CP-001 --driver alice",
+                ));
+            };
+            let wish = Command::SessionStart(OpStartRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                driver_id: driver.to_string(),
+                cp_id: place.cp_id.clone(),
+                connector: connector_of(&place, connector)?,
+                limits: limits_request(&limits),
+            });
+            single(
+                ctx,
+                &desk,
+                &wish,
+                repeat.request_id.as_ref(),
+                Some(place.cp_id),
+            )
+            .await
+        }
+        OpSession::End {
+            session,
+            reason,
+            write_off,
+            repeat,
+        } => {
+            let id = ctx.query(desk.resolve(&session)).await?;
+            let wish = Command::SessionEnd(SessionEndRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                session_id: id.to_string(),
+                reason,
+                write_off,
+            });
+            single(ctx, &desk, &wish, repeat.request_id.as_ref(), None).await
+        }
+        OpSession::Adjust {
+            session,
+            amount,
+            reason,
+            repeat,
+        } => {
+            let id = ctx.query(desk.resolve(&session)).await?;
+            ctx.query(check_currency(&desk, id, amount)).await?;
+            let wish = Command::SessionAdjust(SessionAdjustRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                session_id: id.to_string(),
+                amount: amount.amount.to_string(),
+                reason,
+            });
+            single(ctx, &desk, &wish, repeat.request_id.as_ref(), None).await
+        }
+    }
+}
+
+async fn ls(
+    ctx: &Ctx,
+    desk: &Desk,
+    filter: &SessionFilter,
+    rows: u32,
+    before: Option<String>,
+) -> Result<Exit, Failure> {
+    let wanted = usize::try_from(rows).unwrap_or(usize::MAX);
+    let mut sessions = Vec::new();
+    let mut next = match before {
+        Some(text) => Some(ctx.query(desk.resolve(&text)).await?.to_string()),
+        None => None,
+    };
+    let ts = loop {
+        let missing = u32::try_from(wanted - sessions.len()).unwrap_or(u32::MAX);
+        let page = ctx
+            .query(desk.session_ls_page(filter, next, Some(missing)))
+            .await?;
+        let grew = !page.sessions.is_empty();
+        sessions.extend(page.sessions);
+        next = page.next;
+        if sessions.len() >= wanted || next.is_none() || !grew {
+            break page.ts;
+        }
+    };
+    if sessions.len() > wanted {
+        sessions.truncate(wanted);
+        next = sessions.last().map(|s| s.session_id.to_string());
+    }
+    if sessions.is_empty() && !ctx.output.is_json() {
+        ctx.output.message("there are no such sessions");
+        return Ok(Exit::Ok);
+    }
+    ctx.output
+        .data(&SessionsDoc::new(&sessions, next.clone(), ts), || {
+            table::sessions(&sessions, true)
+        })?;
+    if let Some(before) = next {
+        ctx.output
+            .message(&format!("older ones: --before {before}"));
+    }
+    Ok(Exit::Ok)
+}
+
+pub(super) async fn driver(ctx: &Ctx, verb: OpDriver) -> Result<Exit, Failure> {
+    let desk = ctx.operator_desk().await?;
+    let (make, args): (fn(DriverBlockRequest) -> Command, _) = match verb {
+        OpDriver::Block(args) => (Command::DriverBlock, args),
+        OpDriver::Unblock(args) => (Command::DriverUnblock, args),
+    };
+    let wish = make(DriverBlockRequest {
+        tag: Tag::new(),
+        to: CENTRAL.to_owned(),
+        request_id: String::new(),
+        expires_at: 0,
+        driver_id: args.subject,
+        reason: args.reason,
+    });
+    single(ctx, &desk, &wish, args.repeat.request_id.as_ref(), None).await
+}
+
+pub(super) async fn tariff(ctx: &Ctx, verb: OpTariff) -> Result<Exit, Failure> {
+    match verb {
+        OpTariff::Ls => {
+            let desk = ctx.operator_desk().await?;
+            let reply = ctx.query(desk.tariff_ls()).await?;
+            if reply.tariffs.is_empty() && !ctx.output.is_json() {
+                ctx.output.message("no tariff is set: charging is free");
+                return Ok(Exit::Ok);
+            }
+            ctx.output
+                .data(&TariffsDoc::new(&reply.tariffs, reply.ts), || {
+                    table::tariffs(&reply.tariffs)
+                })?;
+            Ok(Exit::Ok)
+        }
+        OpTariff::Set(args) => {
+            let terms = terms(&args)?;
+            let desk = ctx.operator_desk().await?;
+            let wish = Command::TariffSet(TariffSetRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                tariff_id: args.tariff_id,
+                scope: args.scope,
+                terms,
+            });
+            single(ctx, &desk, &wish, args.repeat.request_id.as_ref(), None).await
+        }
+    }
+}
+
+/// Prices from the command line, all in one currency.
+fn terms(args: &TariffSet) -> Result<TariffTerms, Failure> {
+    let currency = args.per_kwh.currency;
+    let same = |price: &Price| {
+        if price.currency == currency {
+            Ok(price.amount)
+        } else {
+            Err(Failure::usage(
+                format!(
+                    "a tariff has one currency, not {currency} and {}",
+                    price.currency
+                ),
+                "write all prices in the same one",
+            ))
+        }
+    };
+    let idle = match (&args.idle_per_minute, &args.idle_cap) {
+        (Some(price), Some(cap)) => Some(IdleFee {
+            price_per_minute: same(price)?,
+            grace_s: args
+                .idle_grace
+                .map_or(Ok(0), |grace| u32::try_from(grace.0))
+                .map_err(|_| {
+                    Failure::usage("--idle-grace is far too long", "give a few minutes")
+                })?,
+            cap: same(cap)?,
+        }),
+        _ => None,
+    };
+    Ok(TariffTerms {
+        currency,
+        price_per_kwh: args.per_kwh.amount,
+        start_fee: args
+            .start_fee
+            .as_ref()
+            .map(same)
+            .transpose()?
+            .unwrap_or_default(),
+        idle,
+        vat_percent: args.vat,
+    })
+}
+
+/// The request carries a bare number in the receipt's currency: whoever wrote another currency
+/// means another amount.
+async fn check_currency(desk: &Desk, session: SessionId, money: Money) -> Result<(), Failure> {
+    let Some(written) = money.currency else {
+        return Ok(());
+    };
+    match currency_of(desk, session).await? {
+        Some(currency) if currency == written => Ok(()),
+        Some(currency) => Err(Failure::usage(
+            format!("the receipt of session {session} is in {currency}, not {written}"),
+            format!("give the amount in {currency}"),
+        )),
+        None => Err(Failure::usage(
+            format!("whether session {session} was paid in {written} cannot be told"),
+            "leave the currency out: the amount is then in the receipt's",
+        )),
+    }
+}
+
+async fn currency_of(desk: &Desk, session: SessionId) -> Result<Option<Currency>, Failure> {
+    let all = SessionFilter {
+        all: true,
+        ..SessionFilter::default()
+    };
+    let mut before = None;
+    for _ in 0..CURRENCY_PAGES_MAX {
+        let page = desk.session_ls_page(&all, before, None).await?;
+        let empty = page.sessions.is_empty();
+        if let Some(view) = page.sessions.iter().find(|s| s.session_id == session) {
+            return Ok(Some(view.currency));
+        }
+        if page.next.is_none() || empty {
+            break;
+        }
+        before = page.next;
+    }
+    Ok(None)
+}
+
+async fn single(
+    ctx: &Ctx,
+    desk: &Desk,
+    wish: &Command,
+    named: Option<&RequestId>,
+    cp_id: Option<String>,
+) -> Result<Exit, Failure> {
+    let reply = submit(ctx, desk, wish, named).await?;
+    let doc = OpDoc::done(&reply, cp_id);
+    ctx.output.data(&doc, || text(&doc))?;
+    Ok(Exit::Ok)
+}
+
+async fn submit(
+    ctx: &Ctx,
+    desk: &Desk,
+    wish: &Command,
+    named: Option<&RequestId>,
+) -> Result<OpReply, Failure> {
+    let prepared = desk.prepare(wish, named)?;
+    ctx.submit(desk, &prepared).await
+}
+
+fn text(doc: &OpDoc) -> String {
+    let mut parts = vec![doc.status.clone()];
+    parts.extend(doc.cp_id.clone());
+    parts.extend(doc.session_id.as_ref().map(|id| format!("session {id}")));
+    parts.extend(doc.detail.clone());
+    parts.extend(doc.error.as_ref().map(|e| e.message.clone()));
+    crate::render::format::harmless(&parts.join("  "))
+}

@@ -1,0 +1,65 @@
+//! `stop`
+
+use ev_contract::v1::DriverUpdate;
+
+use super::{
+    Ctx,
+    start::{place_of, tell_outcome},
+    wait::{Until, wait},
+};
+use crate::{
+    args::{StopArgs, StopWait},
+    command::Command,
+    desk::{Desk, wall_now},
+    doc::ActionDoc,
+    exit::Exit,
+    failure::Failure,
+};
+
+pub(super) async fn stop(ctx: &Ctx, args: StopArgs) -> Result<Exit, Failure> {
+    let desk = ctx.driver_desk().await?;
+    let wish = match &args.session {
+        Some(text) => Command::stop(ctx.query(desk.resolve(text)).await?.to_string()),
+        None => which_one(ctx, &desk, &args).await?,
+    };
+    let prepared = desk.prepare(&wish, args.repeat.request_id.as_ref())?;
+    let update: DriverUpdate = ctx.submit(&desk, &prepared).await?;
+    if let (StopWait::Ended, Some(session)) = (args.wait, update.session_id) {
+        let view = wait(ctx, &desk, session, Until::Ended, None).await?;
+        return tell_outcome(ctx, &update, &view);
+    }
+    ctx.output.data(&ActionDoc::answer(&update), || {
+        let session = match &prepared.command {
+            Command::Stop(request) => request.session_id.as_str(),
+            _ => "",
+        };
+        format!(
+            "{}  the stop of session {session}  on {}",
+            update.status,
+            place_of(&update)
+        )
+    })?;
+    Ok(Exit::Ok)
+}
+
+/// Without a session on the line: the stored request that is repeated, else a stop that was never
+/// answered (its session may have ended since), else the only open session.
+async fn which_one(ctx: &Ctx, desk: &Desk, args: &StopArgs) -> Result<Command, Failure> {
+    let is_stop = |command: &Command| matches!(command, Command::Stop(_));
+    let stored = match &args.repeat.request_id {
+        Some(id) => desk
+            .journal()
+            .entries()
+            .into_iter()
+            .map(|entry| entry.command)
+            .find(|command| is_stop(command) && command.stamp().0 == id.as_str()),
+        None => desk.journal().unanswered(wall_now(), is_stop),
+    };
+    match stored {
+        Some(command) => Ok(command),
+        None => {
+            let only = ctx.query(desk.only_open_session()).await?;
+            Ok(Command::stop(only.session_id.to_string()))
+        }
+    }
+}

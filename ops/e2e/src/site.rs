@@ -1,0 +1,397 @@
+//! The processes.
+
+use std::{fmt::Write as _, path::Path};
+
+use anyhow::{Context, Result, bail, ensure};
+use async_nats::jetstream;
+use ev_contract::{
+    streams,
+    v1::{Adjustment, Receipt},
+    wire::{self, Encoding},
+};
+use ev_testkit::{NatsServer, PATIENCE, Process, TcpProxy, free_port, our_program, wait_for};
+use futures::StreamExt;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::Driver;
+
+/// How the simulated chargers behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charger {
+    /// As the book says.
+    Orderly,
+    /// Facts twice, late, in disorder; answers lost; odd ids.
+    Unruly,
+}
+
+/// What a system consists of.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Replicas of central.
+    pub centrals: usize,
+    /// Charge points, `CP-001` and so on.
+    pub charge_points: usize,
+    /// Connectors of each.
+    pub connectors: usize,
+    /// How the chargers behave.
+    pub charger: Charger,
+    /// How many times faster than real the chargers' physics run.
+    pub sim_speed: u32,
+    /// Lines for `central.toml`.
+    pub central_extra: String,
+    /// Lines for each `[charge_point.simulator]`.
+    pub simulator_extra: String,
+}
+
+impl Layout {
+    /// One central, two charge points with a connector each.
+    #[must_use]
+    pub fn small(charger: Charger) -> Self {
+        Self {
+            centrals: 1,
+            charge_points: 2,
+            connectors: 1,
+            charger,
+            sim_speed: 60,
+            central_extra: String::new(),
+            simulator_extra: String::new(),
+        }
+    }
+
+    /// With so many replicas of central.
+    #[must_use]
+    pub fn centrals(self, centrals: usize) -> Self {
+        Self { centrals, ..self }
+    }
+}
+
+/// A running system. Dropping it ends every process.
+#[derive(Debug)]
+pub struct Site {
+    /// The server.
+    pub nats: NatsServer,
+    /// Between the agent and the server.
+    pub uplink: TcpProxy,
+    /// The replicas.
+    pub centrals: Vec<Process>,
+    /// The agent.
+    pub agent: Process,
+    http_ports: Vec<u16>,
+    dir: TempDir,
+}
+
+impl Site {
+    /// Starts everything and waits until it serves.
+    ///
+    /// # Errors
+    /// When something does not start; the message says what.
+    pub async fn start(layout: &Layout) -> Result<Self> {
+        let nats = NatsServer::start().await?;
+        let uplink = TcpProxy::start(nats.url()).await?;
+        let dir = TempDir::with_prefix("ev-site-").context("make a folder for a site")?;
+        let mut centrals = Vec::new();
+        let mut http_ports = Vec::new();
+        for n in 1..=layout.centrals {
+            let port = free_port();
+            let path = dir.path().join(format!("central-{n}.toml"));
+            let text = format!(
+                "replica = \"central-{n}\"\nnats_url = \"{}\"\nhttp_addr = \"127.0.0.1:{port}\"\n{}\n",
+                nats.url(),
+                layout.central_extra
+            );
+            std::fs::write(&path, text).context("write central's configuration")?;
+            centrals.push(spawn("central", "run", &path, &[])?);
+            http_ports.push(port);
+        }
+        let path = dir.path().join("edge-cp.toml");
+        std::fs::write(&path, edge_toml(layout, &uplink.url(), dir.path())?)
+            .context("write the agent's configuration")?;
+        let speed = layout.sim_speed.to_string();
+        let agent = spawn("edge-cp", "run", &path, &["--sim-speed", &speed])?;
+        let site = Self {
+            nats,
+            uplink,
+            centrals,
+            agent,
+            http_ports,
+            dir,
+        };
+        for n in 0..layout.centrals {
+            site.ready(n).await?;
+        }
+        site.charge_points_online(layout.charge_points).await?;
+        Ok(site)
+    }
+
+    /// Waits until a replica serves.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ready(&self, central: usize) -> Result<()> {
+        wait_for(
+            &format!("central-{} is ready", central + 1),
+            PATIENCE,
+            async || {
+                let (status, body) = self.http(central, "/readyz").await?;
+                ensure!(status == 200, "{status}: {body}");
+                Ok(())
+            },
+        )
+        .await
+    }
+
+    /// Waits until drivers see so many charge points that can be used.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub async fn charge_points_online(&self, count: usize) -> Result<()> {
+        let driver = self.driver("observer").await?;
+        wait_for("the charge points are available", PATIENCE, async || {
+            let list = driver.list().await?;
+            let usable = list
+                .charge_points
+                .iter()
+                .filter(|cp| {
+                    cp.connectors.iter().all(|c| {
+                        use ev_contract::connector::ConnectorState::{Offline, Unknown};
+                        !matches!(c.state, Offline | Unknown)
+                    })
+                })
+                .count();
+            ensure!(usable >= count, "{usable} of {count}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// A driver with a connection of its own.
+    ///
+    /// # Errors
+    /// When it cannot connect.
+    pub async fn driver(&self, id: &str) -> Result<Driver> {
+        Driver::connect(&self.nats.url(), id).await
+    }
+
+    /// A page of a replica's HTTP port.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn http(&self, central: usize, path: &str) -> Result<(u16, String)> {
+        let port = self.http_ports[central];
+        let mut stream = TcpStream::connect(("127.0.0.1", port))
+            .await
+            .context("connect to central's HTTP port")?;
+        stream
+            .write_all(format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+        let status = head
+            .split_whitespace()
+            .nth(1)
+            .context("no status")?
+            .parse()?;
+        Ok((status, body.to_owned()))
+    }
+
+    /// The value of a metric without labels.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn metric(&self, central: usize, name: &str) -> Result<f64> {
+        let (_, body) = self.http(central, "/metrics").await?;
+        body.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .with_context(|| format!("no metric {name}"))?
+            .parse()
+            .context("a number")
+    }
+
+    /// Runs `edge-cp ctl`; its standard output as JSON where it is JSON.
+    ///
+    /// # Errors
+    /// When it fails; the message has its standard error.
+    pub async fn ctl(&self, args: &[&str]) -> Result<Value> {
+        let output = tokio::process::Command::new(our_program("edge-cp")?)
+            .arg("ctl")
+            .arg("--socket")
+            .arg(self.socket())
+            .args(args)
+            .arg("--json")
+            .output()
+            .await
+            .context("run edge-cp ctl")?;
+        if !output.status.success() {
+            bail!(
+                "edge-cp ctl {args:?}: {}: {}{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr),
+                String::from_utf8_lossy(&output.stdout)
+            );
+        }
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    }
+
+    fn socket(&self) -> std::path::PathBuf {
+        self.dir.path().join("edge.sock")
+    }
+
+    /// The folder of the agent's stores.
+    #[must_use]
+    pub fn edge_dir(&self) -> std::path::PathBuf {
+        self.dir.path().join("edge")
+    }
+
+    /// What `edge-cp ctl status` says of a connector.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn connector(&self, cp: &str, connector: u64) -> Result<Value> {
+        let status = self.ctl(&["status"]).await?;
+        status["charge_points"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["id"] == cp)
+            .and_then(|c| {
+                c["connectors"]
+                    .as_array()?
+                    .iter()
+                    .find(|c| c["id"] == connector)
+                    .cloned()
+            })
+            .with_context(|| format!("no connector {cp}/{connector} in {status}"))
+    }
+
+    /// The register of the simulated meter, in mWh.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn register(&self, cp: &str) -> Result<u64> {
+        self.connector(cp, 1).await?["register_mwh"]
+            .as_u64()
+            .context("register_mwh is a number")
+    }
+
+    /// How many records wait in a charge point's spool.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn spool_depth(&self, cp: &str) -> Result<u64> {
+        let status = self.ctl(&["status"]).await?;
+        status["charge_points"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|c| c["id"] == cp)
+            .and_then(|c| c["spool_depth"].as_u64())
+            .context("spool_depth is a number")
+    }
+
+    /// Starts the agent again after it was killed, and waits for its control socket.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn agent_again(&mut self) -> Result<()> {
+        self.agent.restart()?;
+        wait_for("the agent answers on its socket", PATIENCE, async || {
+            self.ctl(&["status"]).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// Starts a replica again after it was killed, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn central_again(&mut self, central: usize) -> Result<()> {
+        self.centrals[central].restart()?;
+        self.ready(central).await
+    }
+
+    /// Everything in the CDR stream.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn cdrs(&self) -> Result<(Vec<Receipt>, Vec<Adjustment>)> {
+        let js = jetstream::new(self.nats.connect().await?);
+        let mut stream = js.get_stream(streams::CDR.name).await?;
+        let count = stream.info().await?.state.messages;
+        let consumer = stream
+            .create_consumer(jetstream::consumer::pull::OrderedConfig::default())
+            .await?;
+        let mut messages = consumer
+            .messages()
+            .await?
+            .take(usize::try_from(count).unwrap_or(usize::MAX));
+        let (mut receipts, mut adjustments) = (Vec::new(), Vec::new());
+        while let Some(message) = messages.next().await {
+            let message = message?;
+            if message.subject.split('.').count() == 4 {
+                receipts.push(wire::decode(&message.payload, Encoding::MsgPack)?);
+            } else {
+                adjustments.push(wire::decode(&message.payload, Encoding::MsgPack)?);
+            }
+        }
+        Ok((receipts, adjustments))
+    }
+
+    /// The receipt of a session in the CDR stream, once it is there.
+    ///
+    /// # Errors
+    /// When it is not, or there are several.
+    pub async fn cdr(&self, session: &str) -> Result<Receipt> {
+        wait_for("the receipt is in the CDR stream", PATIENCE, async || {
+            let (receipts, _) = self.cdrs().await?;
+            let mut own = receipts
+                .into_iter()
+                .filter(|r| r.session_id.to_string() == session);
+            let receipt = own.next().context("not there")?;
+            ensure!(own.next().is_none(), "two receipts for one session");
+            Ok(receipt)
+        })
+        .await
+    }
+}
+
+fn spawn(program: &str, verb: &str, config: &Path, extra: &[&str]) -> Result<Process> {
+    Process::ours(program)?
+        .arg(verb)
+        .arg("--config")
+        .arg(config)
+        .args(extra)
+        .env("RUST_LOG", "info,async_nats=warn")
+        .spawn()
+}
+
+fn edge_toml(layout: &Layout, url: &str, dir: &Path) -> Result<String> {
+    let mut text = format!(
+        "nats_url = \"{url}\"\nstate_dir = \"{0}/edge\"\ncontrol_socket = \"{0}/edge.sock\"\n",
+        dir.display()
+    );
+    for n in 1..=layout.charge_points {
+        write!(
+            text,
+            "\n[[charge_point]]\nid = \"CP-{n:03}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n"
+        )?;
+        for c in 1..=layout.connectors {
+            write!(
+                text,
+                "\n[[charge_point.connector]]\nid = {c}\nmax_current_ma = 16000\nphases = 3\n"
+            )?;
+        }
+        write!(
+            text,
+            "\n[charge_point.simulator]\nunruly = {}\nseed = {n}\n{}\n",
+            layout.charger == Charger::Unruly,
+            layout.simulator_extra
+        )?;
+    }
+    Ok(text)
+}

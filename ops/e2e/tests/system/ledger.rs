@@ -1,0 +1,110 @@
+//! The ledger audits itself; a restart reads it all.
+
+use anyhow::{Result, ensure};
+use async_nats::jetstream;
+use ev_contract::{connector::Phase, streams, subjects};
+use ev_e2e::{Charger, Layout, Site};
+use ev_testkit::{PATIENCE, wait_for};
+
+use crate::{ended_right, plugged};
+
+async fn refuses_to_serve(site: &Site, central: usize) -> Result<String> {
+    wait_for("the replica stops answering", PATIENCE, async || {
+        let (status, body) = site.http(central, "/readyz").await?;
+        ensure!(
+            status == 503 && body.contains("stopped answering"),
+            "{status} {body}"
+        );
+        Ok(body)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_removed_from_the_ledger_is_noticed() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 1).await?;
+    let alice = site.driver("alice").await?;
+    let session = alice.start("CP-001").await?;
+    alice.wait_phase(&session, Phase::Charging).await?;
+    let js = jetstream::new(site.nats.connect().await?);
+    let stream = js.get_stream(streams::LEDGER.name).await?;
+    stream.delete_message(3).await?;
+    let why = refuses_to_serve(&site, 0).await?;
+    ensure!(why.contains("removed"), "{why}");
+    ensure!(site.metric(0, "ev_ledger_alarm").await? == 1.0);
+    // Nor does a restart make it forget.
+    site.centrals[0].kill9()?;
+    site.centrals[0].restart()?;
+    refuses_to_serve(&site, 0).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_was_emptied_is_noticed() -> Result<()> {
+    let site = plugged(Charger::Orderly, 1).await?;
+    let js = jetstream::new(site.nats.connect().await?);
+    js.get_stream(streams::LEDGER.name).await?.purge().await?;
+    refuses_to_serve(&site, 0).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn junk_on_the_ledgers_subject_changes_nothing() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 2).await?;
+    let alice = site.driver("alice").await?;
+    let before = site.register("CP-001").await?;
+    let session = alice.start("CP-001").await?;
+    let js = jetstream::new(site.nats.connect().await?);
+    for junk in [&b""[..], b"{}", b"\x81\xa1x\x01", b"EV"] {
+        js.publish(subjects::LEDGER, junk.into()).await?.await?;
+    }
+    alice.stop(&session).await?;
+    ended_right(&site, &alice, &session, before, "CP-001").await?;
+    site.centrals[1].kill9()?;
+    site.central_again(1).await?;
+    ensure!(alice.history().await?.len() == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_of_a_newer_build_stops_this_one() -> Result<()> {
+    let site = plugged(Charger::Orderly, 1).await?;
+    let js = jetstream::new(site.nats.connect().await?);
+    js.publish(subjects::LEDGER, "EVF2 from the future".into())
+        .await?
+        .await?;
+    let why = refuses_to_serve(&site, 0).await?;
+    ensure!(why.contains("cannot read"), "{why}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_from_a_snapshot_knows_everything() -> Result<()> {
+    let layout = Layout {
+        central_extra: "snapshot_every = 10".into(),
+        ..Layout::small(Charger::Orderly)
+    };
+    let mut site = Site::start(&layout).await?;
+    site.ctl(&["plug", "CP-001"]).await?;
+    let alice = site.driver("alice").await?;
+    for _ in 0..10 {
+        let session = alice.start("CP-001").await?;
+        alice.stop(&session).await?;
+        alice.wait_ended(&session).await?;
+    }
+    let before = alice.history().await?;
+    wait_for("there is a snapshot", PATIENCE, async || {
+        let (_, metrics) = site.http(0, "/metrics").await?;
+        ensure!(
+            metrics.contains("ev_snapshots_total{result=\"written\"}"),
+            "none"
+        );
+        Ok(())
+    })
+    .await?;
+    site.centrals[0].kill9()?;
+    site.central_again(0).await?;
+    ensure!(site.centrals[0].log().contains("going on from a snapshot"));
+    ensure!(alice.history().await? == before);
+    Ok(())
+}

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ev_contract::{
     ids::{DriverId, OperatorId, RequestId},
     units::Amount,
@@ -351,13 +351,10 @@ pub enum OpCp {
 
 /// On which charge point to act.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["place", "all"])))]
 pub struct CpAct {
     /// The charge point, or its connector as in CP-001/1
-    #[arg(
-        value_name = "CP",
-        required_unless_present = "all",
-        conflicts_with = "all"
-    )]
+    #[arg(value_name = "CP")]
     pub place: Option<Place>,
     /// Every charge point
     #[arg(long, conflicts_with_all = ["connector", "request_id"])]

@@ -5,7 +5,13 @@
 //! only when every attempt got it was nothing delivered; a permission denied is silent for the
 //! asker and only seen as an event; a first connection is not retried by the library.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{
     ConnectErrorKind, ConnectOptions, Event, StatusCode, Subscriber, connection::State,
@@ -178,12 +184,18 @@ impl Client {
                 connected: true,
                 denied: None,
             });
+            let connected_once = Arc::new(AtomicBool::new(false));
+            let was_connected = Arc::clone(&connected_once);
             let options = ConnectOptions::new()
                 .name("driver-cli")
                 .ping_interval(PING_INTERVAL)
                 .connection_timeout(patience.min(Duration::from_secs(5)))
-                .reconnect_delay_callback(|attempts| {
-                    // The library's own has no jitter: after a restart of the server all drivers
+                .reconnect_delay_callback(move |attempts| {
+                    // The library asks before the very first attempt too: nobody need wait then.
+                    if !was_connected.load(Ordering::Relaxed) {
+                        return Duration::ZERO;
+                    }
+                    // Its own delay has no jitter: after a restart of the server all drivers
                     // would return at once.
                     let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
                     jittered((PAUSE_MIN * 2_u32.pow(exponent)).min(PAUSE_MAX * 4))
@@ -194,6 +206,7 @@ impl Client {
                 });
             let error = match timeout_at(deadline, options.connect(url)).await {
                 Ok(Ok(nats)) => {
+                    connected_once.store(true, Ordering::Relaxed);
                     return Ok(Self {
                         nats,
                         link,

@@ -158,6 +158,12 @@ impl Desk {
                     },
                 );
                 refusal.about = merged(refusal.about, self.about(command));
+                if let (Code::Expired | Code::ExpiryTooFar, Found::New, Some(ts)) =
+                    (refusal.problem.code, prepared.found, refusal.about.ts)
+                {
+                    refusal.problem.hint =
+                        clock_hint(wall_now().ms_since(ts)).unwrap_or(refusal.problem.hint);
+                }
                 if refusal.problem.code == Code::OutcomeUnknown {
                     refusal.problem.hint = self.how_to_repeat(command);
                 }
@@ -168,11 +174,19 @@ impl Desk {
             Err(NoAnswer::Nobody(why)) if prepared.found != Found::New => {
                 Err(self.unknown(command, Some(&why)))
             }
-            Err(NoAnswer::Nobody(why)) => Err(Failure::Unreachable {
-                message: format!("{}: {why}", cannot_ask(command)),
-                hint: "nothing was sent; try again, or see what `doctor` says".to_owned(),
-            }),
-            Err(NoAnswer::Denied(words)) => Err(denied(&words)),
+            Err(NoAnswer::Nobody(why)) => {
+                self.note(command, unsent());
+                Err(Failure::Unreachable {
+                    message: format!("{}: {why}", cannot_ask(command)),
+                    hint: "nothing was sent; try again, or see what `doctor` says".to_owned(),
+                })
+            }
+            Err(NoAnswer::Denied(words)) => {
+                if prepared.found == Found::New {
+                    self.note(command, unsent());
+                }
+                Err(denied(&words))
+            }
         }
     }
 
@@ -453,9 +467,15 @@ impl Desk {
             }
             before = next;
         }
-        one_that_begins_with(&prefix, &found)?.ok_or_else(|| Failure::NotFound {
-            message: format!("you have no session that begins with {text}"),
-            hint: "`status` and `history` show your sessions".to_owned(),
+        one_that_begins_with(&prefix, &found)?.ok_or_else(|| match &self.who {
+            Who::Driver(_) => Failure::NotFound {
+                message: format!("you have no session that begins with {text}"),
+                hint: "`status` and `history` show your sessions".to_owned(),
+            },
+            Who::Operator(_) => Failure::NotFound {
+                message: format!("there is no session that begins with {text}"),
+                hint: "`op session ls --all` shows them".to_owned(),
+            },
         })
     }
 
@@ -620,6 +640,28 @@ fn candidates(sessions: &[SessionView]) -> String {
         text.push_str(&format!("\n  and {} more", sessions.len() - SHOWN_MAX));
     }
     text
+}
+
+/// Nothing of it has reached anybody, so the same wish need not be this request again.
+fn unsent() -> Outcome {
+    Outcome {
+        status: "unsent".to_owned(),
+        reason: None,
+        session_id: None,
+    }
+}
+
+/// A fresh request that is too old or too new when it arrives: a clock is wrong, or the way long.
+fn clock_hint(offset_ms: i64) -> Option<String> {
+    /// Below this, the clock is not what is wrong.
+    const NOTABLE_MS: i64 = 2_000;
+    (offset_ms.abs() > NOTABLE_MS).then(|| {
+        format!(
+            "this clock is {} s {} central's: set it right (timedatectl set-ntp true), then ask again",
+            offset_ms.abs() / 1_000,
+            if offset_ms < 0 { "behind" } else { "ahead of" },
+        )
+    })
 }
 
 /// What central left out, from what was asked.

@@ -380,12 +380,22 @@ seed = 7
     #[test]
     fn each_fault_names_its_key_and_what_would_be_right() {
         let table = [
-            ("\"Europe/Berlin\"", "\"Mars/Base\"", "time_zone", "Europe/Berlin"),
+            (
+                "\"Europe/Berlin\"",
+                "\"Mars/Base\"",
+                "time_zone",
+                "Europe/Berlin",
+            ),
             ("\"CP-001\"", "\"CP.001\"", "id", "CP-001"),
             ("\"SITE-A\"", "\"\"", "site", "SITE-A"),
             ("16000", "5000", "max_current_ma", "16000"),
             ("phases = 3", "phases = 2", "phases", "1 nor 3"),
-            ("nats://127.0.0.1:4222", "nats://", "nats_url", "nats://127.0.0.1:4222"),
+            (
+                "nats://127.0.0.1:4222",
+                "nats://",
+                "nats_url",
+                "nats://127.0.0.1:4222",
+            ),
             ("seed = 7", "soc_pct = 101", "simulator.soc_pct", "0 to 100"),
         ];
         for (old, new, key, right) in table {

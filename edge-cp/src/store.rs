@@ -354,7 +354,7 @@ fn unwritable(e: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Er
 
 fn read_run(connection: &Connection, from: u64, until: u64) -> Result<Vec<Vec<u8>>, StoreError> {
     let failed = "read the spool";
-    let bound = ev_contract::limits::EVT_RECORDS_MAX;
+    let bound = i64::try_from(ev_contract::limits::EVT_RECORDS_MAX).unwrap_or(i64::MAX);
     let mut statement = connection
         .prepare_cached("SELECT record FROM spool WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?")
         .map_err(sqlite(failed))?;

@@ -19,14 +19,18 @@ use std::{
     time::Duration,
 };
 
-use ev_contract::{ids::DriverId, v1::LimitsRequest};
+use ev_contract::{
+    codes::Code,
+    ids::{DriverId, RequestId},
+    v1::LimitsRequest,
+};
 use tokio::{sync::watch as notice, task::AbortHandle};
 
 use crate::{
     args::{Cli, DEFAULT_NATS_URL, DEFAULT_OPERATOR, Global, LimitArgs, OpVerb, Verb},
     client::Client,
     command::Command,
-    desk::Desk,
+    desk::{Desk, Verdict},
     doc::ActionDoc,
     exit::Exit,
     failure::{About, Failure},
@@ -290,8 +294,30 @@ impl Ctx {
         }
     }
 
-    /// Sends a prepared command; Ctrl-C meanwhile tells how to find out what came of it.
-    pub(crate) async fn submit<T: crate::desk::Verdict>(
+    /// Writes a wish down and sends it; Ctrl-C meanwhile tells how to find out what came of it.
+    pub(crate) async fn carry_out<T: Verdict>(
+        &self,
+        desk: &Desk,
+        wish: &Command,
+        named: Option<&RequestId>,
+    ) -> Result<T, Failure> {
+        let prepared = desk.prepare(wish, named)?;
+        match self.submit(desk, &prepared).await {
+            // So the unanswered request never took effect and never will: the wish is free again.
+            Err(Failure::Refused(refusal))
+                if prepared.found == Found::Unanswered && refusal.problem.code == Code::Expired =>
+            {
+                self.output
+                    .message("that request had expired without effect: asking anew");
+                let anew = desk.prepare(wish, named)?;
+                self.submit(desk, &anew).await
+            }
+            other => other,
+        }
+    }
+
+    /// Sends what is written down.
+    pub(crate) async fn submit<T: Verdict>(
         &self,
         desk: &Desk,
         prepared: &Prepared,

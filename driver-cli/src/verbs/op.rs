@@ -25,6 +25,9 @@ use crate::{
 /// Most pages that are read to find the currency of one session.
 const CURRENCY_PAGES_MAX: usize = 50;
 
+const NO_CHARGE_POINTS: &str =
+    "there is no charge point: none has ever presented itself to central";
+
 /// What a verb does to a charge point.
 type Act = fn(CpActRequest) -> Command;
 
@@ -33,6 +36,10 @@ pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
     match verb {
         OpCp::Ls => {
             let (views, ts) = ctx.query(desk.cp_ls(None)).await?;
+            if views.is_empty() && !ctx.output.is_json() {
+                ctx.output.message(NO_CHARGE_POINTS);
+                return Ok(Exit::Ok);
+            }
             ctx.output.data(&CpsDoc::new(&views, ts), || {
                 table::charge_points_for_operators(&views)
             })?;
@@ -88,6 +95,9 @@ async fn act(ctx: &Ctx, desk: &Desk, verb: Act, args: CpAct) -> Result<Exit, Fai
     }
     // Each charge point is a wish of its own: one that cannot be reached holds up no other.
     let (views, _) = ctx.query(desk.cp_ls(None)).await?;
+    if views.is_empty() {
+        ctx.output.message(NO_CHARGE_POINTS);
+    }
     let mut exit = Exit::Ok;
     let mut results = Vec::new();
     for view in views {
@@ -400,8 +410,7 @@ async fn submit(
     wish: &Command,
     named: Option<&RequestId>,
 ) -> Result<OpReply, Failure> {
-    let prepared = desk.prepare(wish, named)?;
-    ctx.submit(desk, &prepared).await
+    ctx.carry_out(desk, wish, named).await
 }
 
 fn text(doc: &OpDoc) -> String {

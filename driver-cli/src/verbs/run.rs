@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fs, io, io::Read, path::Path};
 
 use ev_contract::{
+    ids::RequestId,
     units::Amount,
     v1::{DriverUpdate, SessionView},
 };
@@ -17,11 +18,11 @@ use super::{
 };
 use crate::{
     args::{LimitArgs, RunArgs},
+    command::Command,
     desk::Desk,
     doc::{ActionDoc, Milli, RunDoc, RunRow},
     exit::Exit,
     failure::Failure,
-    journal::Prepared,
     price::money,
     quantity::Place,
     render::table,
@@ -111,8 +112,7 @@ pub(super) async fn run(ctx: &Ctx, args: RunArgs) -> Result<Exit, Failure> {
 /// One session from start to end.
 async fn one(ctx: &Ctx, desk: &Desk, place: &Place, limits: &LimitArgs) -> Result<Left, Failure> {
     let wish = start_wish(place, None, limits)?;
-    let prepared = desk.prepare(&wish, None)?;
-    let update = started(ctx, desk, &prepared).await?;
+    let update = started(ctx, desk, &wish).await?;
     let Some(session) = update.session_id else {
         ctx.output.message(
             "central is of an older version and gave no session id: its end cannot be waited for",
@@ -129,12 +129,14 @@ async fn one(ctx: &Ctx, desk: &Desk, place: &Place, limits: &LimitArgs) -> Resul
 
 /// A start whose outcome stays unknown may be running: the next must not begin before that is
 /// known, if it can be known.
-async fn started(ctx: &Ctx, desk: &Desk, prepared: &Prepared) -> Result<DriverUpdate, Failure> {
+async fn started(ctx: &Ctx, desk: &Desk, wish: &Command) -> Result<DriverUpdate, Failure> {
+    let mut named: Option<RequestId> = None;
     let mut repeats = 0;
     loop {
-        match ctx.submit(desk, prepared).await {
+        match ctx.carry_out(desk, wish, named.as_ref()).await {
             Err(failure @ Failure::Unknown { .. }) if repeats < REPEATS_MAX => {
                 repeats += 1;
+                named = failure.about().request_id.and_then(|id| id.parse().ok());
                 ctx.output
                     .message(&format!("  {}; repeating it", failure.message()));
             }

@@ -33,8 +33,8 @@ pub(super) async fn start(ctx: &Ctx, args: StartArgs) -> Result<Exit, Failure> {
     if let Some(cp) = &listing {
         tell_price(ctx, cp, &args.limits);
     }
-    let prepared = desk.prepare(&wish, args.repeat.request_id.as_ref())?;
-    let update: DriverUpdate = ctx.submit(&desk, &prepared).await?;
+    let named = args.repeat.request_id.as_ref();
+    let update: DriverUpdate = ctx.carry_out(&desk, &wish, named).await?;
     let until = match args.wait {
         StartWait::Accepted => None,
         StartWait::Charging => Some(Until::Charging),

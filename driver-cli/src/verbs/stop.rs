@@ -22,14 +22,14 @@ pub(super) async fn stop(ctx: &Ctx, args: StopArgs) -> Result<Exit, Failure> {
         Some(text) => Command::stop(ctx.query(desk.resolve(text)).await?.to_string()),
         None => which_one(ctx, &desk, &args).await?,
     };
-    let prepared = desk.prepare(&wish, args.repeat.request_id.as_ref())?;
-    let update: DriverUpdate = ctx.submit(&desk, &prepared).await?;
+    let named = args.repeat.request_id.as_ref();
+    let update: DriverUpdate = ctx.carry_out(&desk, &wish, named).await?;
     if let (StopWait::Ended, Some(session)) = (args.wait, update.session_id) {
         let view = wait(ctx, &desk, session, Until::Ended, None).await?;
         return tell_outcome(ctx, &update, &view);
     }
     ctx.output.data(&ActionDoc::answer(&update), || {
-        let session = match &prepared.command {
+        let session = match &wish {
             Command::Stop(request) => request.session_id.as_str(),
             _ => "",
         };

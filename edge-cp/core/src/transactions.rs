@@ -557,7 +557,7 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
         return;
     }
 
-    let repeated = d.txs.values().any(|row| {
+    let ended_before = d.txs.values().find(|row| {
         row.ended
             && match (&over.origin, over.start_number) {
                 (Some(origin), _) => *origin == row.origin,
@@ -571,7 +571,8 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
                 }
             }
     });
-    if repeated {
+    if let Some(row) = ended_before.cloned() {
+        tell_late_energy(d, cx, row, reading, at);
         return;
     }
 
@@ -612,6 +613,34 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
         c.id(),
         early.device_tx.0
     ));
+}
+
+/// The end of a transaction whose session had to be ended without it: what it delivered beyond is
+/// told, and central makes an adjustment of it. A mere repeat tells nothing.
+fn tell_late_energy(
+    d: &mut Desk,
+    cx: &mut Cx,
+    mut row: TxRow,
+    reading: Option<Reading>,
+    at: UnixMs,
+) {
+    let (Some(session_id), Some(reading), Some((meter_epoch, register))) =
+        (row.session_id, reading, row.end_register)
+    else {
+        return;
+    };
+    if reading.meter_epoch == meter_epoch && reading.register_mwh > register {
+        row.end_register = Some((meter_epoch, reading.register_mwh));
+        d.put_tx(cx, row);
+        d.record(
+            cx,
+            at,
+            EdgeFact::Checkpoint {
+                session_id,
+                reading,
+            },
+        );
+    }
 }
 
 /// Whether an end is that of a transaction: by key, else by start number, else by name unless it
@@ -997,7 +1026,7 @@ pub(crate) fn reconcile(
                         run.doubt = None;
                         c.touched = true;
                     }
-                    (None | Some(Doubt::Unplugged(_)), false) if at >= run.meter.start.at => {
+                    (None | Some(Doubt::Unplugged(_)), false) if at > run.meter.start.at => {
                         run.doubt = Some(Doubt::Unlisted(until));
                         c.touched = true;
                     }
@@ -1007,7 +1036,7 @@ pub(crate) fn reconcile(
             Stage::Stopping(s) => {
                 if let Some(run) = &s.run {
                     if !listed(&run.origin, &run.device_tx)
-                        && at >= run.meter.start.at
+                        && at > run.meter.start.at
                         && s.gone.is_none()
                     {
                         s.gone = Some(until);
@@ -1019,7 +1048,7 @@ pub(crate) fn reconcile(
     }
     for waiting in &mut c.unclaimed {
         if !listed(&waiting.origin, &waiting.device_tx)
-            && at >= waiting.meter.start.at
+            && at > waiting.meter.start.at
             && waiting.gone.is_none()
         {
             waiting.gone = Some(until);

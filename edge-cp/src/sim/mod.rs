@@ -210,7 +210,7 @@ pub fn spawn(
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = crate::stopped(&mut shutdown) => break,
                 command = sim.port.commands.recv() => match command {
                     Some(command) => sim.command(&command).await,
                     None => break,

@@ -335,12 +335,14 @@ impl Plant {
                 let Some(outlet) = self.outlets.get_mut(connector) else {
                     return (HwVerdict::Unknown, None, Vec::new());
                 };
-                let is_it = outlet.tx.as_ref().is_some_and(|tx| {
-                    match (start_number, tx.start_number) {
-                        (Some(asked), Some(own)) => *asked == own,
-                        _ => device_tx.as_ref() == Some(&tx.device_tx),
-                    }
-                });
+                let is_it =
+                    outlet
+                        .tx
+                        .as_ref()
+                        .is_some_and(|tx| match (start_number, tx.start_number) {
+                            (Some(asked), Some(own)) => *asked == own,
+                            _ => device_tx.as_ref() == Some(&tx.device_tx),
+                        });
                 if !is_it {
                     return (HwVerdict::Unknown, None, Vec::new());
                 }

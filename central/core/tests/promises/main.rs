@@ -1,0 +1,27 @@
+//! What users are promised, tried on the core alone: a ledger in memory, replicas that lag, frames
+//! that come twice, late and out of turn.
+//!
+//! - [`harness`]: the ledger, the replicas, charge points and their spools
+//! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
+//! - [`spools`], [`metering`], [`late`]: what charge points say
+//! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
+//! - [`history`]: random histories against the promises
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod late;
+#[cfg(test)]
+mod ledger;
+#[cfg(test)]
+mod metering;
+#[cfg(test)]
+mod operators;
+#[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod spools;
+#[cfg(test)]
+mod stops;

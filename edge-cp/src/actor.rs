@@ -1,0 +1,775 @@
+//! One task owns one charge point: it feeds the core, commits what the core says, and only then
+//! lets answers, hardware commands and records leave.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use edge_core::{
+    Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
+    LocalStart, ReplyTo, Row, SendRun, Stored,
+    hardware::{HwAnswer, HwCommand},
+    limits::TICK_MS,
+};
+use ev_contract::{
+    codes::Code,
+    connector::ConnectorState,
+    ids::{ConnectorId, SessionId},
+    subjects::Subject,
+    v1::{CommandReply, EvtRequest, Heartbeat, Outcome, SyncRequest, TimeQuality},
+    wire::{CENTRAL, Encoding, Tag, decode},
+};
+use rand::Rng;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+
+use crate::{
+    clock::HostClock,
+    config::ChargePointConfig,
+    hardware::{HardwarePort, HwEvent},
+    store::{Store, StoreError},
+    uplink::{RawCommand, Uplink, UplinkEvent, heartbeat_pause},
+};
+
+/// Requests from the control socket that wait.
+const ASKS_MAX: usize = 64;
+/// Uplink events that wait.
+const UPLINK_EVENTS_MAX: usize = 512;
+/// Between attempts to write while the disk fails: soon enough that a freed disk is noticed at
+/// once, seldom enough to leave a dying one alone.
+const STORAGE_RETRY: Duration = Duration::from_secs(2);
+/// Between attempts to open a store that cannot be opened.
+const OPEN_RETRY: Duration = Duration::from_secs(5);
+/// Between live values.
+const LIVE_EVERY: Duration = Duration::from_secs(1);
+/// Between syncs, before jitter.
+const SYNC_EVERY_MS: u64 = 60_000;
+/// First and longest pause after an unanswered sync.
+const SYNC_RETRY_MS_MIN: u64 = 1_000;
+const SYNC_RETRY_MS_MAX: u64 = 30_000;
+/// After a change of state the heartbeat waits so long for the next change: a start and its phases
+/// come together.
+const BEAT_SETTLE: Duration = Duration::from_millis(50);
+/// At the end, how long saying goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// Answers under way: one per command that waits for the hardware, and those of this moment.
+const REPLIES_MAX: usize = 1_024;
+
+/// What a charge point is asked from the cabinet.
+#[derive(Debug)]
+pub enum Ask {
+    /// How is it?
+    Status(oneshot::Sender<Value>),
+    /// Start a session here.
+    Start(LocalStart, oneshot::Sender<LocalAnswer>),
+    /// Stop the session on a connector.
+    Stop(ConnectorId, oneshot::Sender<LocalAnswer>),
+}
+
+/// A handle to a charge point.
+#[derive(Debug, Clone)]
+pub struct Handle(mpsc::Sender<Ask>);
+
+impl Handle {
+    /// How it is; none when it has stopped.
+    pub async fn status(&self) -> Option<Value> {
+        let (done, status) = oneshot::channel();
+        self.0.send(Ask::Status(done)).await.ok()?;
+        status.await.ok()
+    }
+
+    /// Starts a session at the cabinet.
+    pub async fn start(&self, start: LocalStart) -> LocalAnswer {
+        let (done, answer) = oneshot::channel();
+        if self.0.send(Ask::Start(start, done)).await.is_err() {
+            return LocalAnswer::Refused(Code::NotReady);
+        }
+        answer.await.unwrap_or(LocalAnswer::Refused(Code::NotReady))
+    }
+
+    /// Stops the session on a connector.
+    pub async fn stop(&self, connector: ConnectorId) -> LocalAnswer {
+        let (done, answer) = oneshot::channel();
+        if self.0.send(Ask::Stop(connector, done)).await.is_err() {
+            return LocalAnswer::Refused(Code::NotReady);
+        }
+        answer.await.unwrap_or(LocalAnswer::Refused(Code::NotReady))
+    }
+}
+
+/// What a charge point needs to run.
+#[derive(Debug)]
+pub struct Setup {
+    /// What it is.
+    pub config: Arc<ChargePointConfig>,
+    /// Where NATS is.
+    pub nats_url: String,
+    /// Its store.
+    pub store_path: PathBuf,
+    /// How many times faster than real its charger runs.
+    pub speed: u32,
+    /// Its hardware.
+    pub hardware: HardwarePort,
+}
+
+/// Begins a charge point as a task that ends with `shutdown`.
+#[must_use]
+pub fn spawn(
+    setup: Setup,
+    shutdown: watch::Receiver<bool>,
+) -> (Handle, tokio::task::JoinHandle<()>) {
+    let (asks, questions) = mpsc::channel(ASKS_MAX);
+    let task = tokio::spawn(run(setup, questions, shutdown));
+    (Handle(asks), task)
+}
+
+async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::Receiver<bool>) {
+    let Some((store, stored)) = open_store(&setup, &mut asks, &mut shutdown).await else {
+        return;
+    };
+    let (to_actor, mut uplink_events) = mpsc::channel(UPLINK_EVENTS_MAX);
+    let uplink = match Uplink::connect(&setup.nats_url, &setup.config.id, to_actor).await {
+        Ok(uplink) => uplink,
+        Err(e) => {
+            tracing::error!(cp = %setup.config.id, error = %e, "NATS cannot be used; this charge point does not run");
+            return;
+        }
+    };
+    let listener = tokio::spawn({
+        let (uplink, cp) = (uplink.clone(), setup.config.id.clone());
+        async move {
+            if let Err(e) = uplink.listen().await {
+                tracing::error!(cp = %cp, error = %e, "commands are no longer heard");
+            }
+        }
+    });
+    let mut hw_events = setup.hardware.events;
+    let mut actor = Actor::new(
+        setup.config,
+        setup.speed,
+        stored,
+        store,
+        uplink,
+        setup.hardware.commands,
+    );
+    let mut ticks = interval(Duration::from_millis(TICK_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut live = interval(LIVE_EVERY);
+    live.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = crate::stopped(&mut shutdown) => break,
+            Some(event) = hw_events.recv() => match event {
+                HwEvent::Fact(fact) => actor.feed(Input::Fact(fact)).await,
+                HwEvent::Answer(answer) => actor.feed(Input::Answer(answer)).await,
+            },
+            Some(event) = uplink_events.recv() => actor.uplink_event(event).await,
+            Some(ask) = asks.recv() => actor.ask(ask).await,
+            _ = ticks.tick() => actor.tick().await,
+            _ = live.tick() => actor.send_live().await,
+        }
+        actor.after().await;
+    }
+    listener.abort();
+    actor.goodbye().await;
+}
+
+/// Opens the store, again and again if it must be. Without it there is no epoch and no memory, so
+/// nothing can be promised; the cabinet is told why.
+async fn open_store(
+    setup: &Setup,
+    asks: &mut mpsc::Receiver<Ask>,
+    shutdown: &mut watch::Receiver<bool>,
+) -> Option<(Store, Stored)> {
+    loop {
+        let path = setup.store_path.clone();
+        let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
+        let why = match opened {
+            Ok(Ok(open)) => return Some(open),
+            Ok(Err(e)) => chain(&e),
+            Err(e) => e.to_string(),
+        };
+        tracing::error!(cp = %setup.config.id, file = %setup.store_path.display(), error = why, "the store cannot be opened; sessions cannot begin here");
+        let pause = sleep(OPEN_RETRY);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                () = crate::stopped(shutdown) => return None,
+                ask = asks.recv() => match ask? {
+                    Ask::Status(done) => {
+                        let _ = done.send(json!({
+                            "id": setup.config.id, "epoch": null, "uplink": false,
+                            "clock_synced": false, "spool_depth": 0,
+                            "health": [Code::StorageFailed.as_str()], "storage": why,
+                            "connectors": [],
+                        }));
+                    }
+                    Ask::Start(_, done) | Ask::Stop(_, done) => {
+                        let _ = done.send(LocalAnswer::Refused(Code::StorageFailed));
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text
+}
+
+/// Who waits for an answer.
+enum Waiter {
+    Central {
+        to: Option<async_nats::Subject>,
+        encoding: Encoding,
+    },
+    Cabinet(oneshot::Sender<LocalAnswer>),
+}
+
+struct Actor {
+    config: Arc<ChargePointConfig>,
+    speed: u32,
+    core: ChargePoint,
+    clock: HostClock,
+    store: Store,
+    uplink: Uplink,
+    hardware: mpsc::Sender<HwCommand>,
+    /// Rows that could not be written, in order.
+    unstored: Vec<Row>,
+    storage_due: Instant,
+    waiters: BTreeMap<ReplyTo, Waiter>,
+    next_waiter: u64,
+    sync: SyncState,
+    beat_due: Instant,
+    beaten: Vec<(ConnectorState, Option<SessionId>)>,
+    stopping: bool,
+    told_ahead: bool,
+}
+
+enum SyncState {
+    Due { at: Instant, failures: u32 },
+    Asked { failures: u32 },
+}
+
+impl Actor {
+    fn new(
+        config: Arc<ChargePointConfig>,
+        speed: u32,
+        stored: Stored,
+        store: Store,
+        uplink: Uplink,
+        hardware: mpsc::Sender<HwCommand>,
+    ) -> Self {
+        let clock = HostClock::start();
+        let identity = Identity {
+            cp_id: config.id.clone(),
+            connectors: config.connectors.clone(),
+            free_vending: config.simulator.free_vending,
+            speed,
+        };
+        let now = Instant::now();
+        Self {
+            core: ChargePoint::boot(identity, stored, clock.now()),
+            config,
+            speed,
+            clock,
+            store,
+            uplink,
+            hardware,
+            unstored: Vec::new(),
+            storage_due: now,
+            waiters: BTreeMap::new(),
+            next_waiter: 0,
+            sync: SyncState::Due {
+                at: now,
+                failures: 0,
+            },
+            beat_due: now,
+            beaten: Vec::new(),
+            stopping: false,
+            told_ahead: false,
+        }
+    }
+
+    /// One input through the core, the store and out.
+    async fn feed(&mut self, input: Input) {
+        let (now, draw) = (self.clock.now(), draw());
+        // What may only be answered once it is stored can be undone.
+        let before = must_be_stored(&input).then(|| (self.core.clone(), input.clone()));
+        let mut fx = self.core.handle(input, now, draw);
+        let rows = std::mem::take(&mut fx.rows);
+        if self.core.storage_problem().is_some() {
+            self.unstored.extend(rows);
+        } else if !rows.is_empty() {
+            match self.store.commit(rows).await {
+                Ok(()) => self.core.stored(),
+                Err((rows, e)) => {
+                    self.unstored = rows;
+                    if let Some((core, input)) = before {
+                        self.core = core;
+                        self.storage_fails(&e);
+                        fx = self.core.handle(input, now, draw);
+                        self.unstored = std::mem::take(&mut fx.rows);
+                    } else {
+                        self.storage_fails(&e);
+                    }
+                }
+            }
+        }
+        self.let_out(fx).await;
+    }
+
+    fn storage_fails(&mut self, error: &StoreError) {
+        let why = chain(error);
+        tracing::error!(cp = %self.config.id, error = why, "the disk cannot be written; charging goes on, new sessions are refused");
+        self.core.storage_failed(why);
+        self.storage_due = Instant::now() + STORAGE_RETRY;
+    }
+
+    /// While the disk fails: tries again with everything that waits.
+    async fn retry_storage(&mut self) {
+        if self.core.storage_problem().is_none() || Instant::now() < self.storage_due {
+            return;
+        }
+        match self.store.commit(std::mem::take(&mut self.unstored)).await {
+            Ok(()) => {
+                self.core.stored();
+                tracing::info!(cp = %self.config.id, "the disk can be written again");
+            }
+            Err((rows, e)) => {
+                self.unstored = rows;
+                self.core.storage_failed(chain(&e));
+                self.storage_due = Instant::now() + STORAGE_RETRY;
+            }
+        }
+    }
+
+    /// Lets everything leave that follows from what is stored.
+    async fn let_out(&mut self, fx: Effects) {
+        for alarm in fx.alarms {
+            tracing::warn!(cp = %self.config.id, "{alarm}");
+        }
+        for command in fx.hardware {
+            if self.hardware.try_send(command).is_err() {
+                tracing::debug!(cp = %self.config.id, "the hardware driver is busy; the command is repeated");
+            }
+        }
+        for (reply_to, answer) in fx.replies {
+            match self.waiters.remove(&reply_to) {
+                Some(Waiter::Central {
+                    to: Some(to),
+                    encoding,
+                }) => {
+                    let reply = self.reply(answer);
+                    self.uplink.answer(to, &reply, encoding).await;
+                }
+                Some(Waiter::Central { to: None, .. } | Waiter::Cabinet(_)) | None => {}
+            }
+        }
+        for (reply_to, answer) in fx.local {
+            match self.waiters.remove(&reply_to) {
+                // Whoever asked may have gone.
+                Some(Waiter::Cabinet(done)) => {
+                    let _ = done.send(answer);
+                }
+                Some(Waiter::Central { .. }) | None => {}
+            }
+        }
+    }
+
+    fn reply(&mut self, answer: Answer) -> CommandReply {
+        CommandReply {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            cp_id: self.config.id.clone(),
+            epoch: answer.epoch,
+            command_id: answer.command_id,
+            outcome: answer.outcome,
+            code: answer.code,
+            raw: answer.raw,
+            ts: self.core.stamp(self.clock.now()).at,
+        }
+    }
+
+    fn wait(&mut self, waiter: Waiter) -> ReplyTo {
+        self.next_waiter += 1;
+        let reply_to = ReplyTo(self.next_waiter);
+        self.waiters.insert(reply_to, waiter);
+        if self.waiters.len() > REPLIES_MAX {
+            // The oldest has long stopped waiting.
+            self.waiters.pop_first();
+        }
+        reply_to
+    }
+
+    async fn uplink_event(&mut self, event: UplinkEvent) {
+        match event {
+            UplinkEvent::Up => {
+                self.sync = SyncState::Due {
+                    at: Instant::now(),
+                    failures: 0,
+                };
+                self.beat_due = Instant::now();
+                self.feed(Input::UplinkUp).await;
+            }
+            UplinkEvent::Down => {}
+            UplinkEvent::Command(raw) => self.command(raw).await,
+            UplinkEvent::Sync {
+                sent_mono_ms,
+                reply,
+            } => self.synced(sent_mono_ms, reply).await,
+            UplinkEvent::Evt(outcome) => self.feed(Input::Evt(outcome)).await,
+        }
+    }
+
+    async fn synced(&mut self, sent_mono_ms: u64, reply: Option<ev_contract::v1::SyncReply>) {
+        let failures = match self.sync {
+            SyncState::Due { failures, .. } | SyncState::Asked { failures } => failures,
+        };
+        let refused = reply.as_ref().is_none_or(|r| r.error.is_some());
+        if let Some(reply) = reply {
+            if let Some(problem) = reply.error {
+                tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
+            }
+            let input = Input::Synced {
+                sent_mono_ms,
+                ts: reply.ts,
+                epoch: reply.epoch,
+                next: reply.next,
+            };
+            self.feed(input).await;
+        }
+        let random = rand::rng().random();
+        let (wait, failures) = if refused {
+            let wait = edge_core::spool::backoff_ms(
+                SYNC_RETRY_MS_MIN,
+                SYNC_RETRY_MS_MAX,
+                failures,
+                random,
+            );
+            (wait, failures + 1)
+        } else {
+            (SYNC_EVERY_MS * 4 / 5 + random % (SYNC_EVERY_MS * 2 / 5), 0)
+        };
+        self.sync = SyncState::Due {
+            at: Instant::now() + Duration::from_millis(wait),
+            failures,
+        };
+    }
+
+    async fn command(&mut self, raw: RawCommand) {
+        let (to, encoding) = (raw.reply.clone(), raw.encoding);
+        match read_command(&self.config.id, &raw) {
+            Read::Command(command) => {
+                let reply_to = self.wait(Waiter::Central { to, encoding });
+                let input = Input::Command {
+                    command: *command,
+                    reply_to,
+                };
+                self.feed(input).await;
+            }
+            Read::NotForUs => {
+                tracing::debug!(cp = %self.config.id, verb = raw.verb, "a command for somebody else was passed over");
+            }
+            Read::Unreadable(code, why) => {
+                tracing::warn!(cp = %self.config.id, verb = raw.verb, why, "a command cannot be read");
+                if let Some(to) = to {
+                    let answer = Answer {
+                        command_id: None,
+                        epoch: self.core.spool().epoch().clone(),
+                        outcome: Outcome::Refused,
+                        code: Some(code),
+                        raw: Some(why),
+                    };
+                    let reply = self.reply(answer);
+                    self.uplink.answer(to, &reply, encoding).await;
+                }
+            }
+        }
+    }
+
+    async fn ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Status(done) => {
+                let _ = done.send(self.status());
+            }
+            Ask::Start(start, done) => {
+                let reply_to = self.wait(Waiter::Cabinet(done));
+                self.feed(Input::LocalStart { start, reply_to }).await;
+            }
+            Ask::Stop(connector, done) => {
+                let reply_to = self.wait(Waiter::Cabinet(done));
+                let input = Input::LocalStop {
+                    connector,
+                    reply_to,
+                };
+                self.feed(input).await;
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        self.retry_storage().await;
+        self.feed(Input::Tick).await;
+    }
+
+    /// After each input: what the uplink is to carry.
+    async fn after(&mut self) {
+        let states: Vec<_> = self
+            .core
+            .connectors()
+            .map(|c| (c.state(), c.session.as_ref().map(|s| s.id)))
+            .collect();
+        if states != self.beaten {
+            self.beaten = states;
+            self.beat_due = self.beat_due.min(Instant::now() + BEAT_SETTLE);
+        }
+        if let Some(wanted) = self.core.spool().ahead().filter(|_| !self.told_ahead) {
+            self.told_ahead = true;
+            tracing::error!(cp = %self.config.id, wanted, next = self.core.spool().next(), "central has records of this epoch that this store never wrote: the store was set back, or two agents use one identity");
+        }
+        if !self.uplink.is_up() {
+            return;
+        }
+        if Instant::now() >= self.beat_due {
+            self.beat_due = Instant::now() + heartbeat_pause();
+            self.send_heartbeat().await;
+        }
+        self.send_sync();
+        let random = rand::rng().random();
+        if let Some(run) = self.core.next_run(self.clock.now(), random) {
+            self.send_run(run).await;
+        }
+    }
+
+    async fn send_run(&mut self, run: SendRun) {
+        let records = match self.store.read_run(run.from, run.until).await {
+            Ok(records) => records,
+            Err(e) => {
+                tracing::error!(cp = %self.config.id, error = chain(&e), "the spool cannot be read");
+                Vec::new()
+            }
+        };
+        let values: Result<Vec<rmpv::Value>, _> = records
+            .iter()
+            .map(|bytes| rmp_serde::from_slice(bytes))
+            .collect();
+        match values {
+            Ok(records) if !records.is_empty() => self.uplink.evt(&EvtRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                epoch: self.core.spool().epoch().clone(),
+                first: run.first,
+                from: run.from,
+                records,
+            }),
+            Ok(_) => self.feed(Input::Evt(EvtOutcome::Unanswered)).await,
+            Err(e) => {
+                tracing::error!(cp = %self.config.id, error = %e, "a record in the spool is damaged");
+                self.feed(Input::Evt(EvtOutcome::Unanswered)).await;
+            }
+        }
+    }
+
+    fn send_sync(&mut self) {
+        let failures = match self.sync {
+            SyncState::Due { at, failures }
+                if Instant::now() >= at || (self.core.wants_time() && failures == 0) =>
+            {
+                failures
+            }
+            SyncState::Due { .. } | SyncState::Asked { .. } => return,
+        };
+        self.sync = SyncState::Asked { failures };
+        let request = SyncRequest {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            cp_id: self.config.id.clone(),
+            epoch: self.core.spool().epoch().clone(),
+            site_id: self.config.site.clone(),
+            time_zone: self.config.time_zone.clone(),
+            connectors: self.config.connectors.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sim_speed: self.speed,
+            first: self.core.spool().first(),
+            next: self.core.spool().next(),
+            sessions: self.core.open_sessions().collect(),
+        };
+        self.uplink.sync(&request, self.clock.now().mono_ms);
+    }
+
+    async fn send_heartbeat(&mut self) {
+        let now = self.clock.now();
+        let stamp = self.core.stamp(now);
+        let mut health = self.core.health(stamp.quality);
+        if self.stopping {
+            health.push("stopping".to_owned());
+        }
+        let heartbeat = Heartbeat {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            cp_id: self.config.id.clone(),
+            epoch: self.core.spool().epoch().clone(),
+            ts: stamp.at,
+            clock_offset_ms: (stamp.quality == TimeQuality::Synced)
+                .then(|| now.wall.ms_since(stamp.at)),
+            uptime_s: now.mono_ms / 1_000,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            spool_depth: self.core.spool().depth(),
+            health,
+            connectors: self.core.beats(),
+        };
+        let subject = Subject::Heartbeat {
+            cp: self.config.id.clone(),
+        };
+        self.uplink.publish(subject, &heartbeat).await;
+    }
+
+    async fn send_live(&mut self) {
+        let at = self.core.stamp(self.clock.now()).at;
+        for (driver, live) in self.core.live(at) {
+            let subject = Subject::Live {
+                cp: self.config.id.clone(),
+                driver,
+                session: live.session_id,
+            };
+            self.uplink.publish(subject, &live).await;
+        }
+    }
+
+    fn status(&mut self) -> Value {
+        let stamp = self.core.stamp(self.clock.now());
+        let connectors: Vec<Value> = self
+            .core
+            .connectors()
+            .map(|c| {
+                let session = c.session.as_ref();
+                let run = session.and_then(edge_core::session::Session::run);
+                let reading = c.reading.as_ref().map(|(r, _)| r);
+                json!({
+                    "id": c.id().0,
+                    "state": c.state(),
+                    "plugged": c.row.plugged,
+                    "service": c.service(),
+                    "fault": c.row.fault,
+                    "ended_since_plug": c.row.ended_since_plug,
+                    "session_id": session.map(|s| s.id),
+                    "origin": session.map(|s| s.origin),
+                    "phase": session.map(edge_core::session::Session::phase),
+                    "energy_mwh": run.map(|r| r.meter.energy()),
+                    "device_tx": run.map(|r| r.device_tx.0.clone()),
+                    "unclaimed_tx": c.unclaimed.len(),
+                    "register_mwh": reading.map(|r| r.register_mwh),
+                    "power_mw": reading.and_then(|r| r.power_mw),
+                    "meter_epoch": reading.map(|r| r.meter_epoch),
+                    "soc_pct": reading.and_then(|r| r.soc_pct),
+                })
+            })
+            .collect();
+        json!({
+            "id": self.config.id,
+            "epoch": self.core.spool().epoch(),
+            "uplink": self.uplink.is_up(),
+            "charger_online": self.core.charger_online(),
+            "clock_synced": stamp.quality == TimeQuality::Synced,
+            "ts": stamp.at,
+            "spool_depth": self.core.spool().depth(),
+            "spool_first": self.core.spool().first(),
+            "spool_next": self.core.spool().next(),
+            "health": self.core.health(stamp.quality),
+            "storage": self.core.storage_problem(),
+            "connectors": connectors,
+        })
+    }
+
+    /// Says that it goes. Sessions go on in the charger; what is unsent waits on the disk.
+    async fn goodbye(&mut self) {
+        self.stopping = true;
+        if self.core.storage_problem().is_some() {
+            self.storage_due = Instant::now();
+            let _ = timeout(GOODBYE, self.retry_storage()).await;
+        }
+        if self.uplink.is_up() {
+            let _ = timeout(GOODBYE, self.send_heartbeat()).await;
+        }
+        self.uplink.close(GOODBYE).await;
+    }
+}
+
+fn draw() -> Draw {
+    Draw {
+        session_id: SessionId::from_uuid(uuid::Uuid::now_v7()),
+        start_number: rand::rng().random_range(1..=0x7fff_ffff),
+        random: rand::rng().random(),
+    }
+}
+
+/// Whether an input is answered only once its rows are on the disk.
+fn must_be_stored(input: &Input) -> bool {
+    match input {
+        Input::Command { command, .. } => !matches!(command, Command::Ping(_)),
+        Input::LocalStart { .. } => true,
+        Input::Answer(HwAnswer { command, .. }) => {
+            matches!(command, HwCommand::Unlock { .. } | HwCommand::Reset)
+        }
+        Input::Fact(_)
+        | Input::LocalStop { .. }
+        | Input::Synced { .. }
+        | Input::Evt(_)
+        | Input::UplinkUp
+        | Input::Tick => false,
+    }
+}
+
+/// What the bytes of a command say.
+enum Read {
+    Command(Box<Command>),
+    /// Addressed to another, or another message altogether.
+    NotForUs,
+    Unreadable(Code, String),
+}
+
+fn read_command(cp: &ev_contract::ids::CpId, raw: &RawCommand) -> Read {
+    /// What every message has.
+    #[derive(Deserialize)]
+    struct Envelope {
+        #[serde(rename = "type", default)]
+        kind: Option<String>,
+        #[serde(default)]
+        to: Option<String>,
+    }
+    let envelope: Envelope = match decode(&raw.payload, raw.encoding) {
+        Ok(envelope) => envelope,
+        Err(e) => return Read::Unreadable(Code::InvalidRequest, e.0),
+    };
+    let kind = format!("cmd.{}", raw.verb);
+    if envelope.to.is_some_and(|to| to != cp.as_str()) || envelope.kind.is_some_and(|k| k != kind) {
+        return Read::NotForUs;
+    }
+    fn one<T: DeserializeOwned>(raw: &RawCommand, wrap: fn(T) -> Command) -> Read {
+        match decode(&raw.payload, raw.encoding) {
+            Ok(command) => Read::Command(Box::new(wrap(command))),
+            Err(e) => Read::Unreadable(Code::InvalidRequest, e.0),
+        }
+    }
+    match raw.verb.as_str() {
+        "start" => one(raw, Command::Start),
+        "stop" => one(raw, Command::Stop),
+        "set_limit" => one(raw, Command::SetLimit),
+        "unlock" => one(raw, Command::Unlock),
+        "set_service" => one(raw, Command::SetService),
+        "reset" => one(raw, Command::Reset),
+        "ping" => one(raw, Command::Ping),
+        other => Read::Unreadable(Code::UnknownVerb, other.to_owned()),
+    }
+}

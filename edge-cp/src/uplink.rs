@@ -1,0 +1,342 @@
+//! The connection of one charge point to NATS. Nothing here ever makes the actor wait: what cannot
+//! be sent at once is dropped or answered as unanswered, and repeated by those who care.
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request, connection::State};
+use edge_core::EvtOutcome;
+use ev_contract::{
+    ids::CpId,
+    limits::HEARTBEAT_MS,
+    subjects::Subject,
+    v1::{EvtReply, EvtRequest, SyncReply, SyncRequest},
+    wire::{CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding, decode, encode},
+};
+use futures::StreamExt;
+use rand::Rng;
+use tokio::{sync::mpsc, time::timeout};
+
+/// A frozen server is noticed after two of these.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A new connection takes milliseconds; a server that needs longer is as good as none.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest pause between two attempts to connect, before jitter.
+const RECONNECT_MS_MAX: u64 = 5_000;
+/// First pause between two attempts to connect, before jitter.
+const RECONNECT_MS_MIN: u64 = 200;
+/// How long an answer of central's may take. The core gives up after the same time.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(edge_core::limits::EVT_TIMEOUT_MS);
+/// A publish waits only when the client's queue is full.
+const PUBLISH_TIMEOUT: Duration = Duration::from_millis(100);
+/// Commands that wait for the actor. Central repeats what is lost.
+const COMMANDS_MAX: usize = 256;
+
+/// What the uplink tells the actor.
+#[derive(Debug)]
+pub enum UplinkEvent {
+    /// Connected, for the first time or again.
+    Up,
+    /// Not connected.
+    Down,
+    /// A command, as it came.
+    Command(RawCommand),
+    /// Central answered a `sync`, or did not.
+    Sync {
+        /// When the question was sent, by the actor's monotonic clock.
+        sent_mono_ms: u64,
+        /// The answer.
+        reply: Option<SyncReply>,
+    },
+    /// What became of an `evt`.
+    Evt(EvtOutcome),
+}
+
+/// A command as it came.
+#[derive(Debug)]
+pub struct RawCommand {
+    /// The last token of the subject.
+    pub verb: String,
+    /// Its payload.
+    pub payload: bytes::Bytes,
+    /// How it is written.
+    pub encoding: Encoding,
+    /// Where the answer goes.
+    pub reply: Option<async_nats::Subject>,
+}
+
+/// A connection that keeps itself up.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    client: Client,
+    cp: CpId,
+    events: mpsc::Sender<UplinkEvent>,
+}
+
+impl Uplink {
+    /// Begins to connect, and goes on for ever. Returns at once, whether there is a server or not.
+    ///
+    /// # Errors
+    /// When the address cannot be used.
+    pub async fn connect(
+        url: &str,
+        cp: &CpId,
+        events: mpsc::Sender<UplinkEvent>,
+    ) -> Result<Self, async_nats::ConnectError> {
+        let told = events.clone();
+        let name = cp.clone();
+        let options = ConnectOptions::new()
+            .name(cp.as_str())
+            .retry_on_initial_connect()
+            .custom_inbox_prefix(inbox_prefix(cp))
+            .ping_interval(PING_INTERVAL)
+            .connection_timeout(CONNECT_TIMEOUT)
+            .subscription_capacity(COMMANDS_MAX)
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                let (told, name) = (told.clone(), name.clone());
+                async move {
+                    on_event(&name, event, &told).await;
+                }
+            });
+        let client = options.connect(url).await?;
+        Ok(Self {
+            client,
+            cp: cp.clone(),
+            events,
+        })
+    }
+
+    /// Reads commands for the actor until the connection is closed.
+    ///
+    /// # Errors
+    /// When the client has been closed.
+    pub async fn listen(&self) -> Result<(), async_nats::SubscribeError> {
+        let mut commands = self
+            .client
+            .subscribe(Subject::commands_of(&self.cp))
+            .await?;
+        while let Some(message) = commands.next().await {
+            let Some(Subject::Command { verb, .. }) = Subject::parse(&message.subject) else {
+                continue;
+            };
+            let header = message
+                .headers
+                .as_ref()
+                .and_then(|h| h.get(CONTENT_TYPE))
+                .map(async_nats::HeaderValue::as_str);
+            let raw = RawCommand {
+                verb,
+                encoding: Encoding::from_header(header),
+                payload: message.payload,
+                reply: message.reply,
+            };
+            if self.events.send(UplinkEvent::Command(raw)).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a server is there.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Asks central; the answer comes as an event.
+    pub fn sync(&self, request: &SyncRequest, sent_mono_ms: u64) {
+        let subject = Subject::Sync {
+            cp: self.cp.clone(),
+        };
+        let payload = encode(request, Encoding::MsgPack);
+        let (client, events, cp) = (self.client.clone(), self.events.clone(), self.cp.clone());
+        tokio::spawn(async move {
+            let reply = match payload {
+                Ok(payload) => ask(&client, subject, payload).await,
+                Err(e) => {
+                    tracing::error!(cp = %cp, error = %e, "a sync cannot be written");
+                    None
+                }
+            };
+            let reply = reply
+                .and_then(|bytes| decoded::<SyncReply>(&cp, &bytes))
+                .filter(|r| r.to == cp.as_str());
+            let event = UplinkEvent::Sync {
+                sent_mono_ms,
+                reply,
+            };
+            let _ = events.send(event).await;
+        });
+    }
+
+    /// Sends a run of records; what becomes of it comes as an event.
+    pub fn evt(&self, request: &EvtRequest) {
+        let subject = Subject::Event {
+            cp: self.cp.clone(),
+        };
+        let payload = encode(request, Encoding::MsgPack);
+        let (client, events, cp) = (self.client.clone(), self.events.clone(), self.cp.clone());
+        tokio::spawn(async move {
+            let reply = match payload {
+                Ok(payload) => ask(&client, subject, payload).await,
+                Err(e) => {
+                    tracing::error!(cp = %cp, error = %e, "a run of records cannot be written");
+                    None
+                }
+            };
+            let reply = reply
+                .and_then(|bytes| decoded::<EvtReply>(&cp, &bytes))
+                .filter(|r| r.to == cp.as_str());
+            let outcome = match reply {
+                None => EvtOutcome::Unanswered,
+                Some(reply) => {
+                    if let Some(problem) = &reply.error {
+                        tracing::debug!(cp = %cp, code = %problem.code, "central did not take the records");
+                    }
+                    EvtOutcome::Answered {
+                        epoch: reply.epoch,
+                        next: reply.next,
+                        refused: reply.error.is_some(),
+                    }
+                }
+            };
+            let _ = events.send(UplinkEvent::Evt(outcome)).await;
+        });
+    }
+
+    /// Publishes if a server is there; else nothing happens.
+    pub async fn publish<T: serde::Serialize>(&self, subject: Subject, message: &T) {
+        self.send(subject.to_string().into(), message, Encoding::MsgPack)
+            .await;
+    }
+
+    /// Answers, in the encoding of the question.
+    pub async fn answer<T: serde::Serialize>(
+        &self,
+        to: async_nats::Subject,
+        message: &T,
+        encoding: Encoding,
+    ) {
+        self.send(to, message, encoding).await;
+    }
+
+    async fn send<T: serde::Serialize>(
+        &self,
+        subject: async_nats::Subject,
+        message: &T,
+        encoding: Encoding,
+    ) {
+        if !self.is_up() {
+            return;
+        }
+        let payload = match encode(message, encoding) {
+            Ok(payload) => payload,
+            Err(e) => {
+                tracing::error!(cp = %self.cp, error = %e, "a message cannot be written");
+                return;
+            }
+        };
+        let sent = match encoding {
+            Encoding::MsgPack => {
+                timeout(
+                    PUBLISH_TIMEOUT,
+                    self.client.publish(subject, payload.into()),
+                )
+                .await
+            }
+            Encoding::Json => {
+                let mut headers = HeaderMap::new();
+                headers.insert(CONTENT_TYPE, CONTENT_TYPE_JSON);
+                let publish = self
+                    .client
+                    .publish_with_headers(subject, headers, payload.into());
+                timeout(PUBLISH_TIMEOUT, publish).await
+            }
+        };
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::debug!(cp = %self.cp, "a message was not sent");
+        }
+    }
+
+    /// Sends what is under way and closes, within a deadline.
+    pub async fn close(&self, within: Duration) {
+        if self.is_up() {
+            let _ = timeout(within, self.client.flush()).await;
+        }
+        let _ = timeout(within, self.client.drain()).await;
+    }
+}
+
+/// Where answers to this charge point's own questions arrive: under a prefix of its own, so that
+/// its permissions can name it.
+#[must_use]
+pub fn inbox_prefix(cp: &CpId) -> String {
+    format!("_INBOX_{cp}")
+}
+
+async fn ask(client: &Client, subject: Subject, payload: Vec<u8>) -> Option<bytes::Bytes> {
+    if client.connection_state() != State::Connected {
+        return None;
+    }
+    let request = Request::new()
+        .payload(payload.into())
+        .timeout(Some(ANSWER_TIMEOUT));
+    // The outer limit holds where the client itself waits: when its queue is full.
+    let asked = client.send_request(subject.to_string(), request);
+    match timeout(ANSWER_TIMEOUT + PUBLISH_TIMEOUT, asked).await {
+        Ok(Ok(message)) => Some(message.payload),
+        Ok(Err(e)) => {
+            tracing::debug!(subject = %subject, error = %e, "central did not answer");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn decoded<T: serde::de::DeserializeOwned>(cp: &CpId, bytes: &[u8]) -> Option<T> {
+    decode(bytes, Encoding::MsgPack)
+        .inspect_err(
+            |e| tracing::error!(cp = %cp, error = %e, "an answer of central's cannot be read"),
+        )
+        .ok()
+}
+
+/// Doubling pauses with jitter, so that charge points that lost a server together do not return
+/// together.
+fn reconnect_delay(attempts: usize) -> Duration {
+    let shift = u32::try_from(attempts.saturating_sub(1))
+        .unwrap_or(u32::MAX)
+        .min(10);
+    let whole = (RECONNECT_MS_MIN << shift).min(RECONNECT_MS_MAX);
+    Duration::from_millis(rand::rng().random_range(whole / 2..=whole * 3 / 2))
+}
+
+async fn on_event(cp: &CpId, event: Event, told: &mpsc::Sender<UplinkEvent>) {
+    match event {
+        Event::Connected => {
+            tracing::info!(cp = %cp, "uplink is up");
+            let _ = told.send(UplinkEvent::Up).await;
+        }
+        Event::Disconnected => {
+            tracing::info!(cp = %cp, "uplink is down");
+            let _ = told.send(UplinkEvent::Down).await;
+        }
+        Event::ServerError(e) => {
+            // A denied permission looks like a silent central otherwise.
+            tracing::warn!(cp = %cp, error = %e, "the server refuses something; look at this charge point's permissions");
+        }
+        Event::SlowConsumer(_) => {
+            tracing::warn!(cp = %cp, "commands arrive faster than they are carried out; some are lost and will be repeated");
+        }
+        Event::ClientError(e) => tracing::debug!(cp = %cp, error = %e, "uplink"),
+        Event::LameDuckMode | Event::Draining | Event::Closed => {
+            tracing::debug!(cp = %cp, event = %event, "uplink");
+        }
+    }
+}
+
+/// The time to the next heartbeat: jittered by a fifth either way.
+#[must_use]
+pub fn heartbeat_pause() -> Duration {
+    Duration::from_millis(rand::rng().random_range(HEARTBEAT_MS * 4 / 5..=HEARTBEAT_MS * 6 / 5))
+}

@@ -102,7 +102,7 @@ pub enum Verb {
     #[command(before_help = "Examples:
   driver-cli stop                 your only open session
   driver-cli stop 0190a0b0        the session whose id begins like this
-  driver-cli stop --wait ended    come back when the charge point has confirmed")]
+  driver-cli stop --wait stopped  come back when the charge point has confirmed")]
     Stop(StopArgs),
     /// Show open sessions, or one by its id
     #[command(before_help = "Examples:
@@ -178,7 +178,9 @@ pub enum StartWait {
 pub enum StopWait {
     /// Until it is durably accepted.
     Accepted,
-    /// Until the session has ended.
+    /// Until the charge point has confirmed that no more energy flows.
+    Stopped,
+    /// Until the session has ended: where standing costs, that is when the car is unplugged.
     Ended,
 }
 

@@ -2,7 +2,7 @@
 
 use ev_contract::{
     codes::Code,
-    v1::{EndCode, SessionView},
+    v1::{EndCode, EndReason, SessionView},
 };
 
 /// Why a session failed.
@@ -79,15 +79,32 @@ pub fn how_it_ended(view: &SessionView) -> String {
             .map_or_else(|| view.state.to_string(), word_in_words);
     };
     let place = place(view);
-    let text = match (reason.code, reason.refused) {
+    match (reason.code, reason.refused) {
         (EndCode::Refused, Some(code)) => {
             format!("the charge point refused: {}", code.message(&place))
         }
-        (code, _) => end(code).to_owned(),
-    };
+        _ => end_in_full(reason),
+    }
+}
+
+/// Why a session ended, with the device's or the operator's own words where they add something.
+#[must_use]
+pub fn end_in_full(reason: &EndReason) -> String {
+    let text = end(reason.code);
+    let adds = matches!(
+        reason.code,
+        EndCode::Operator
+            | EndCode::Deauthorised
+            | EndCode::Fault
+            | EndCode::Emergency
+            | EndCode::Refused
+            | EndCode::WrittenOff
+            | EndCode::Other
+            | EndCode::Unrecognised
+    );
     match &reason.raw {
-        Some(raw) if !raw.is_empty() => format!("{text} (\"{raw}\")"),
-        _ => text,
+        Some(raw) if adds && !raw.is_empty() => format!("{text} (\"{raw}\")"),
+        _ => text.to_owned(),
     }
 }
 
@@ -146,10 +163,7 @@ fn place(view: &SessionView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ev_contract::{
-        connector::Phase,
-        v1::{EndReason, EndSource},
-    };
+    use ev_contract::{connector::Phase, v1::EndSource};
 
     #[test]
     fn a_refused_start_is_told_with_the_codes_own_words() {

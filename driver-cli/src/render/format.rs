@@ -60,16 +60,20 @@ pub fn phase(view: &SessionView, phase: Phase) -> String {
         Phase::SuspendedEvse => "we have paused it",
         Phase::Stopping => "stopping",
         Phase::Idle if is_full(view) => "full: unplug, standing may cost",
-        Phase::Idle => "no more energy: unplug, standing may cost",
+        Phase::Idle => "energy has ended: unplug, standing may cost",
         Phase::Completed if is_full(view) => "full",
         Phase::Completed => "completed",
         Phase::Failed => "failed",
         Phase::Unrecognised => "in a state that this version does not know",
     };
-    if view.stopping && !phase.is_ended() && phase != Phase::Stopping {
-        format!("{text}, stopping")
-    } else {
-        text.to_owned()
+    match phase {
+        // A stop is under way only while energy may still flow.
+        Phase::Preparing | Phase::Charging | Phase::SuspendedEv | Phase::SuspendedEvse
+            if view.stopping =>
+        {
+            format!("{text}, stopping")
+        }
+        _ => text.to_owned(),
     }
 }
 

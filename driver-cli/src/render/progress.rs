@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ev_contract::{connector::Phase, v1::Tariff};
+use ev_contract::{connector::Phase, units::Mwh, v1::Tariff};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
@@ -19,6 +19,9 @@ use crate::{
 
 /// Elsewhere than on a terminal, values are repeated no more often than this: a log is read later.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// The same while no energy flows: a sign of life.
+const PLAIN_EVERY_AT_REST: Duration = Duration::from_secs(60);
 
 /// Shows the news of a session.
 #[derive(Debug)]
@@ -80,9 +83,13 @@ impl Progress {
                 self.silent = None;
                 let key = (seen.phase(), seen.view.stopping);
                 let changed = self.written.is_none_or(|(p, s, _)| (p, s) != key);
+                let every = match seen.phase() {
+                    Phase::Charging => PLAIN_EVERY,
+                    _ => PLAIN_EVERY_AT_REST,
+                };
                 let due = self
                     .written
-                    .is_none_or(|(_, _, at)| now.duration_since(at) >= PLAIN_EVERY);
+                    .is_none_or(|(_, _, at)| now.duration_since(at) >= every);
                 self.seen = Some(((**seen).clone(), now));
                 if changed || (due && self.line.is_none()) {
                     self.written = Some((key.0, key.1, now));
@@ -152,7 +159,7 @@ pub fn line(seen: &Seen, tariff: Option<&Tariff>, since_ms: i64) -> String {
     if now == Phase::Charging {
         parts.extend(seen.power().map(kw));
     }
-    if view.started_at.is_some() || seen.energy() > view.energy_mwh {
+    if now != Phase::Preparing || seen.energy() > Mwh(0) {
         parts.push(kwh(seen.energy()));
         parts.push(match estimate(tariff, view, seen.energy()) {
             Some(cost) => format!("about {}", money(cost, view.currency)),

@@ -1,6 +1,7 @@
 //! Tables for people.
 
 use comfy_table::{CellAlignment, Table, presets};
+use ev_contract::units::Mwh;
 use ev_contract::v1::{
     ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff, SessionView,
 };
@@ -140,11 +141,18 @@ pub fn session(s: &SessionView) -> String {
         ("accepted", at(s.accepted_at)),
     ];
     let mut limits = Vec::new();
-    if let Some(cost) = s.limits.cost {
-        limits.push(money(cost, s.currency));
-    }
-    if let Some(energy) = s.limits.energy_mwh {
-        limits.push(kwh(energy));
+    match (s.limits.cost, s.limits.energy_mwh) {
+        (Some(cost), Some(energy)) if s.limits.energy_from_cost => {
+            limits.push(format!(
+                "{}, that is {}",
+                money(cost, s.currency),
+                kwh(energy)
+            ));
+        }
+        (cost, energy) => {
+            limits.extend(cost.map(|cost| money(cost, s.currency)));
+            limits.extend(energy.map(kwh));
+        }
     }
     if let Some(time_s) = s.limits.time_s {
         limits.push(duration(i64::from(time_s) * 1_000));
@@ -172,6 +180,11 @@ pub fn session(s: &SessionView) -> String {
     pairs(&rows)
 }
 
+/// Every digit of a register: whoever pays may want to check the sum.
+fn exact(energy: Mwh) -> String {
+    format!("{} kWh", energy.kwh().normalize())
+}
+
 /// `receipt`.
 #[must_use]
 pub fn receipt(reply: &ReceiptReply) -> String {
@@ -190,15 +203,13 @@ pub fn receipt(reply: &ReceiptReply) -> String {
     rows.extend(r.started_at.map(|t| ("energy began", at(t))));
     rows.extend(r.energy_ended_at.map(|t| ("energy ended", at(t))));
     rows.push(("ended", at(r.ended_at)));
-    let raw = r.end.raw.as_deref().map(|raw| format!(" (\"{raw}\")"));
     let refused = r.end.refused.map(|code| format!(" ({code})"));
     rows.push((
         "reason",
         format!(
-            "{}{}{}",
-            words::end(r.end.code),
-            refused.unwrap_or_default(),
-            raw.unwrap_or_default()
+            "{}{}",
+            words::end_in_full(&r.end),
+            refused.unwrap_or_default()
         ),
     ));
     for meter in &r.meters {
@@ -207,12 +218,12 @@ pub fn receipt(reply: &ReceiptReply) -> String {
             format!(
                 "{}: {} to {}",
                 meter.meter_id,
-                kwh(meter.from_mwh),
-                kwh(meter.to_mwh)
+                exact(meter.from_mwh),
+                exact(meter.to_mwh)
             ),
         ));
     }
-    rows.push(("energy", kwh(r.energy_mwh)));
+    rows.push(("energy", exact(r.energy_mwh)));
     rows.push((
         "tariff",
         format!("{} version {}", r.tariff.tariff_id, r.tariff.version),
@@ -230,7 +241,7 @@ pub fn receipt(reply: &ReceiptReply) -> String {
     }
     let vat = r.vat_percent.0.normalize();
     for (name, amount, note) in [
-        ("total", r.total, r.rounding.clone()),
+        ("total", r.total, String::new()),
         ("  net", r.net, String::new()),
         ("  VAT", r.vat, format!("{vat} %")),
     ] {
@@ -244,6 +255,9 @@ pub fn receipt(reply: &ReceiptReply) -> String {
     }
     right(&mut lines, &[1, 2, 3]);
     let mut text = format!("{}\n\n{}", pairs(&rows), lines.trim_fmt());
+    if !r.rounding.is_empty() {
+        text.push_str(&format!("\n\nrounding: {}", harmless(&r.rounding)));
+    }
     if !r.flags.is_empty() {
         let flags: Vec<String> = r
             .flags
@@ -269,7 +283,7 @@ pub fn receipt(reply: &ReceiptReply) -> String {
             "\n\n{}\n\nowed after adjustments: {} for {} Wh",
             table.trim_fmt(),
             money(total_adjusted(reply), r.currency),
-            energy_adjusted(reply)
+            energy_adjusted(reply),
         ));
     }
     text

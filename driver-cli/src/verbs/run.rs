@@ -25,7 +25,7 @@ use crate::{
     failure::Failure,
     price::money,
     quantity::Place,
-    render::table,
+    render::{format::kwh, table},
     words,
 };
 
@@ -92,8 +92,13 @@ pub(super) async fn run(ctx: &Ctx, args: RunArgs) -> Result<Exit, Failure> {
             }
             Ok(outcome) => {
                 if let Left::Ended(_, view) = &outcome {
-                    ctx.output
-                        .message(&format!("  {}", words::how_it_ended(view)));
+                    ctx.output.message(&format!(
+                        "  {}: {}, {}: {}",
+                        view.state,
+                        kwh(view.energy_mwh),
+                        money(view.cost, view.currency),
+                        words::how_it_ended(view)
+                    ));
                 }
                 left.push((stop.clone(), outcome));
             }

@@ -24,8 +24,13 @@ pub(super) async fn stop(ctx: &Ctx, args: StopArgs) -> Result<Exit, Failure> {
     };
     let named = args.repeat.request_id.as_ref();
     let update: DriverUpdate = ctx.carry_out(&desk, &wish, named).await?;
-    if let (StopWait::Ended, Some(session)) = (args.wait, update.session_id) {
-        let view = wait(ctx, &desk, session, Until::Ended, None).await?;
+    let until = match args.wait {
+        StopWait::Accepted => None,
+        StopWait::Stopped => Some(Until::Stopped),
+        StopWait::Ended => Some(Until::Ended),
+    };
+    if let (Some(until), Some(session)) = (until, update.session_id) {
+        let view = wait(ctx, &desk, session, until, None).await?;
         return tell_outcome(ctx, &update, &view);
     }
     ctx.output.data(&ActionDoc::answer(&update), || {

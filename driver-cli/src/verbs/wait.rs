@@ -26,8 +26,24 @@ const PRICE_PATIENCE: Duration = Duration::from_secs(2);
 pub(super) enum Until {
     /// Energy flows, or it has ended.
     Charging,
+    /// No more energy flows, by the charge point's word.
+    Stopped,
     /// It has ended.
     Ended,
+}
+
+impl Until {
+    fn is_reached(self, view: &SessionView) -> bool {
+        match self {
+            Self::Charging => {
+                view.state == Phase::Charging
+                    || (view.started_at.is_some() && !view.state.is_ended())
+            }
+            Self::Stopped => view.state == Phase::Idle || view.energy_ended_at.is_some(),
+            // The watcher itself says when.
+            Self::Ended => false,
+        }
+    }
 }
 
 /// Waits, however long it takes. The session is the driver's own and known to exist.
@@ -50,9 +66,7 @@ pub(super) async fn wait(
                     return ControlFlow::Break(());
                 }
                 match news {
-                    News::Seen(seen)
-                        if until == Until::Charging && energy_has_begun(&seen.view) =>
-                    {
+                    News::Seen(seen) if until.is_reached(&seen.view) => {
                         reached = Some(seen.view.clone());
                         ControlFlow::Break(())
                     }
@@ -73,10 +87,6 @@ pub(super) async fn wait(
             hint: "this is a defect of this program".to_owned(),
         }),
     }
-}
-
-fn energy_has_begun(view: &SessionView) -> bool {
-    view.state == Phase::Charging || (view.started_at.is_some() && !view.state.is_ended())
 }
 
 /// What a person hears who stops watching.

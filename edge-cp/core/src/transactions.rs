@@ -608,11 +608,24 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
             }
         }
     }
-    cx.fx.alarms.push(format!(
-        "connector {}: device transaction {:?} ended without ever having begun",
-        c.id(),
-        early.device_tx.0
-    ));
+    let register = early.reading.as_ref().map(|r| r.register_mwh);
+    let key = (early.device_tx, register);
+    if c.unmatched.as_ref() == Some(&key) {
+        return;
+    }
+    let what = format!(
+        "device transaction {:?} ended at {} mWh without ever having begun",
+        key.0.0,
+        register.unwrap_or_default().0
+    );
+    c.unmatched = Some(key);
+    cx.fx.alarms.push(format!("connector {}: {what}", c.id()));
+    let anomaly = EdgeFact::Anomaly {
+        connector: Some(c.id()),
+        session_id: None,
+        what,
+    };
+    d.record_minor(cx, at, anomaly);
 }
 
 /// The end of a transaction whose session had to be ended without it: what it delivered beyond is
@@ -1056,18 +1069,27 @@ pub(crate) fn reconcile(
     }
 }
 
-/// The hardware is back: what waits for it is sent at once.
+/// The hardware is back: what waits for it is sent at once. What was said to be gone is asked
+/// about again, since its end could not arrive meanwhile.
 pub(crate) fn hurry(c: &mut Connector) {
     for waiting in &mut c.unclaimed {
         waiting.retry.hurry();
+        waiting.gone = None;
     }
     let Some(session) = &mut c.session else {
         return;
     };
     match &mut session.stage {
         Stage::Starting(s) => s.retry.hurry(),
-        Stage::Stopping(s) => s.retry.hurry(),
-        Stage::AwaitingPlug { .. } | Stage::Running(_) | Stage::Idle { .. } => {}
+        Stage::Stopping(s) => {
+            s.retry.hurry();
+            s.gone = None;
+        }
+        Stage::Running(run) => match run.doubt {
+            Some(Doubt::Unlisted(_)) => run.doubt = None,
+            Some(Doubt::Unplugged(_)) | None => {}
+        },
+        Stage::AwaitingPlug { .. } | Stage::Idle { .. } => {}
     }
 }
 
@@ -1151,7 +1173,7 @@ fn due(c: &mut Connector, d: &Desk, cx: &mut Cx) -> Due {
         }
         Stage::Starting(s) => {
             if let Some(early) = &s.early_end {
-                return if early.until.passed(&stamp) {
+                return if online && early.until.passed(&stamp) {
                     Due::SynthesiseStart
                 } else {
                     Due::Nothing
@@ -1175,7 +1197,7 @@ fn due(c: &mut Connector, d: &Desk, cx: &mut Cx) -> Due {
                 return Due::ApplyHeld;
             }
             match &run.doubt {
-                Some(Doubt::Unlisted(until)) if until.passed(&stamp) => {
+                Some(Doubt::Unlisted(until)) if online && until.passed(&stamp) => {
                     return Due::Over(lost_reason(run.booted.as_deref()));
                 }
                 Some(Doubt::Unplugged(until)) if until.passed(&stamp) => {
@@ -1205,14 +1227,14 @@ fn due(c: &mut Connector, d: &Desk, cx: &mut Cx) -> Due {
         }
         Stage::Stopping(s) => {
             if let Some(early) = s.early_end.as_ref().filter(|_| s.run.is_none()) {
-                return if early.until.passed(&stamp) {
+                return if online && early.until.passed(&stamp) {
                     Due::SynthesiseStart
                 } else {
                     Due::Nothing
                 };
             }
             match (&s.gone, &s.run) {
-                (Some(gone), _) if !gone.passed(&stamp) => return Due::Nothing,
+                (Some(gone), _) if !online || !gone.passed(&stamp) => return Due::Nothing,
                 (Some(_), Some(_)) => return Due::Over(s.reason.clone()),
                 (Some(_), None) => return Due::Fail(s.reason.clone()),
                 (None, _) => {}
@@ -1351,7 +1373,8 @@ fn pass_unclaimed(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
     let mut index = 0;
     while index < c.unclaimed.len() {
         let waiting = &mut c.unclaimed[index];
-        if waiting.over.is_none() && waiting.gone.as_ref().is_some_and(|g| g.passed(&cx.stamp)) {
+        let gone = waiting.gone.as_ref().is_some_and(|g| g.passed(&cx.stamp));
+        if waiting.over.is_none() && gone && d.online() {
             waiting.over = Some((lost_reason(None), cx.stamp.at));
         }
         let delivered = waiting.meter.energy() > Mwh(0);

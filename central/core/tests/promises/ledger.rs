@@ -1,0 +1,511 @@
+//! Validity by position, copies of frames, forgetting, the audit, snapshots.
+
+use central_core::{
+    decide::{Command, Verb},
+    frame::{Digest, Forget, Frame, Write},
+    model::{Answer, Horizon},
+    state::{Alarm, Log, State},
+};
+use ev_contract::{codes::Code, ids::ReplicaId, v1::Outcome};
+
+use crate::harness::*;
+
+fn forget(until: ev_contract::time::UnixMs, before: u64) -> Forget {
+    Forget {
+        horizon: Horizon { until },
+        others_until: until,
+        before,
+        sessions: Vec::new(),
+    }
+}
+
+#[test]
+fn copies_of_a_frame_change_nothing() {
+    let (mut world, mut one, _) = World::with_charge_points(2);
+    let id = world.charging(&mut one, "alice", "r1");
+    let last = one.record(T0, ended(id, Some(reading(T0, 1_050_000))));
+    world.run(0, &one.run(vec![last]));
+    let copies = world.ledger.clone();
+    let before = {
+        let mut state = serde_value(world.state(0));
+        strip_basis(&mut state);
+        state
+    };
+    for _ in 0..2 {
+        for copy in &copies {
+            world.append_bytes(copy.clone());
+            for replica in 0..2 {
+                for applied in world.catch_up(replica) {
+                    assert!(applied.valid.iter().all(|valid| !valid), "{:?}", applied.frame);
+                }
+            }
+        }
+    }
+    let mut after = serde_value(world.state(1));
+    strip_basis(&mut after);
+    assert_eq!(before, after);
+    assert_eq!(world.connector("CP-1").receipts, 1);
+}
+
+fn serde_value(state: &State) -> rmpv::Value {
+    rmp_serde::from_slice(&rmp_serde::to_vec_named(state).unwrap()).unwrap()
+}
+
+fn strip_basis(state: &mut rmpv::Value) {
+    if let rmpv::Value::Map(fields) = state {
+        fields.retain(|(name, _)| name.as_str() != Some("basis"));
+    }
+}
+
+#[test]
+fn a_frame_that_arrives_after_its_refusal_does_not_revive_it() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    let asking = start("alice", "r1", "CP-1");
+    // Replica 1 accepts, and freezes before the frame is out. Replica 0 is asked again later.
+    let frozen = world.cut(1, &[asking.command()]);
+    world.later(HOUR);
+    assert_eq!(world.ask(0, &asking).code(), Code::Expired);
+    assert_eq!(world.commit(&frozen), [false]);
+    assert_eq!(world.ask(1, &asking).code(), Code::Expired);
+    assert_eq!(world.state(1).open_sessions().count(), 0);
+}
+
+#[test]
+fn a_frame_that_arrives_after_forgetting_does_not_revive_what_was_refused() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    let asking = start("alice", "r1", "CP-1");
+    let frozen = world.cut(1, &[asking.command()]);
+    world.later(HOUR);
+    assert_eq!(world.ask(0, &asking).code(), Code::Expired);
+    world.later(2 * HOUR);
+    let before = world.state(0).basis().seq;
+    let until = world.now.plus_ms(-HOUR);
+    assert!(world.run(0, &Command::Forget(forget(until, before))));
+    assert_eq!(world.told(0, &asking), None, "it is forgotten");
+    assert_eq!(world.commit(&frozen), [false]);
+    assert_eq!(world.state(1).open_sessions().count(), 0);
+    assert_eq!(world.ask(1, &asking), Told::Forgotten);
+}
+
+#[test]
+fn forgetting_removes_what_is_old_and_nothing_else() {
+    let (mut world, mut one, mut two) = World::with_charge_points(1);
+    let open = world.charging(&mut one, "alice", "open");
+    let over = world.charging(&mut two, "bob", "over");
+    world.take(0, &mut two, vec![ended(over, Some(reading(T0, 1_000_000)))]);
+    assert_eq!(world.ask(0, &start("carol", "refused", "CP-1")).code(), Code::Occupied);
+    let fresh = start("carol", "fresh", "CP-1").expiring(T0.plus_ms(25 * SECOND));
+    assert_eq!(world.ask(0, &fresh).code(), Code::Occupied);
+    world.later(10 * HOUR);
+
+    let before = world.state(0).basis().seq;
+    let late = start("carol", "late", "CP-1").expiring(T0.plus_ms(SECOND));
+    assert_eq!(world.ask(0, &late).code(), Code::Expired);
+    // Refusals go, the answers of sessions stay, the open one's longest.
+    let until = T0.plus_ms(20 * SECOND);
+    let mut forget = forget(until, before);
+    forget.others_until = T0;
+    assert!(world.run(0, &Command::Forget(forget.clone())));
+    let told = |world: &World, asking: &Asking| world.told(0, asking).is_some();
+    let opening = start("alice", "open", "CP-1").at_connector(1);
+    let finished = start("bob", "over", "CP-2").at_connector(1);
+    assert!(!told(&world, &start("carol", "refused", "CP-1")));
+    assert!(told(&world, &fresh), "expires after");
+    assert!(told(&world, &late), "written after");
+    assert!(told(&world, &opening));
+    assert!(told(&world, &finished));
+
+    forget.others_until = until;
+    forget.sessions = vec![open, over];
+    forget.before = world.state(0).basis().seq;
+    assert!(world.run(0, &Command::Forget(forget)));
+    assert!(told(&world, &opening), "its session is open");
+    assert!(!told(&world, &finished));
+    assert!(!told(&world, &late));
+    assert!(world.state(0).session(open).is_some(), "an open session is never forgotten");
+    assert!(world.state(0).session(over).is_none());
+    assert_eq!(world.state(0).sessions_of(&driver("bob"), None).count(), 0);
+    assert_eq!(world.ask(0, &finished), Told::Forgotten);
+    assert_eq!(world.connector("CP-2").receipts, 1, "numbers go on");
+    // A stop of it finds nothing, and its records are kept aside.
+    let asking = stop("bob", "s", over).expiring(world.now);
+    assert_eq!(world.ask(0, &asking).code(), Code::SessionNotFound);
+    world.take(0, &mut two, vec![opened(over, None), ended(over, None)]);
+}
+
+#[test]
+fn the_horizon_never_goes_back() {
+    let (mut world, ..) = World::with_charge_points(1);
+    world.run(0, &Command::Forget(forget(T0.plus_ms(HOUR), 0)));
+    world.run(0, &Command::Forget(forget(T0, 0)));
+    let until = world.state(0).horizon().unwrap().value.until;
+    assert_eq!(until, T0.plus_ms(HOUR));
+}
+
+#[test]
+fn answers_are_never_forgotten_beyond_the_horizon() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    let before = world.state(0).basis().seq;
+    let mut odd = forget(T0, before);
+    odd.others_until = T0.plus_ms(HOUR);
+    world.run(0, &Command::Forget(odd));
+    let asking = start("alice", "r1", "CP-1").at_connector(1);
+    assert_eq!(world.ask(0, &asking).session(), id);
+}
+
+#[test]
+fn an_adjustment_made_while_its_session_was_being_forgotten_is_kept() {
+    let (mut world, mut one, _) = World::with_charge_points(2);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    world.catch_up_all();
+    let mut old = forget(T0, world.state(0).basis().seq);
+    old.sessions = vec![id];
+    let forgetting = world.cut(0, &[Command::Forget(old)]);
+    // A late record at the same time: nobody has copied its adjustment anywhere yet.
+    let now = world.later(HOUR);
+    let record = one.record(now, checkpoint(id, reading(now, 1_090_000)));
+    let adjusting = world.cut(1, &[one.run(vec![record])]);
+    assert_eq!(world.commit(&adjusting), [true]);
+    world.commit(&forgetting);
+    assert_eq!(world.adjustments(id).list.len(), 1);
+    assert!(world.state(0).session(id).is_some());
+}
+
+#[test]
+fn two_replicas_that_forget_at_once_forget_once() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    let command = Command::Forget(forget(T0, 1));
+    let frames = [
+        world.cut(0, std::slice::from_ref(&command)),
+        world.cut(1, std::slice::from_ref(&command)),
+    ];
+    assert_eq!(world.commit(&frames[0]), [true]);
+    assert_eq!(world.commit(&frames[1]), [false]);
+}
+
+#[test]
+fn a_record_that_builds_on_a_void_one_in_its_frame_is_void() {
+    let (mut world, mut one, _) = World::with_charge_points(2);
+    world.catch_up_all();
+    let alices = start("alice", "r1", "CP-1");
+    let bobs = start("bob", "r1", "CP-1");
+    let apart = start("carol", "r1", "CP-2");
+    // Bob's refusal rests on Alice's session, which another replica's local start makes void.
+    let frame = world.cut(0, &[alices.command(), bobs.command(), apart.command()]);
+    assert_eq!(frame.records.len(), 3);
+    let local = world.session_id();
+    let record = one.record(T0, opened(local, None));
+    let other = world.cut(1, &[one.run(vec![record])]);
+    assert_eq!(world.commit(&other), [true]);
+    assert_eq!(world.commit(&frame), [false, false, true]);
+    assert_eq!(world.told(0, &bobs), None);
+    assert_eq!(world.ask(0, &bobs).code(), Code::Occupied);
+}
+
+#[test]
+fn two_requests_with_one_id_in_one_frame_are_one_record() {
+    let (mut world, ..) = World::with_charge_points(1);
+    let (a, b) = (start("alice", "r1", "CP-1"), start("alice", "r1", "CP-2"));
+    let frame = world.cut(0, &[a.command(), a.command(), b.command()]);
+    assert_eq!(frame.records.len(), 1);
+    world.commit(&frame);
+    world.ask(0, &a).session();
+    assert_eq!(world.ask(0, &b), Told::Reused);
+}
+
+#[test]
+fn a_start_its_stop_and_the_next_start_may_stand_in_one_frame() {
+    let (mut world, one, _) = World::with_charge_points(1);
+    let first = start("alice", "r1", "CP-1");
+    let frame = world.cut(0, &[first.command(), start("alice", "r2", "CP-2").command()]);
+    assert_eq!(world.commit(&frame), [true, true]);
+    let id = world.ask(0, &first).session();
+    assert_eq!(world.ask(0, &start("alice", "r2", "CP-2")).code(), Code::LimitReached);
+    let stopping = stop("alice", "s1", id);
+    let absent = Command::Answered(central_core::decide::CommandAnswer {
+        cp: one.id.clone(),
+        session: id,
+        verb: Verb::Stop,
+        epoch: one.epoch.clone(),
+        outcome: Outcome::Absent,
+        code: None,
+        raw: None,
+    });
+    let next = start("alice", "r3", "CP-2");
+    let frame = world.cut(0, &[stopping.command(), absent, next.command()]);
+    assert_eq!(world.commit(&frame), [true, true, true]);
+    assert_ne!(world.ask(0, &next).session(), id);
+}
+
+#[test]
+fn every_key_that_is_written_is_expected() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.ask(0, &stop("alice", "s1", id));
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    for bytes in &world.ledger {
+        let frame = match Frame::decode(bytes) {
+            Ok(central_core::frame::Decoded::Frame(frame)) => frame,
+            other => panic!("{other:?}"),
+        };
+        for record in &frame.records {
+            for write in &record.writes {
+                assert!(record.expects.contains_key(&write.key()), "{record:?}");
+                if let Write::Request(..) = write {
+                    assert!(record.expects.contains_key(&central_core::keys::Key::Horizon));
+                }
+            }
+        }
+    }
+    // A record that writes what it does not expect is void, whoever made it.
+    let mut frame = world.cut(0, &[start("alice", "r2", "CP-1").command()]);
+    let record = &mut frame.records[0];
+    let key = record.writes.iter().map(Write::key).next().unwrap();
+    record.expects.remove(&key);
+    assert_eq!(world.commit(&frame), [false]);
+}
+
+#[test]
+fn replicas_that_applied_the_same_are_equal_and_a_snapshot_and_the_rest_equal_a_replay() {
+    let (mut world, mut one, mut two) = World::with_charge_points(3);
+    let id = world.charging(&mut one, "alice", "r1");
+    let over = world.charging(&mut two, "bob", "r1");
+    world.ask(0, &start("carol", "r1", "CP-1")).code();
+    world.ask(0, &write_off("w", over)).done();
+    world.append_bytes(b"nobody's message".to_vec());
+    world.take(0, &mut two, vec![ended(over, Some(reading(T0, 1_080_000)))]);
+    world.take(0, &mut one, vec![energy_ended(id, Some(reading(T0, 1_000_000)))]);
+    let before = world.state(0).basis().seq;
+    world.run(0, &Command::Forget(forget(T0.plus_ms(SECOND), before)));
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    world.catch_up_all();
+
+    let whole = replay(&world.ledger);
+    for replica in 0..3 {
+        assert_eq!(world.state(replica), whole.state());
+    }
+    for cut in 0..=world.ledger.len() {
+        let part = replay(&world.ledger[..cut]);
+        let bytes = rmp_serde::to_vec_named(part.state()).unwrap();
+        let state: State = rmp_serde::from_slice(&bytes).unwrap();
+        assert_eq!(state, *part.state(), "a snapshot at {cut} is the state there");
+        let mut log = Log::from_snapshot(state);
+        for (n, message) in world.ledger.iter().enumerate().skip(cut) {
+            log.apply(n as u64 + 1, message).unwrap();
+        }
+        assert_eq!(log.state(), whole.state(), "from {cut}");
+        assert_eq!(log.state().basis(), whole.state().basis());
+    }
+}
+
+#[test]
+fn an_appender_that_had_applied_something_else_is_an_alarm() {
+    let (mut world, ..) = World::with_charge_points(1);
+    let honest = world.state(0).basis();
+    let id = world.uuid();
+    let mut other = honest;
+    other.digest = Digest([7; 16]);
+    let mut beyond = honest;
+    beyond.seq += 1;
+    let mut first = honest;
+    first.seq = 0;
+    for basis in [other, beyond, first] {
+        let mut log = world.replicas[0].log.clone();
+        let bytes = barrier(id, basis).encode().unwrap();
+        let alarm = log.apply(honest.seq + 1, &bytes).unwrap_err();
+        assert_eq!(alarm, Alarm::DigestMismatch { at: basis.seq, by: "somebody".into() });
+        assert_eq!(log.state(), world.state(0), "nothing is applied");
+    }
+    let mut log = world.replicas[0].log.clone();
+    let bytes = barrier(id, honest).encode().unwrap();
+    log.apply(honest.seq + 1, &bytes).unwrap();
+}
+
+#[test]
+fn a_missing_or_repeated_position_is_an_alarm() {
+    let (mut world, ..) = World::with_charge_points(1);
+    world.catch_up_all();
+    let applied = world.state(0).basis().seq;
+    let bytes = barrier(world.uuid(), world.state(0).basis()).encode().unwrap();
+    let mut log = world.replicas[0].log.clone();
+    for found in [0, 1, applied, applied + 2, u64::MAX] {
+        assert_eq!(log.apply(found, &bytes).unwrap_err(), Alarm::Gap { applied, found });
+    }
+    log.apply(applied + 1, &bytes).unwrap();
+}
+
+#[test]
+fn a_message_changed_or_removed_behind_centrals_back_is_noticed() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    for victim in 0..world.ledger.len() - 1 {
+        // Removed, and the rest moved up: what replay of a restored stream would see.
+        let mut fewer = world.ledger.clone();
+        fewer.remove(victim);
+        let mut log = Log::default();
+        let alarm = fewer
+            .iter()
+            .enumerate()
+            .find_map(|(n, bytes)| log.apply(n as u64 + 1, bytes).err());
+        assert!(matches!(alarm, Some(Alarm::DigestMismatch { .. })), "{victim}: {alarm:?}");
+        // Replaced by something that changes no state.
+        let mut other = world.ledger.clone();
+        other[victim] = b"junk".to_vec();
+        let mut log = Log::default();
+        let alarm = other
+            .iter()
+            .enumerate()
+            .find_map(|(n, bytes)| log.apply(n as u64 + 1, bytes).err());
+        assert!(matches!(alarm, Some(Alarm::DigestMismatch { .. })), "{victim}: {alarm:?}");
+    }
+}
+
+#[test]
+fn a_stream_that_was_rewound_and_written_anew_is_noticed() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    world.ask(0, &start("alice", "r1", "CP-1")).session();
+    // Replica 1 never saw the last message, which is lost; it goes on from there.
+    world.ledger.pop();
+    world.ask(1, &start("bob", "r1", "CP-1")).session();
+    world.ask(1, &start("carol", "r1", "CP-2")).session();
+    let seq = world.state(0).basis().seq;
+    let next = world.ledger[usize::try_from(seq).unwrap()].clone();
+    let alarm = world.replicas[0].log.apply(seq + 1, &next).unwrap_err();
+    assert!(matches!(alarm, Alarm::DigestMismatch { .. }), "{alarm:?}");
+}
+
+#[test]
+fn a_basis_older_than_the_snapshot_is_not_audited_and_its_records_are_judged() {
+    let (mut world, ..) = World::with_charge_points(1);
+    world.catch_up_all();
+    let asking = start("alice", "r1", "CP-1");
+    let frame = world.cut(0, &[asking.command()]);
+    world.append_bytes(b"x".to_vec());
+    world.catch_up_all();
+    let mut log = Log::from_snapshot(world.state(0).clone());
+    let seq = log.state().basis().seq;
+    let applied = log.apply(seq + 1, &frame.encode().unwrap()).unwrap();
+    assert_eq!(applied.valid, [true]);
+}
+
+#[test]
+fn junk_is_passed_over_alike_and_a_newer_format_stops() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    for junk in [&b""[..], b"EV", b"hello", b"\x80", b"evf1"] {
+        world.append_bytes(junk.to_vec());
+    }
+    for replica in 0..2 {
+        for applied in world.catch_up(replica) {
+            assert!(applied.frame.is_none() && applied.valid.is_empty());
+        }
+    }
+    assert_eq!(world.state(0), world.state(1));
+
+    let whole = barrier(world.uuid(), world.state(0).basis()).encode().unwrap();
+    let mut newer = whole.clone();
+    newer[3] = b'2';
+    let truncated = whole[..whole.len() - 1].to_vec();
+    let mut unknown_kind = b"EVF1".to_vec();
+    let frame = world.cut(0, &[start("alice", "r1", "CP-1").command()]);
+    let mut value: rmpv::Value = rmp_serde::from_slice(&frame.encode().unwrap()[4..]).unwrap();
+    *field(&mut value, &["records", "0", "kind"]) = "merged".into();
+    rmpv::encode::write_value(&mut unknown_kind, &value).unwrap();
+    for (what, bytes) in [
+        ("another version", newer),
+        ("the magic alone", b"EVF".to_vec()),
+        ("truncated", truncated),
+        ("an unknown kind of record", unknown_kind),
+    ] {
+        let log = &mut world.replicas[0].log;
+        let before = log.state().clone();
+        let alarm = log.apply(before.basis().seq + 1, &bytes).unwrap_err();
+        assert!(matches!(alarm, Alarm::Unreadable(_)), "{what}: {alarm:?}");
+        assert_eq!(*log.state(), before, "{what}");
+    }
+}
+
+fn field<'v>(value: &'v mut rmpv::Value, path: &[&str]) -> &'v mut rmpv::Value {
+    let Some((name, rest)) = path.split_first() else {
+        return value;
+    };
+    let inner = match value {
+        rmpv::Value::Map(fields) => fields
+            .iter_mut()
+            .find(|(key, _)| key.as_str() == Some(name))
+            .map(|(_, value)| value),
+        rmpv::Value::Array(items) => items.get_mut(name.parse::<usize>().unwrap()),
+        _ => None,
+    };
+    field(inner.unwrap(), rest)
+}
+
+#[test]
+fn an_empty_frame_is_a_position_of_its_own() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    let basis = world.state(0).basis();
+    let frames = [barrier(world.uuid(), basis), barrier(world.uuid(), basis)];
+    for frame in &frames {
+        world.append(frame);
+    }
+    let applied = world.catch_up(0);
+    assert_eq!(applied.len(), 2);
+    for (applied, frame) in applied.iter().zip(&frames) {
+        assert_eq!(applied.frame.as_ref().unwrap().id, frame.id);
+    }
+}
+
+#[test]
+fn an_update_names_the_position_of_the_one_before_it() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
+    let mut seen = vec![0];
+    for _ in 0..3 {
+        let entry = world.state(0).session(id).unwrap();
+        assert_eq!(entry.prev, *seen.last().unwrap());
+        seen.push(entry.pos);
+        world.append_bytes(b"in between".to_vec());
+        world.catch_up_all();
+        world.take(0, &mut one, vec![checkpoint(id, reading(T0, 1_000_000))]);
+    }
+    // Two records of one frame count as one position.
+    let records = [
+        one.record(T0, checkpoint(id, reading(T0, 1_000_001))),
+        one.record(T0, checkpoint(id, reading(T0, 1_000_002))),
+    ];
+    let before = world.state(0).session(id).unwrap().pos;
+    let runs = records.map(|record| one.run(vec![record]));
+    let frame = world.cut(0, &runs);
+    assert_eq!(frame.records.len(), 2);
+    assert_eq!(world.commit(&frame), [true, true]);
+    assert_eq!(world.state(0).session(id).unwrap().prev, before);
+}
+
+#[test]
+fn an_answer_says_the_same_on_every_replica_and_after_a_restart() {
+    let (mut world, ..) = World::with_charge_points(2);
+    let asking = start("alice", "r1", "CP-1");
+    let told = world.ask(0, &asking);
+    let log = replay(&world.ledger);
+    let key = (asking.asker.clone(), asking.id.clone());
+    let recorded = &log.state().request(&key).unwrap().value;
+    assert_eq!(Told::Answer(recorded.answer.clone()), told);
+    assert!(matches!(recorded.answer, Answer::Started { .. }));
+    assert_eq!(recorded.expires_at, asking.expires_at);
+    // Whoever appended it is only a name.
+    let by = ReplicaId::new("central-0").unwrap();
+    let frame = match Frame::decode(world.ledger.last().unwrap()).unwrap() {
+        central_core::frame::Decoded::Frame(frame) => frame,
+        central_core::frame::Decoded::Junk => panic!("junk"),
+    };
+    assert_eq!(frame.by, by);
+}

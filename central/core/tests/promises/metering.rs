@@ -1,0 +1,278 @@
+//! From registers to energy and money.
+
+use ev_contract::{
+    ids::SessionId,
+    time::UnixMs,
+    v1::{Flag, Reading, TariffScope, TimeQuality},
+};
+
+use crate::harness::*;
+
+/// Runs a session through readings and ends it with the last one.
+fn receipt_of(readings: &[Reading]) -> (World, SessionId) {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
+    world.later(10 * HOUR);
+    let (first, rest) = readings.split_first().unwrap();
+    let mut facts = vec![accepted(id), started(id, first.clone())];
+    facts.extend(rest.iter().map(|r| checkpoint(id, r.clone())));
+    facts.push(ended(id, readings.last().cloned()));
+    assert!(world.take(0, &mut one, facts));
+    (world, id)
+}
+
+fn at(minutes: i64) -> UnixMs {
+    T0.plus_ms(minutes * MINUTE)
+}
+
+fn other_meter(mut reading: Reading, id: &str, epoch: u32) -> Reading {
+    reading.meter_id = id.to_owned();
+    reading.meter_epoch = epoch;
+    reading
+}
+
+fn unsure(mut reading: Reading) -> Reading {
+    reading.quality = TimeQuality::Unsure;
+    reading
+}
+
+#[test]
+fn registers_that_are_odd_are_flagged_and_not_billed() {
+    let one = 1_000_000;
+    let table: &[(&str, Vec<Reading>, u64, &[Flag])] = &[
+        (
+            "rises",
+            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(120), 9 * one)],
+            8 * one,
+            &[],
+        ),
+        (
+            "stands still",
+            vec![reading(at(0), one), reading(at(1), one), reading(at(1), one)],
+            0,
+            &[],
+        ),
+        (
+            "falls once",
+            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(61), 0), reading(at(120), 4 * one)],
+            3 * one,
+            &[Flag::RegisterFell],
+        ),
+        (
+            "falls and stays down",
+            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(61), 0), reading(at(120), one)],
+            2 * one,
+            &[Flag::RegisterFell],
+        ),
+        (
+            "jumps once",
+            vec![reading(at(0), one), reading(at(1), 900 * one), reading(at(60), 5 * one)],
+            4 * one,
+            &[Flag::RegisterJumped],
+        ),
+        (
+            "jumps to the largest number",
+            vec![reading(at(0), one), reading(at(60), 2 * one), reading(at(61), u64::MAX)],
+            one,
+            &[Flag::RegisterJumped],
+        ),
+        (
+            "is reset in a new meter epoch",
+            vec![
+                reading(at(0), 50 * one),
+                reading(at(60), 55 * one),
+                other_meter(reading(at(70), one / 2), "M1", 1),
+                other_meter(reading(at(120), 4 * one), "M1", 1),
+            ],
+            5 * one + 4 * one,
+            &[Flag::MeterReset],
+        ),
+        (
+            "is replaced by another meter",
+            vec![
+                reading(at(0), 50 * one),
+                reading(at(60), 55 * one),
+                other_meter(reading(at(70), 700 * one), "M2", 0),
+                other_meter(reading(at(120), 703 * one), "M2", 0),
+            ],
+            5 * one + 3 * one,
+            &[Flag::MeterReset],
+        ),
+        (
+            "is reset to more than can have flowed",
+            vec![
+                reading(at(0), 50 * one),
+                reading(at(60), 55 * one),
+                other_meter(reading(at(61), 700 * one), "M1", 1),
+            ],
+            5 * one,
+            &[Flag::RegisterJumped],
+        ),
+        (
+            "is read at a time before the last",
+            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(50), 3 * one + 10_000)],
+            2 * one + 10_000,
+            &[Flag::TimeWentBack],
+        ),
+    ];
+    for (what, readings, energy, flags) in table {
+        let (world, id) = receipt_of(readings);
+        let receipt = world.receipt(id);
+        assert_eq!(receipt.energy_mwh.0, *energy, "{what}");
+        assert_eq!(receipt.flags, *flags, "{what}");
+        let sum: u64 = receipt.meters.iter().map(|m| m.to_mwh.0 - m.from_mwh.0).sum();
+        assert_eq!(sum, *energy, "{what}: both registers are on the receipt");
+    }
+}
+
+#[test]
+fn energy_metered_under_an_unsure_clock_is_billed_and_flagged() {
+    // An agent that restarts without uplink on a host whose clock is wrong.
+    let at_1970 = |minutes: i64| UnixMs(minutes * MINUTE);
+    let ahead = |minutes: i64| at(100_000 + minutes);
+    for clock in [at_1970 as fn(i64) -> UnixMs, ahead] {
+        let mut readings = vec![reading(at(0), 1_000_000)];
+        readings.extend((1..=60).map(|m| {
+            // 20 kW, a checkpoint a minute.
+            unsure(reading(clock(m), 1_000_000 + 333_333 * m.unsigned_abs()))
+        }));
+        let (world, id) = receipt_of(&readings);
+        let receipt = world.receipt(id);
+        assert_eq!(receipt.energy_mwh.0, 333_333 * 60);
+        assert!(receipt.flags.contains(&Flag::ClockUnsure));
+        assert!(!receipt.flags.contains(&Flag::RegisterJumped), "{:?}", receipt.flags);
+    }
+}
+
+#[test]
+fn energy_metered_after_a_clock_was_set_back_is_billed() {
+    // An unsure time ahead of central's, then the right one.
+    let mut readings = vec![reading(at(0), 1_000_000), unsure(reading(at(500), 1_100_000))];
+    readings.extend((1..=60).map(|m| reading(at(m), 1_100_000 + 333_333 * m.unsigned_abs())));
+    let (world, id) = receipt_of(&readings);
+    assert_eq!(world.receipt(id).energy_mwh.0, 100_000 + 333_333 * 60);
+}
+
+#[test]
+fn a_session_whose_first_reading_has_an_unsure_time_says_so() {
+    let (world, id) = receipt_of(&[unsure(reading(at(0), 0)), reading(at(60), 1_000_000)]);
+    assert_eq!(world.receipt(id).flags, [Flag::ClockUnsure]);
+}
+
+#[test]
+fn standing_is_not_charged_for_while_energy_flowed() {
+    // The clock that the end of energy was written with was an hour behind the last reading.
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.later(3 * HOUR);
+    world.take(0, &mut one, vec![checkpoint(id, reading(at(120), 11_000_000))]);
+    let mut end = one.record(at(60), energy_ended(id, Some(reading(at(60), 11_000_000))));
+    end.quality = TimeQuality::Unsure;
+    let last = one.record(at(121), ended(id, None));
+    world.run(0, &one.run(vec![end, last]));
+    let receipt = world.receipt(id);
+    assert_eq!(receipt.energy_ended_at, Some(at(120)));
+    assert_eq!(receipt.idle_s, 60);
+    assert_eq!(receipt.total.to_string(), "5.90");
+    assert!(receipt.flags.contains(&Flag::ClockUnsure), "{:?}", receipt.flags);
+}
+
+#[test]
+fn the_idle_fee_has_its_grace_and_its_cap() {
+    for (stands_s, idle, total) in [
+        (0, None, "5.90"),
+        (600, None, "5.90"),
+        (601, Some(("0.016667", None)), "5.90"),
+        (660, Some(("1", None)), "6.00"),
+        (600 + 7_200, Some(("120", Some("cap"))), "17.90"),
+        (600 + 720_000, Some(("12000", Some("cap"))), "17.90"),
+    ] {
+        let (mut world, mut one, _) = World::with_charge_points(1);
+        let id = world.charging(&mut one, "alice", "r1");
+        assert_eq!(world.session(id).idle_s_max, 600 + 7_200);
+        world.later(HOUR);
+        let end = world.now;
+        world.take(0, &mut one, vec![energy_ended(id, Some(reading(end, 11_000_000)))]);
+        world.later(stands_s * SECOND);
+        world.take(0, &mut one, vec![ended(id, Some(reading(end, 11_000_000)))]);
+        let receipt = world.receipt(id);
+        assert_eq!(i64::from(receipt.idle_s), stands_s);
+        let line = receipt.lines.iter().find(|l| l.component.as_str() == "idle");
+        assert_eq!(
+            line.map(|l| (l.quantity.to_string(), l.note.clone())),
+            idle.map(|(q, note)| (q.to_owned(), note.map(str::to_owned))),
+            "{stands_s}"
+        );
+        assert_eq!(receipt.total.to_string(), total, "{stands_s}");
+        assert_eq!(receipt.net.0 + receipt.vat.0, receipt.total.0);
+    }
+}
+
+#[test]
+fn an_end_without_a_reading_keeps_the_last_one_and_says_so() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.later(HOUR);
+    let now = world.now;
+    world.take(0, &mut one, vec![checkpoint(id, reading(now, 2_000_000)), ended(id, None)]);
+    assert_eq!(world.receipt(id).energy_mwh.0, 1_000_000);
+    assert_eq!(world.receipt(id).flags, [Flag::NoEndReading]);
+}
+
+#[test]
+fn a_session_whose_start_record_is_missing_is_metered_from_the_first_reading() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
+    world.later(HOUR);
+    let now = world.now;
+    world.take(
+        0,
+        &mut one,
+        vec![
+            checkpoint(id, reading(at(30), 5_000_000)),
+            ended(id, Some(reading(now, 6_000_000))),
+        ],
+    );
+    assert_eq!(world.receipt(id).energy_mwh.0, 1_000_000);
+    assert_eq!(world.receipt(id).flags, [Flag::RecordsMissing]);
+}
+
+#[test]
+fn times_from_the_future_are_not_believed() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let end = one.record(UnixMs(i64::MAX), energy_ended(id, None));
+    let last = one.record(UnixMs(i64::MAX), ended(id, None));
+    world.run(0, &one.run(vec![end, last]));
+    let receipt = world.receipt(id);
+    assert!(receipt.ended_at <= T0.plus_ms(ev_contract::limits::CLOCK_TOLERANCE_MS));
+    assert_eq!(receipt.idle_s, 0);
+}
+
+#[test]
+fn a_receipt_never_ends_before_it_began() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let last = one.record(UnixMs(i64::MIN), ended(id, Some(reading(UnixMs(i64::MIN), 1_050_000))));
+    world.run(0, &one.run(vec![last]));
+    let receipt = world.receipt(id);
+    assert_eq!((receipt.started_at, receipt.ended_at), (Some(T0), T0));
+    assert_eq!(receipt.energy_mwh.0, 50_000);
+}
+
+#[test]
+fn a_total_is_rounded_once_and_the_lines_are_exact() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let mut odd = terms();
+    odd.price_per_kwh = "0.333333".parse().unwrap();
+    odd.start_fee = "0.005".parse().unwrap();
+    world.ask(0, &set_tariff("t", "odd", TariffScope::Default, odd));
+    let id = world.charging(&mut one, "alice", "r1");
+    world.later(HOUR);
+    let now = world.now;
+    world.take(0, &mut one, vec![ended(id, Some(reading(now, 1_000_003)))]);
+    let receipt = world.receipt(id);
+    // 0.000003 kWh at 0.333333 and 0.005: each alone would round to 0.00 and 0.01.
+    assert_eq!(receipt.exact.to_string(), "0.005000999999");
+    assert_eq!(receipt.total.to_string(), "0.01");
+}

@@ -86,8 +86,17 @@ impl Output {
 
     /// An error for people, on stderr.
     pub fn error(&self, failure: &Failure) {
-        if matches!(failure, Failure::BrokenPipe) {
-            return;
+        match failure {
+            Failure::BrokenPipe => return,
+            // Who presses Ctrl-C has made no mistake.
+            Failure::Interrupted { message, hint, .. } => {
+                self.message(message);
+                if !hint.is_empty() {
+                    self.message(&format!("  {hint}"));
+                }
+                return;
+            }
+            _ => {}
         }
         let code = match failure {
             Failure::Refused(refusal) => format!(" ({})", refusal.reason),

@@ -94,6 +94,9 @@ impl Progress {
                 if changed || (due && self.line.is_none()) {
                     self.written = Some((key.0, key.1, now));
                     let text = self.text();
+                    if let Some(line) = &self.line {
+                        line.set_message(text.clone());
+                    }
                     self.print(&text)?;
                 }
             }

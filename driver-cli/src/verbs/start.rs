@@ -23,14 +23,15 @@ use crate::{
 pub(super) async fn start(ctx: &Ctx, args: StartArgs) -> Result<Exit, Failure> {
     let wish = start_wish(&args.place, args.connector, &args.limits)?;
     let desk = ctx.driver_desk().await?;
-    // A program asks `list` if it wants the price; people are told before they are bound.
-    let listing = if ctx.output.is_json() {
+    // A program asks `list` if it wants the price; people are told before they are bound, and
+    // whoever waits sees an estimate of the cost.
+    let listing = if ctx.output.is_json() && args.wait == StartWait::Accepted {
         None
     } else {
         ctx.query(async { Ok(listing_of(&desk, &args.place.cp_id).await) })
             .await?
     };
-    if let Some(cp) = &listing {
+    if let Some(cp) = listing.as_ref().filter(|_| !ctx.output.is_json()) {
         tell_price(ctx, cp, &args.limits);
     }
     let named = args.repeat.request_id.as_ref();
@@ -56,11 +57,7 @@ pub(super) async fn start(ctx: &Ctx, args: StartArgs) -> Result<Exit, Failure> {
 }
 
 /// What came of a session that was waited for.
-pub(super) fn tell_outcome(
-    ctx: &Ctx,
-    update: &DriverUpdate,
-    view: &SessionView,
-) -> Result<Exit, Failure> {
+fn tell_outcome(ctx: &Ctx, update: &DriverUpdate, view: &SessionView) -> Result<Exit, Failure> {
     ctx.output
         .data(&ActionDoc::outcome(update, view), || table::session(view))?;
     match words::failure_of(view) {
@@ -95,6 +92,7 @@ fn tell_accepted(ctx: &Ctx, desk: &Desk, update: &DriverUpdate) -> Result<(), Fa
         format!("{}  session {session}  on {place}", update.status)
     })?;
     match update.session_id {
+        Some(_) if ctx.output.is_json() => {}
         Some(session) => {
             let line = |verb: &str| desk.invocation().line(&format!("{verb} {session}"));
             ctx.output.message(&format!(

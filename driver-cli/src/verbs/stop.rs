@@ -4,7 +4,7 @@ use ev_contract::v1::DriverUpdate;
 
 use super::{
     Ctx,
-    start::{place_of, tell_outcome},
+    start::place_of,
     wait::{Until, wait},
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     doc::ActionDoc,
     exit::Exit,
     failure::Failure,
+    render::table,
 };
 
 pub(super) async fn stop(ctx: &Ctx, args: StopArgs) -> Result<Exit, Failure> {
@@ -31,7 +32,13 @@ pub(super) async fn stop(ctx: &Ctx, args: StopArgs) -> Result<Exit, Failure> {
     };
     if let (Some(until), Some(session)) = (until, update.session_id) {
         let view = wait(ctx, &desk, session, until, None).await?;
-        return tell_outcome(ctx, &update, &view);
+        // A session that is stopped before energy flowed has failed; the stop has not.
+        let doc = ActionDoc {
+            error: None,
+            ..ActionDoc::outcome(&update, &view)
+        };
+        ctx.output.data(&doc, || table::session(&view))?;
+        return Ok(Exit::Ok);
     }
     ctx.output.data(&ActionDoc::answer(&update), || {
         let session = match &wish {

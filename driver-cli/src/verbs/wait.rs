@@ -94,11 +94,7 @@ pub(super) fn left_running(desk: &Desk, session: SessionId) -> Failure {
     let line = |verb: &str| desk.invocation().line(&format!("{verb} {session}"));
     Failure::Interrupted {
         message: format!("stopped watching; session {session} goes on"),
-        hint: format!(
-            "stop it: {}\n        watch it: {}",
-            line("stop"),
-            line("watch")
-        ),
+        hint: format!("stop it:  {}\n  watch it: {}", line("stop"), line("watch")),
         about: Box::new(About {
             session_id: Some(session.to_string()),
             ..About::default()

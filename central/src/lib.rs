@@ -150,7 +150,7 @@ async fn serve(
     let reader = tokio::spawn(ledger::read(places.ledger.clone(), from, entries_to));
     let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
     let (questions, heartbeats, subscribed) =
-        subscriptions::start(client.clone(), out.clone(), Arc::clone(&metrics), watched);
+        subscriptions::start(client, out.clone(), Arc::clone(&metrics), watched);
     let engine = Engine::new(config, places, out, metrics, health, beginning);
     engine
         .run(Inputs {

@@ -1,7 +1,8 @@
 //! The subscriptions: from NATS to the engine. Only while this replica serves.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use async_nats::Subscriber;
 use ev_contract::{
     codes::{Code, Problem},
     subjects,
@@ -57,18 +58,33 @@ pub fn start(
     (questions_in, heartbeats_in, task)
 }
 
+/// Without this nothing is lost, but whoever asked waits for a repeat. The server answers an
+/// unsubscription within a round trip.
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// Before another attempt to subscribe; the connection is being made again.
+const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
+
 async fn run(shared: Shared, mut health: watch::Receiver<Health>) {
-    loop {
-        if !until(&mut health, true).await {
+    while until(&mut health, true).await {
+        let mut subscriptions = match Subscriptions::open(&shared.client).await {
+            Ok(subscriptions) => subscriptions,
+            Err(error) => {
+                tracing::error!(%error, "cannot subscribe");
+                tokio::time::sleep(SUBSCRIBE_AGAIN).await;
+                continue;
+            }
+        };
+        let goes_on = tokio::select! {
+            () = subscriptions.listen(&shared) => true,
+            goes_on = until(&mut health, false) => goes_on,
+        };
+        if !goes_on {
             return;
         }
-        tokio::select! {
-            result = listen(&shared) => if let Err(error) = result {
-                tracing::error!(%error, "cannot subscribe");
-                // The connection is being made again; there is nothing else to wait for.
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-            },
-            goes_on = until(&mut health, false) => if !goes_on { return },
+        if health.borrow().stage == Stage::Draining {
+            subscriptions.drain(&shared).await;
+            // The engine sees that no more questions come.
+            return;
         }
     }
 }
@@ -81,25 +97,57 @@ async fn until(health: &mut watch::Receiver<Health>, serving: bool) -> bool {
         .is_ok()
 }
 
-async fn listen(shared: &Shared) -> Result<(), async_nats::SubscribeError> {
-    let queue = |subject: &'static str| {
-        shared
-            .client
-            .queue_subscribe(subject, subjects::QUEUE_CENTRAL.into())
-    };
-    let mut heartbeats = shared.client.subscribe(subjects::CP_HEARTBEATS).await?;
-    let mut drivers = queue(subjects::DRIVER_REQUESTS).await?;
-    let mut operators = queue(subjects::OPERATOR_REQUESTS).await?;
-    let mut events = queue(subjects::CP_EVENTS).await?;
-    let mut syncs = queue(subjects::CP_SYNCS).await?;
-    loop {
-        tokio::select! {
-            Some(message) = heartbeats.next() => shared.heartbeat(&message),
-            Some(message) = drivers.next() => shared.request(&message),
-            Some(message) = operators.next() => shared.request(&message),
-            Some(message) = events.next() => shared.event(&message),
-            Some(message) = syncs.next() => shared.sync(&message),
-            else => return Ok(()),
+struct Subscriptions {
+    heartbeats: Subscriber,
+    requests: [Subscriber; 2],
+    events: Subscriber,
+    syncs: Subscriber,
+}
+
+impl Subscriptions {
+    async fn open(client: &async_nats::Client) -> Result<Self, async_nats::SubscribeError> {
+        let queue =
+            |subject: &'static str| client.queue_subscribe(subject, subjects::QUEUE_CENTRAL.into());
+        Ok(Self {
+            heartbeats: client.subscribe(subjects::CP_HEARTBEATS).await?,
+            requests: [
+                queue(subjects::DRIVER_REQUESTS).await?,
+                queue(subjects::OPERATOR_REQUESTS).await?,
+            ],
+            events: queue(subjects::CP_EVENTS).await?,
+            syncs: queue(subjects::CP_SYNCS).await?,
+        })
+    }
+
+    async fn listen(&mut self, shared: &Shared) {
+        let [drivers, operators] = &mut self.requests;
+        loop {
+            tokio::select! {
+                Some(message) = self.heartbeats.next() => shared.heartbeat(&message),
+                Some(message) = drivers.next() => shared.request(&message),
+                Some(message) = operators.next() => shared.request(&message),
+                Some(message) = self.events.next() => shared.event(&message),
+                Some(message) = self.syncs.next() => shared.sync(&message),
+                else => return,
+            }
+        }
+    }
+
+    /// Takes what is on its way to this replica; what comes later goes to others.
+    async fn drain(mut self, shared: &Shared) {
+        let all = [&mut self.heartbeats, &mut self.events, &mut self.syncs]
+            .into_iter()
+            .chain(&mut self.requests);
+        for subscriber in all {
+            if let Err(error) = subscriber.drain().await {
+                tracing::warn!(%error, "cannot unsubscribe");
+            }
+        }
+        if tokio::time::timeout(DRAIN_WAIT, self.listen(shared))
+            .await
+            .is_err()
+        {
+            tracing::warn!("shut down before all subscriptions were drained");
         }
     }
 }

@@ -87,8 +87,8 @@ class Driver:
         return reply["sessions"][0]
 
     async def watch(self, session_id, wanted, timeout_s):
-        """The session once `wanted` says so. Updates are MessagePack, so that each is a mere nudge
-        to ask ("Encodings"); silence is one too."""
+        """The session once `wanted` says so. An update can be lost and the last one can die with
+        its sender, so that each is a mere nudge to ask; silence is one too."""
         nudges = await self.nc.subscribe(f"ev.v1.watch.{self.driver}.{session_id}")
         until = time.monotonic() + timeout_s
         shown = None

@@ -42,6 +42,12 @@ fn round(exact: Decimal) -> Decimal {
     rounded
 }
 
+/// An amount in whole cents.
+#[must_use]
+pub fn cents(amount: Amount) -> Amount {
+    Amount(round(amount.0))
+}
+
 /// What has been used so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -123,29 +129,27 @@ pub fn split_vat(total: Amount, vat_percent: Amount) -> (Amount, Amount) {
     (Amount(net), Amount(total.0 - net))
 }
 
-/// What a session costs so far, by the energy that the ledger has.
+/// What a session costs with so much energy: what the ledger has of it, or what was heard since.
 #[must_use]
-pub fn cost_so_far(session: &Session, now: UnixMs) -> Amount {
+pub fn cost_so_far(session: &Session, energy: Mwh, now: UnixMs) -> Amount {
     use crate::model::Stage;
     match &session.stage {
         Stage::Ended { receipt } => receipt.total,
         Stage::Ordered | Stage::Taken { .. } => Amount(round(Decimal::ZERO)),
-        Stage::Energy { meter, .. } => total(&lines(
+        Stage::Energy { .. } => total(&lines(
             &session.tariff.terms,
             Usage {
-                energy: meter.energy(),
+                energy,
                 began: true,
                 idle_s: 0,
             },
         )),
         Stage::Standing {
-            meter,
-            energy_ended_at,
-            ..
+            energy_ended_at, ..
         } => total(&lines(
             &session.tariff.terms,
             Usage {
-                energy: meter.energy(),
+                energy,
                 began: true,
                 idle_s: seconds_between(*energy_ended_at, now),
             },
@@ -216,14 +220,14 @@ pub fn limits(asked: &LimitsRequest, terms: &TariffTerms) -> Result<Limits, Limi
             )));
         }
     }
-    if let Some(currency) = &asked.currency {
-        if currency != terms.currency.as_str() {
-            return Err(LimitProblem::Currency(format!(
-                "{} given, the tariff is in {}",
-                currency.chars().take(8).collect::<String>(),
-                terms.currency
-            )));
-        }
+    if let Some(currency) = &asked.currency
+        && currency != terms.currency.as_str()
+    {
+        return Err(LimitProblem::Currency(format!(
+            "{} given, the tariff is in {}",
+            currency.chars().take(8).collect::<String>(),
+            terms.currency
+        )));
     }
     if let Some(cost) = &asked.cost {
         let cost: Amount = cost
@@ -381,10 +385,10 @@ pub fn receipt(session: &Session, ending: Ending) -> Receipt {
     }
 }
 
-/// The money for energy that a late record adds, rounded by itself: the receipt before it stays.
+/// The money for energy that a late record adds.
 #[must_use]
 pub fn energy_amount(terms: &TariffTerms, energy: Mwh) -> Amount {
-    Amount(round(energy.kwh() * terms.price_per_kwh.0))
+    Amount(energy.kwh() * terms.price_per_kwh.0)
 }
 
 #[cfg(test)]

@@ -375,15 +375,21 @@ impl State {
             let Some(entry) = self.sessions.get(id) else {
                 continue;
             };
-            if !entry.value.is_ended() {
+            // An adjustment that is newer than the wish to forget may not be in the CDR stream.
+            let newer = entry.pos > forget.before
+                || self
+                    .adjustments
+                    .get(id)
+                    .is_some_and(|a| a.pos > forget.before);
+            if newer || !entry.value.is_ended() {
                 continue;
             }
-            if let Some(driver) = &entry.value.driver {
-                if let Some(theirs) = self.by_driver.get_mut(driver) {
-                    theirs.remove(id);
-                    if theirs.is_empty() {
-                        self.by_driver.remove(driver);
-                    }
+            if let Some(driver) = &entry.value.driver
+                && let Some(theirs) = self.by_driver.get_mut(driver)
+            {
+                theirs.remove(id);
+                if theirs.is_empty() {
+                    self.by_driver.remove(driver);
                 }
             }
             self.sessions.remove(id);

@@ -4,6 +4,7 @@ use ev_contract::{
     connector::{ConnectorState, Service},
     ids::{ConnectorId, CpId, DriverId, RequestId},
     time::UnixMs,
+    units::{MilliWatt, Mwh},
     v1::{
         ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
         DriverUpdate, Heartbeat, Reach, ScopedTariff, SessionView, Status, Tariff, TariffScope,
@@ -49,6 +50,8 @@ pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> Sessio
         Stage::Ended { receipt } => Some(receipt.end.clone()),
         Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } => None,
     };
+    let live = live(s, heard);
+    let energy = live.as_ref().map_or_else(|| s.energy(), |l| l.energy);
     SessionView {
         session_id: s.id,
         driver_id: s.driver.clone(),
@@ -61,8 +64,8 @@ pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> Sessio
         origin: s.origin,
         stopping: s.stop.is_some() && !s.is_ended(),
         reachable: heard.reach(&s.cp) != Reach::Offline,
-        energy_mwh: s.energy(),
-        cost: pricing::cost_so_far(s, now),
+        energy_mwh: energy,
+        cost: pricing::cost_so_far(s, energy, now),
         currency: s.tariff.terms.currency,
         tariff_id: s.tariff.tariff_id.clone(),
         tariff_version: s.tariff.version,
@@ -73,14 +76,47 @@ pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> Sessio
             .or_else(|| receipt.and_then(|r| r.started_at)),
         energy_ended_at,
         ended_at: receipt.map(|r| r.ended_at),
-        last_value_at: meter.map(|m| m.last_at),
-        power_mw: meter.and_then(|m| m.power),
+        last_value_at: live
+            .as_ref()
+            .map(|l| l.at)
+            .or_else(|| meter.map(|m| m.last_at)),
+        power_mw: match &live {
+            Some(live) => live.power,
+            None => meter.and_then(|m| m.power),
+        },
         soc_pct: meter.and_then(|m| m.soc_pct),
         reason: end.as_ref().map(|e| e.word().to_owned()),
         end,
         receipt: receipt.map(|r| r.number.clone()),
         pos: entry.pos,
     }
+}
+
+/// What the last heartbeat says of a charging session. The ledger has a reading a minute; between
+/// two of them people see this. Nothing is billed or decided by it.
+struct Live {
+    energy: Mwh,
+    power: Option<MilliWatt>,
+    at: UnixMs,
+}
+
+fn live(s: &Session, heard: &dyn Heard) -> Option<Live> {
+    let Stage::Energy { meter, .. } = &s.stage else {
+        return None;
+    };
+    let (heartbeat, at) = heard.last(&s.cp)?;
+    let beat = heartbeat
+        .connectors
+        .iter()
+        .find(|c| c.session_id == Some(s.id))?;
+    let last = meter.spans.last()?;
+    // A lower register is older than the ledger, or another meter's.
+    let more = beat.register_mwh?.0.checked_sub(last.to_mwh.0)?;
+    (at > meter.last_at).then(|| Live {
+        energy: s.energy().saturating_add(Mwh(more)),
+        power: beat.power_mw,
+        at,
+    })
 }
 
 /// News of a session for its driver; none for a session without one.
@@ -108,7 +144,7 @@ pub fn update(entry: &Entry<Session>, now: UnixMs) -> Option<DriverUpdate> {
         phase: Some(s.phase()),
         stopping: s.stop.is_some() && !s.is_ended(),
         energy_mwh: Some(s.energy()),
-        cost: Some(pricing::cost_so_far(s, now)),
+        cost: Some(pricing::cost_so_far(s, s.energy(), now)),
         currency: Some(s.tariff.terms.currency),
         soc_pct: s.meter().and_then(|m| m.soc_pct),
         pos: Some(entry.pos),

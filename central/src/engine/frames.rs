@@ -230,6 +230,9 @@ impl Engine {
                 return;
             }
         }
+        if let ItemKind::Sync(cp, _) | ItemKind::Run(Run { cp, .. }) = &item.kind {
+            self.heard.sign_of_life(cp, super::wall());
+        }
         // Whether a charge point is there is asked before it is said that it is not.
         if let ItemKind::Request(_, Wish::Start { cp, .. }) = &item.kind {
             let known = self.log.state().charge_point(cp).is_some();

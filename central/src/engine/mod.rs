@@ -264,7 +264,11 @@ impl Engine {
             }
             self.turn();
             if let Some(since) = draining {
-                let idle = self.in_flight.is_none() && self.waiting.is_empty() && self.copying == 0;
+                let idle = inputs.questions.is_closed()
+                    && inputs.questions.is_empty()
+                    && self.in_flight.is_none()
+                    && self.waiting.is_empty()
+                    && self.copying == 0;
                 if idle || since.elapsed() > DRAIN_MAX {
                     self.last_snapshot().await;
                     self.out_of_time(!idle);

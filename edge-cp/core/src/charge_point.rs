@@ -121,6 +121,8 @@ pub(crate) struct Desk {
     pub(crate) began_mono_ms: u64,
     pub(crate) link_mono_ms: Option<i64>,
     pub(crate) boot_mono_ms: Option<i64>,
+    /// The device's last list of its transactions, by host wall time.
+    pub(crate) listed: Option<(UnixMs, Vec<RunningTx>)>,
     /// Why the store cannot be written, while it cannot.
     pub(crate) storage: Option<String>,
     pub(crate) commands: BTreeMap<ev_contract::ids::CommandId, CommandRow>,
@@ -317,6 +319,7 @@ impl ChargePoint {
             began_mono_ms: now.mono_ms,
             link_mono_ms: None,
             boot_mono_ms: None,
+            listed: None,
             storage: None,
             commands_n: stored.commands.iter().map(|c| c.n).max().unwrap_or(0),
             commands: stored
@@ -623,7 +626,7 @@ impl ChargePoint {
                     phases: limit.phases,
                 });
             }
-            transactions::hurry(c);
+            transactions::hurry(c, &cx.stamp);
         }
     }
 
@@ -638,6 +641,14 @@ impl ChargePoint {
     ) {
         for c in self.connectors.values_mut() {
             transactions::reconcile(c, cx, at, running, booted.as_deref());
+        }
+        if self
+            .desk
+            .listed
+            .as_ref()
+            .is_none_or(|(last, _)| *last <= at)
+        {
+            self.desk.listed = Some((at, running.to_vec()));
         }
     }
 

@@ -5,7 +5,7 @@ use ev_contract::{
     connector::{ConnectorFacts, ConnectorState, Fault, FaultEffect, Service, connector_state},
     ids::ConnectorId,
     time::UnixMs,
-    units::{MilliAmp, Mwh},
+    units::MilliAmp,
     v1::{ConnectorSpec, EdgeFact, Reading},
 };
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     hardware::{DeviceTx, HwPhase},
     session::{Deadline, Session},
-    transactions::Unclaimed,
+    transactions::{Unclaimed, UnmatchedEnd},
 };
 
 /// A connector.
@@ -32,8 +32,10 @@ pub struct Connector {
     /// What the device last said of the energy, in which transaction and when by central's clock:
     /// it may say so before it says that the transaction has begun.
     pub(crate) phase: Option<(Option<DeviceTx>, HwPhase, UnixMs)>,
-    /// The last end that belongs to no transaction, so that its repeats are not told again.
-    pub(crate) unmatched: Option<(DeviceTx, Option<Mwh>)>,
+    /// Ends that belong to no transaction that is known; it may be on its way.
+    pub(crate) unmatched: Vec<UnmatchedEnd>,
+    /// The last of them that was told.
+    pub(crate) told_unmatched: Option<(DeviceTx, UnixMs)>,
     /// When the plug, the fault and the service were last reported, by the monotonic clock: what is
     /// older is passed over.
     pub(crate) plug_mono_ms: Option<i64>,
@@ -124,7 +126,8 @@ impl Connector {
             unclaimed: Vec::new(),
             reading: None,
             phase: None,
-            unmatched: None,
+            unmatched: Vec::new(),
+            told_unmatched: None,
             plug_mono_ms: None,
             fault_mono_ms: None,
             service_mono_ms: None,

@@ -27,6 +27,9 @@ pub const UNPLUG_GRACE_MS: u64 = 3_000;
 /// a session of its own. Long enough for a start command that is under way.
 pub const UNCLAIMED_WAIT_MS: u64 = 10_000;
 
+/// A transaction that began longer ago than this when it is reported is news from the past.
+pub const FRESH_TX_MS: i64 = 5_000;
+
 /// Transactions without a session kept on one connector. More means a charger that invents them.
 pub const UNCLAIMED_MAX: usize = 8;
 

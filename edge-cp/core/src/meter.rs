@@ -75,6 +75,15 @@ impl Meter {
         Observed::Plausible
     }
 
+    /// The end of a transaction may be reported after readings that were taken later, when another
+    /// one ran: those are not its own.
+    pub fn rewind_to(&mut self, end: &Reading) {
+        let later = end.at < self.last.at && end.meter_epoch == self.last.meter_epoch;
+        if later && (self.base..self.last.register_mwh).contains(&end.register_mwh) {
+            self.last = end.clone();
+        }
+    }
+
     /// Energy so far.
     #[must_use]
     pub const fn energy(&self) -> Mwh {

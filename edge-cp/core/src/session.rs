@@ -91,8 +91,10 @@ pub struct EarlyEnd {
     pub device_tx: DeviceTx,
     /// The last register.
     pub reading: Option<Reading>,
-    /// When.
+    /// When, by central's clock.
     pub at: UnixMs,
+    /// When, as the device said.
+    pub wall: UnixMs,
     /// How long the start may still be on its way.
     pub until: Deadline,
 }
@@ -212,6 +214,11 @@ impl Deadline {
         stamp.now.mono_ms >= self.mono_ms
     }
 
+    /// All of it again: while nothing could be heard, nothing was waited for.
+    pub fn restart(&mut self, stamp: &Stamp) {
+        *self = Self::after(stamp, self.span_ms);
+    }
+
     /// After a restart: what is left of it by the wall clock, never more than all.
     pub fn rearm(&mut self, stamp: &Stamp) {
         let left = u64::try_from(self.at.ms_since(stamp.at)).unwrap_or(0);
@@ -304,7 +311,7 @@ impl Session {
                 starting.give_up.rearm(stamp);
                 starting.uncertain = true;
                 if let Some(early) = &mut starting.early_end {
-                    early.until.rearm(stamp);
+                    early.until.restart(stamp);
                 }
             }
             Stage::Running(run) => run.rearm(stamp),
@@ -314,10 +321,10 @@ impl Session {
                     run.rearm(stamp);
                 }
                 if let Some(gone) = &mut stopping.gone {
-                    gone.rearm(stamp);
+                    gone.restart(stamp);
                 }
                 if let Some(early) = &mut stopping.early_end {
-                    early.until.rearm(stamp);
+                    early.until.restart(stamp);
                 }
             }
             Stage::Idle { run, until, .. } => {
@@ -335,11 +342,11 @@ impl Run {
             limit.rearm(stamp);
         }
         if let Some(held) = &mut self.held {
-            held.until.rearm(stamp);
+            held.until.restart(stamp);
         }
         match &mut self.doubt {
             None => {}
-            Some(Doubt::Unlisted(until) | Doubt::Unplugged(until)) => until.rearm(stamp),
+            Some(Doubt::Unlisted(until) | Doubt::Unplugged(until)) => until.restart(stamp),
         }
     }
 }

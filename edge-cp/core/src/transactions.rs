@@ -17,14 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     charge_point::{Cx, Desk, End, end_session},
+    clock::Stamp,
     connector::{Connector, is_news},
     hardware::{
         DeviceTx, HwAnswer, HwCommand, HwPhase, HwReading, HwVerdict, OriginKey, RunningTx,
         StartNumber,
     },
     limits::{
-        ANOMALIES_MAX, CHECKPOINT_MS, CLAIM_SLACK_MS, GONE_GRACE_MS, QUARTER_MS, START_WAIT_MS,
-        UNCLAIMED_MAX, UNCLAIMED_WAIT_MS, UNPLUG_GRACE_MS,
+        ANOMALIES_MAX, CHECKPOINT_MS, CLAIM_SLACK_MS, FRESH_TX_MS, GONE_GRACE_MS, QUARTER_MS,
+        START_WAIT_MS, UNCLAIMED_MAX, UNCLAIMED_WAIT_MS, UNPLUG_GRACE_MS,
     },
     meter::{Meter, Observed},
     session::{Deadline, Doubt, EarlyEnd, Held, Retry, Run, Session, Stage, Starting, Stopping},
@@ -47,11 +48,15 @@ pub struct TxRow {
     pub session_id: Option<SessionId>,
     /// The register at its start.
     pub start: Reading,
+    /// When it began, as the device said.
+    pub start_wall: UnixMs,
     /// It is over.
     pub ended: bool,
-    /// Meter epoch and register at its end, to tell a repeated end from that of a later
-    /// transaction of the same name.
+    /// Meter epoch and register at its end.
     pub end_register: Option<(u32, Mwh)>,
+    /// When it ended, as the device said: tells a repeated end from that of a later transaction of
+    /// the same name.
+    pub end_wall: Option<UnixMs>,
 }
 
 /// A device transaction without a session.
@@ -67,6 +72,7 @@ pub struct Unclaimed {
     retry: Retry,
     gone: Option<Deadline>,
     over: Option<(EndReason, UnixMs)>,
+    end_wall: Option<UnixMs>,
 }
 
 impl Unclaimed {
@@ -83,6 +89,7 @@ impl Unclaimed {
             retry: Retry::default(),
             gone: None,
             over: None,
+            end_wall: None,
         }
     }
 
@@ -101,6 +108,7 @@ pub(crate) struct Begun {
 }
 
 /// A transaction is over.
+#[derive(Debug, Clone)]
 pub(crate) struct Over {
     pub(crate) at: UnixMs,
     pub(crate) device_tx: DeviceTx,
@@ -163,8 +171,10 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
         start_number: begun.start_number,
         session_id: None,
         start,
+        start_wall: begun.at,
         ended: false,
         end_register: None,
+        end_wall: None,
     };
     match owner(c.session.as_ref(), &row, at) {
         Owner::Session => begin_run(c, d, cx, row),
@@ -179,10 +189,34 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
                 .as_ref()
                 .and_then(Session::run)
                 .is_some_and(|r| r.meter.last.meter_epoch == last.meter_epoch);
-            run_over(c, d, cx, &reason, same_meter.then_some(last), at);
+            run_over(c, d, cx, &reason, same_meter.then_some(last), at, None);
             keep_unclaimed(c, d, cx, row);
         }
         Owner::Nobody => keep_unclaimed(c, d, cx, row),
+    }
+    take_early_ends(c, d, cx);
+    // It may have begun, and ended, before the device's last list of what runs.
+    if let Some((at, running)) = d.listed.clone() {
+        reconcile(c, cx, at, &running, None);
+    }
+}
+
+/// An end that came before its start.
+#[derive(Debug, Clone)]
+pub struct UnmatchedEnd {
+    over: Over,
+    until: Deadline,
+}
+
+/// Looks again whether ends that came first belong to what is known.
+fn take_early_ends(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
+    for unmatched in std::mem::take(&mut c.unmatched) {
+        if let Some(over) = try_end(c, d, cx, unmatched.over) {
+            c.unmatched.push(UnmatchedEnd {
+                over,
+                until: unmatched.until,
+            });
+        }
     }
 }
 
@@ -296,7 +330,15 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
         }
     }
     if let Some(early) = early {
-        run_over(c, d, cx, &early.reason, early.reading, early.at);
+        run_over(
+            c,
+            d,
+            cx,
+            &early.reason,
+            early.reading,
+            early.at,
+            Some(early.wall),
+        );
     }
 }
 
@@ -516,11 +558,38 @@ pub(crate) fn phase(
     }
 }
 
-/// A device transaction is over.
+/// A device transaction is over. Its start may still be on the way.
 pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
+    let Some(over) = try_end(c, d, cx, over) else {
+        return;
+    };
+    let known = c
+        .unmatched
+        .iter()
+        .any(|u| u.over.device_tx == over.device_tx && u.over.at == over.at);
+    if !known && c.unmatched.len() < UNCLAIMED_MAX {
+        let until = Deadline::after(&cx.stamp, GONE_GRACE_MS);
+        c.unmatched.push(UnmatchedEnd { over, until });
+    }
+}
+
+/// Ends whatever the end belongs to; gives it back when that is nothing.
+fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<Over> {
     let at = cx.stamp.central_of(over.at);
     let mono = cx.stamp.mono_of(over.at);
     let reading = over.reading.clone().map(|r| cx.reading(r));
+
+    let id = c.id();
+    let repeated = d.txs.values().any(|row| {
+        row.ended
+            && row.connector == id
+            && row.device_tx == over.device_tx
+            && row.end_wall == Some(over.at)
+            && over.origin.as_ref().is_none_or(|o| *o == row.origin)
+    });
+    if repeated {
+        return None;
+    }
 
     let of_session = c.session.as_ref().is_some_and(|session| {
         let run = match &session.stage {
@@ -528,10 +597,8 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
             Stage::Stopping(stopping) => stopping.run.as_ref(),
             Stage::AwaitingPlug { .. } | Stage::Starting(_) | Stage::Idle { .. } => None,
         };
-        run.is_some_and(|run| {
-            let key = (&run.origin, &run.device_tx, run.start_number);
-            is_end_of(key, &run.meter.start, &over, reading.as_ref(), at)
-        })
+        run.and_then(|run| d.txs.get(&run.origin))
+            .is_some_and(|row| is_end_of(row, &over, reading.as_ref()))
     });
     if of_session {
         if let Some(reading) = &reading {
@@ -539,49 +606,51 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
                 c.reading = Some((reading.clone(), mono));
             }
         }
-        run_over(c, d, cx, &over.reason, reading, at);
-        return;
+        run_over(c, d, cx, &over.reason, reading, at, Some(over.at));
+        return None;
     }
 
     let waiting = c.unclaimed.iter_mut().find(|u| {
-        let key = (&u.origin, &u.device_tx, u.start_number);
-        u.over.is_none() && is_end_of(key, &u.meter.start, &over, reading.as_ref(), at)
+        let row = d.txs.get(&u.origin);
+        u.over.is_none() && row.is_some_and(|row| is_end_of(row, &over, reading.as_ref()))
     });
     if let Some(waiting) = waiting {
         if let Some(reading) = reading {
+            waiting.meter.rewind_to(&reading);
             waiting
                 .meter
                 .observe(reading, c.spec.power_max(), d.identity.speed);
         }
         waiting.over = Some((over.reason, at));
-        return;
+        waiting.end_wall = Some(over.at);
+        return None;
     }
 
     let ended_before = d.txs.values().find(|row| {
         row.ended
+            && row.connector == id
             && match (&over.origin, over.start_number) {
                 (Some(origin), _) => *origin == row.origin,
                 (None, Some(number)) if row.start_number.is_some() => {
                     row.start_number == Some(number)
                 }
-                (None, _) => {
-                    row.device_tx == over.device_tx
-                        && row.end_register
-                            == reading.as_ref().map(|r| (r.meter_epoch, r.register_mwh))
-                }
+                // A name alone may be that of another one.
+                (None, _) => false,
             }
     });
-    if let Some(row) = ended_before.cloned() {
+    if let Some(mut row) = ended_before.cloned() {
+        row.end_wall = Some(over.at);
         tell_late_energy(d, cx, row, reading, at);
-        return;
+        return None;
     }
 
     let until = Deadline::after(&cx.stamp, GONE_GRACE_MS);
     let early = EarlyEnd {
-        reason: over.reason,
-        device_tx: over.device_tx,
+        reason: over.reason.clone(),
+        device_tx: over.device_tx.clone(),
         reading,
         at,
+        wall: over.at,
         until,
     };
     if let Some(session) = &mut c.session {
@@ -604,28 +673,11 @@ pub(crate) fn ended(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) {
             if ours {
                 slot.get_or_insert(early);
                 c.touched = true;
-                return;
+                return None;
             }
         }
     }
-    let register = early.reading.as_ref().map(|r| r.register_mwh);
-    let key = (early.device_tx, register);
-    if c.unmatched.as_ref() == Some(&key) {
-        return;
-    }
-    let what = format!(
-        "device transaction {:?} ended at {} mWh without ever having begun",
-        key.0.0,
-        register.unwrap_or_default().0
-    );
-    c.unmatched = Some(key);
-    cx.fx.alarms.push(format!("connector {}: {what}", c.id()));
-    let anomaly = EdgeFact::Anomaly {
-        connector: Some(c.id()),
-        session_id: None,
-        what,
-    };
-    d.record_minor(cx, at, anomaly);
+    Some(over)
 }
 
 /// The end of a transaction whose session had to be ended without it: what it delivered beyond is
@@ -658,24 +710,21 @@ fn tell_late_energy(
 
 /// Whether an end is that of a transaction: by key, else by start number, else by name unless it
 /// is older than the transaction, since names are reused.
-fn is_end_of(
-    (origin, device_tx, start_number): (&OriginKey, &DeviceTx, Option<StartNumber>),
-    start: &Reading,
-    over: &Over,
-    reading: Option<&Reading>,
-    at: UnixMs,
-) -> bool {
+fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>) -> bool {
     if let Some(theirs) = &over.origin {
-        return theirs == origin;
+        return *theirs == row.origin;
     }
-    if let (Some(theirs), Some(ours)) = (over.start_number, start_number) {
+    if let (Some(theirs), Some(ours)) = (over.start_number, row.start_number) {
         return theirs == ours;
     }
-    let older = at.plus_ms(1_000) < start.at
-        || reading.is_some_and(|r| {
-            r.meter_epoch == start.meter_epoch && r.register_mwh < start.register_mwh
-        });
-    over.device_tx == *device_tx && !older
+    let start = &row.start;
+    let same_meter = reading.filter(|r| r.meter_epoch == start.meter_epoch);
+    let older = over.at < row.start_wall
+        || same_meter.is_some_and(|r| r.register_mwh < start.register_mwh)
+        // The one before ended as this one began.
+        || (over.at == row.start_wall
+            && same_meter.is_some_and(|r| r.register_mwh == start.register_mwh));
+    over.device_tx == row.device_tx && !older
 }
 
 /// The transaction of the session on the connector is over: energy has ended, and the session
@@ -687,6 +736,7 @@ fn run_over(
     device_reason: &EndReason,
     reading: Option<Reading>,
     at: UnixMs,
+    end_wall: Option<UnixMs>,
 ) {
     if let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) {
         let held = run.held.take();
@@ -698,6 +748,9 @@ fn run_over(
             take_reading(c, d, cx, held.last);
         }
         if let Some(reading) = reading {
+            if let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) {
+                run.meter.rewind_to(&reading);
+            }
             take_reading(c, d, cx, reading);
         }
     }
@@ -725,6 +778,7 @@ fn run_over(
     };
     if let Some(mut row) = d.txs.get(&run.origin).cloned() {
         row.ended = true;
+        row.end_wall = end_wall;
         row.end_register = Some((run.meter.last.meter_epoch, run.meter.last.register_mwh));
         d.put_tx(cx, row);
     }
@@ -1071,19 +1125,33 @@ pub(crate) fn reconcile(
 
 /// The hardware is back: what waits for it is sent at once. What was said to be gone is asked
 /// about again, since its end could not arrive meanwhile.
-pub(crate) fn hurry(c: &mut Connector) {
+pub(crate) fn hurry(c: &mut Connector, stamp: &Stamp) {
     for waiting in &mut c.unclaimed {
         waiting.retry.hurry();
         waiting.gone = None;
     }
+    for unmatched in &mut c.unmatched {
+        unmatched.until.restart(stamp);
+    }
     let Some(session) = &mut c.session else {
         return;
     };
+    if let Some(held) = session.live_run_mut().and_then(|run| run.held.as_mut()) {
+        held.until.restart(stamp);
+    }
     match &mut session.stage {
-        Stage::Starting(s) => s.retry.hurry(),
+        Stage::Starting(s) => {
+            s.retry.hurry();
+            if let Some(early) = &mut s.early_end {
+                early.until.restart(stamp);
+            }
+        }
         Stage::Stopping(s) => {
             s.retry.hurry();
             s.gone = None;
+            if let Some(early) = &mut s.early_end {
+                early.until.restart(stamp);
+            }
         }
         Stage::Running(run) => match run.doubt {
             Some(Doubt::Unlisted(_)) => run.doubt = None,
@@ -1107,6 +1175,7 @@ pub(crate) fn pass_time(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
     }
     pass_session(c, d, cx);
     pass_unclaimed(c, d, cx);
+    pass_unmatched(c, d, cx);
 }
 
 /// What is due in a session, decided with its stage borrowed and carried out without.
@@ -1132,7 +1201,7 @@ fn pass_session(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
             Due::Stop(reason) => begin_stop(c, d, cx, reason),
             Due::Over(reason) => {
                 let at = cx.stamp.at;
-                run_over(c, d, cx, &reason, None, at);
+                run_over(c, d, cx, &reason, None, at, None);
             }
             Due::SynthesiseStart => synthesise_start(c, d, cx),
             Due::Checkpoint => checkpoint(c, d, cx),
@@ -1193,7 +1262,8 @@ fn due(c: &mut Connector, d: &Desk, cx: &mut Cx) -> Due {
             Due::Nothing
         }
         Stage::Running(run) => {
-            if run.held.as_ref().is_some_and(|h| h.until.passed(&stamp)) {
+            let settled = run.held.as_ref().is_some_and(|h| h.until.passed(&stamp));
+            if online && settled {
                 return Due::ApplyHeld;
             }
             match &run.doubt {
@@ -1339,9 +1409,12 @@ fn synthesise_start(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         connector: c.spec.connector,
         start_number: None,
         session_id: None,
+        // Nothing is known of its start but that it was before its end.
+        start_wall: UnixMs(0),
         start,
         ended: false,
         end_register: None,
+        end_wall: None,
     };
     begin_run(c, d, cx, row);
 }
@@ -1367,6 +1440,43 @@ fn checkpoint(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
             reading,
         },
     );
+}
+
+/// Ends whose starts never came.
+fn pass_unmatched(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
+    let online = d.online();
+    let stamp = cx.stamp;
+    let (over, waiting): (Vec<_>, _) = std::mem::take(&mut c.unmatched)
+        .into_iter()
+        .partition(|u| online && u.until.passed(&stamp));
+    c.unmatched = waiting;
+    for unmatched in over {
+        let Over {
+            at,
+            device_tx,
+            reading,
+            ..
+        } = unmatched.over;
+        // Devices repeat their last ends; each is told once.
+        let key = (device_tx, at);
+        if c.told_unmatched.as_ref() == Some(&key) {
+            continue;
+        }
+        let register = reading.map_or(0, |r| r.register_mwh.0);
+        let what = format!(
+            "device transaction {:?} ended at {register} mWh without ever having begun",
+            key.0.0
+        );
+        c.told_unmatched = Some(key);
+        cx.fx.alarms.push(format!("connector {}: {what}", c.id()));
+        let anomaly = EdgeFact::Anomaly {
+            connector: Some(c.id()),
+            session_id: None,
+            what,
+        };
+        let when = stamp.central_of(at);
+        d.record_minor(cx, when, anomaly);
+    }
 }
 
 fn pass_unclaimed(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
@@ -1397,7 +1507,9 @@ fn pass_unclaimed(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
             continue;
         }
         let waited = cx.mono_ms().saturating_sub(waiting.since_mono_ms) >= UNCLAIMED_WAIT_MS;
-        let due = d.identity.free_vending || (delivered && waited);
+        // The end of one that is reported late is likely to be on its way as well.
+        let is_fresh = cx.stamp.at.ms_since(waiting.meter.start.at) < FRESH_TX_MS;
+        let due = (d.identity.free_vending && is_fresh) || (delivered && waited);
         if due && c.session.is_none() && promote(c, d, cx, index) {
             continue;
         }
@@ -1427,6 +1539,7 @@ fn settle(
     let waiting = c.unclaimed.remove(index);
     if let Some(mut row) = d.txs.get(&waiting.origin).cloned() {
         row.ended = true;
+        row.end_wall = waiting.end_wall;
         row.session_id = session_id;
         let last = &waiting.meter.last;
         row.end_register = Some((last.meter_epoch, last.register_mwh));

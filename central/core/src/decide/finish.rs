@@ -41,12 +41,12 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
         "{}-{}-{:06}",
         session.cp, session.connector, connector.receipts
     );
-    if let Some(id) = session.driver.clone() {
-        if session.counts {
-            let mut driver = tx.driver(&id).unwrap_or_default();
-            driver.open.remove(&session.id);
-            tx.put(Write::Driver(id, driver));
-        }
+    if let Some(id) = session.driver.clone()
+        && session.counts
+    {
+        let mut driver = tx.driver(&id).unwrap_or_default();
+        driver.open.remove(&session.id);
+        tx.put(Write::Driver(id, driver));
     }
     let started_at = meter.as_ref().map(|m| m.started_at);
     let (meters, periods) = meter.map_or_else(Default::default, |m| (m.spans, m.periods));
@@ -99,7 +99,7 @@ pub(super) fn total_after(receipt: &Receipt, adjustments: &Adjustments) -> Amoun
     adjustments.list.last().map_or(receipt.total, |a| a.total)
 }
 
-/// Appends an adjustment.
+/// Appends an adjustment, its amount rounded by itself: the receipt before it stays.
 pub(super) fn adjust(
     ctx: Ctx<'_>,
     session: SessionId,
@@ -107,6 +107,7 @@ pub(super) fn adjust(
     adjustments: &mut Adjustments,
     correction: Correction<'_>,
 ) {
+    let amount = pricing::cents(correction.amount);
     let total = total_after(receipt, adjustments);
     let n = u32::try_from(adjustments.list.len())
         .unwrap_or(u32::MAX)
@@ -120,9 +121,9 @@ pub(super) fn adjust(
         reason: correction.reason,
         at: ctx.now.wall,
         energy_mwh: correction.energy_mwh,
-        amount: correction.amount,
+        amount,
         currency: receipt.currency,
-        total: Amount(total.0 + correction.amount.0),
+        total: Amount(total.0 + amount.0),
     });
 }
 

@@ -178,7 +178,13 @@ fn fact(
                 Stage::Ordered | Stage::Taken { .. } => {
                     session.stage = Stage::Energy {
                         phase: Phase::Charging,
-                        meter: metering::begin(reading, device_tx, Phase::Charging, ctx.now.wall),
+                        meter: metering::begin(
+                            &mut session.flags,
+                            reading,
+                            device_tx,
+                            Phase::Charging,
+                            ctx.now.wall,
+                        ),
                     };
                     tx.put(Write::Session(Box::new(session)));
                     Ok(())
@@ -215,10 +221,11 @@ fn fact(
             reading,
             reason,
         } => {
-            let session = own(tx, run, *session_id)?;
+            let mut session = own(tx, run, *session_id)?;
             if session.is_ended() {
                 return late(tx, ctx, &session, reading.as_ref());
             }
+            metering::note_clock(&mut session.flags, record.quality);
             energy_ended(tx, ctx, session, reading.as_ref(), reason, at);
             Ok(())
         }
@@ -228,11 +235,12 @@ fn fact(
             reason,
             reading,
         } => {
-            let session = own(tx, run, *session_id)?;
+            let mut session = own(tx, run, *session_id)?;
             if session.is_ended() {
                 confirm_stop(tx, &session.cp, session.connector, session.id);
                 return late(tx, ctx, &session, reading.as_ref());
             }
+            metering::note_clock(&mut session.flags, record.quality);
             ended(tx, ctx, session, *completed, reason, reading.as_ref(), at);
             Ok(())
         }
@@ -379,7 +387,7 @@ fn meter_into(
                 let phase = phase.unwrap_or(Phase::Charging);
                 session.stage = Stage::Energy {
                     phase,
-                    meter: metering::begin(reading, "", phase, now),
+                    meter: metering::begin(&mut session.flags, reading, "", phase, now),
                 };
             } else if let Some(phase) = phase {
                 session.stage = Stage::Taken { phase };
@@ -428,7 +436,7 @@ fn energy_ended(
     if let Stage::Energy { meter, .. } = &session.stage {
         session.stage = Stage::Standing {
             meter: meter.clone(),
-            energy_ended_at: at,
+            energy_ended_at: at.max(meter.last_at),
             reason: reason.clone(),
         };
     }
@@ -452,7 +460,8 @@ fn ended(
         Stage::Standing {
             energy_ended_at, ..
         } => *energy_ended_at,
-        Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } | Stage::Ended { .. } => at,
+        Stage::Energy { meter, .. } => at.max(meter.last_at),
+        Stage::Ordered | Stage::Taken { .. } | Stage::Ended { .. } => at,
     };
     finish::finish(
         tx,
@@ -474,10 +483,10 @@ pub(super) fn confirm_stop(
     connector: ConnectorId,
     session: SessionId,
 ) {
-    if let Some(mut value) = tx.connector(cp, connector) {
-        if value.standing_stops.remove(&session) {
-            tx.put(Write::Connector(cp.clone(), connector, value));
-        }
+    if let Some(mut value) = tx.connector(cp, connector)
+        && value.standing_stops.remove(&session)
+    {
+        tx.put(Write::Connector(cp.clone(), connector, value));
     }
 }
 
@@ -529,6 +538,8 @@ fn late(
     };
     let can = Capability::of(session, tx.charge_point(&session.cp).as_ref());
     let since = receipt.started_at.unwrap_or(receipt.accepted_at);
+    let (since, at) = (metering::flowed_since(since, reading, at), at.max(since));
+    let another = reading.meter_id != last.meter_id || reading.meter_epoch != last.meter_epoch;
     let (added, span) = match metering::step(&last, since, reading, at, can) {
         Step::Rises => (
             reading.register_mwh.saturating_sub(last.to_mwh),
@@ -540,10 +551,15 @@ fn late(
         Step::Another(span) => (span.to_mwh.saturating_sub(span.from_mwh), span),
         Step::Anomaly(flag) => return Err(format!("the session had ended; {flag}")),
     };
-    if added == Mwh(0) {
+    if added == Mwh(0) && !another {
         return nothing();
     }
     adjustments.meter = Some(span);
+    if added == Mwh(0) {
+        // Another meter counts from here.
+        tx.put(Write::Adjustments(session.id, adjustments));
+        return Ok(());
+    }
     // What one run adds is one adjustment, not one per checkpoint.
     let same_run = tx.wrote(&Key::Adjustments(session.id));
     let energy = match adjustments.list.last() {

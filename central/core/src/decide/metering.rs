@@ -54,8 +54,36 @@ pub(super) fn believable(at: UnixMs, now: UnixMs) -> UnixMs {
     at.min(now.plus_ms(CLOCK_TOLERANCE_MS))
 }
 
+/// Flags a session of which something was written under an unsure clock.
+pub(super) fn note_clock(flags: &mut BTreeSet<Flag>, quality: TimeQuality) {
+    if quality == TimeQuality::Unsure {
+        flags.insert(Flag::ClockUnsure);
+    }
+}
+
+/// Since when the energy of a reading at `at` may have flowed: since the last one. Where the clock
+/// is unsure or was set back, time does not tell how much can have flowed, and a reading that is
+/// passed over by mistake is energy lost: a day's worth is believed then. Readings are a minute
+/// apart, so that no more lies between two of them unless records are missing.
+pub(super) fn flowed_since(last_at: UnixMs, reading: &Reading, at: UnixMs) -> UnixMs {
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    let went_back_ms = u64::try_from(last_at.ms_since(at)).unwrap_or(0);
+    if reading.quality == TimeQuality::Unsure || went_back_ms > Capability::SLACK_MS {
+        at.max(last_at).plus_ms(-DAY_MS)
+    } else {
+        last_at
+    }
+}
+
 /// Begins metering.
-pub(super) fn begin(reading: &Reading, device_tx: &str, phase: Phase, now: UnixMs) -> Metering {
+pub(super) fn begin(
+    flags: &mut BTreeSet<Flag>,
+    reading: &Reading,
+    device_tx: &str,
+    phase: Phase,
+    now: UnixMs,
+) -> Metering {
+    note_clock(flags, reading.quality);
     let at = believable(reading.at, now);
     Metering {
         started_at: at,
@@ -88,15 +116,15 @@ pub(super) enum Step {
     Anomaly(Flag),
 }
 
-/// Judges a reading against the last span.
+/// Judges a reading against the last span, for energy that has flowed since `since`.
 pub(super) fn step(
     last: &MeterSpan,
-    last_at: UnixMs,
+    since: UnixMs,
     reading: &Reading,
     at: UnixMs,
     can: Capability,
 ) -> Step {
-    let most = can.most(last_at, at);
+    let most = can.most(since, at);
     let register = reading.register_mwh;
     if reading.meter_id == last.meter_id && reading.meter_epoch == last.meter_epoch {
         return if register < last.to_mwh {
@@ -140,10 +168,9 @@ pub(super) fn read(
     now: UnixMs,
     can: Capability,
 ) {
-    if reading.quality == TimeQuality::Unsure {
-        flags.insert(Flag::ClockUnsure);
-    }
+    note_clock(flags, reading.quality);
     let mut at = believable(reading.at, now);
+    let since = flowed_since(meter.last_at, reading, at);
     if at < meter.last_at {
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;
@@ -151,7 +178,7 @@ pub(super) fn read(
     let Some(last) = meter.spans.last_mut() else {
         return;
     };
-    match step(last, meter.last_at, reading, at, can) {
+    match step(last, since, reading, at, can) {
         Step::Rises => last.to_mwh = reading.register_mwh,
         Step::Another(span) => {
             flags.insert(Flag::MeterReset);

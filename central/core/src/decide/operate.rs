@@ -167,10 +167,10 @@ pub(super) fn set_tariff(
     terms: &TariffTerms,
 ) -> Result<(Kind, Answer), Refusal> {
     pricing::check_terms(terms).map_err(|why| Refusal::new(Code::TariffInvalid, why))?;
-    if let TariffScope::ChargePoint(cp) = scope {
-        if tx.charge_point(cp).is_none() {
-            return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
-        }
+    if let TariffScope::ChargePoint(cp) = scope
+        && tx.charge_point(cp).is_none()
+    {
+        return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
     }
     let version = tx.tariff(id).map_or(1, |tariff| tariff.version + 1);
     let tariff = Tariff {

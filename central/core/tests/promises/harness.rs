@@ -257,7 +257,10 @@ impl World {
         let (one, two) = (Cabinet::new("CP-1", "e1"), Cabinet::new("CP-2", "e2"));
         world.run(0, &one.sync());
         world.run(0, &two.sync());
-        world.ask(0, &set_tariff("tariff", "day", TariffScope::Default, terms()));
+        world.ask(
+            0,
+            &set_tariff("tariff", "day", TariffScope::Default, terms()),
+        );
         (world, one, two)
     }
 
@@ -280,10 +283,17 @@ impl World {
         self.now
     }
 
+    fn draw(&mut self) -> (EventId, SessionId) {
+        (EventId(self.uuid()), self.session_id())
+    }
+
     /// Decides on what a replica has applied and what is in the overlay.
-    fn decide_on(&mut self, overlay: &Overlay<'_>, command: &Command) -> Decided {
-        let event = EventId(self.uuid());
-        let session = self.session_id();
+    fn decide_on(
+        &self,
+        overlay: &Overlay<'_>,
+        (event, session): (EventId, SessionId),
+        command: &Command,
+    ) -> Decided {
         let ctx = Ctx {
             now: Now {
                 mono_ms: 0,
@@ -298,17 +308,19 @@ impl World {
 
     /// Decides commands one upon the other into a frame, on what the replica has applied.
     pub fn cut(&mut self, replica: usize, commands: &[Command]) -> Frame {
-        let state = self.state(replica).clone();
-        let mut overlay = Overlay::new(&state);
+        let ids: Vec<_> = commands.iter().map(|_| self.draw()).collect();
+        let id = self.uuid();
+        let state = self.state(replica);
+        let mut overlay = Overlay::new(state);
         let mut records = Vec::new();
-        for command in commands {
-            if let Some(record) = self.decide_on(&overlay, command).record {
+        for (command, ids) in commands.iter().zip(ids) {
+            if let Some(record) = self.decide_on(&overlay, ids, command).record {
                 overlay.push(&record);
                 records.push(record);
             }
         }
         Frame {
-            id: self.uuid(),
+            id,
             by: self.replicas[replica].id.clone(),
             basis: state.basis(),
             at: self.now,
@@ -318,9 +330,9 @@ impl World {
 
     /// What deciding one command comes to, without a frame.
     pub fn decide(&mut self, replica: usize, command: &Command) -> Decided {
-        let state = self.state(replica).clone();
-        let overlay = Overlay::new(&state);
-        self.decide_on(&overlay, command)
+        let ids = self.draw();
+        let overlay = Overlay::new(self.state(replica));
+        self.decide_on(&overlay, ids, command)
     }
 
     pub fn append(&mut self, frame: &Frame) -> u64 {
@@ -477,7 +489,13 @@ impl World {
         session
     }
 
-    pub fn answered(&mut self, cabinet: &Cabinet, verb: Verb, session: SessionId, got: Got) -> bool {
+    pub fn answered(
+        &mut self,
+        cabinet: &Cabinet,
+        verb: Verb,
+        session: SessionId,
+        got: Got,
+    ) -> bool {
         let command = Command::Answered(CommandAnswer {
             cp: cabinet.id.clone(),
             session,

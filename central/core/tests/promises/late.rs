@@ -23,7 +23,12 @@ fn written_off_at(register: u64) -> (World, Cabinet, SessionId) {
 }
 
 fn adjusted_mwh(world: &World, id: SessionId) -> i64 {
-    world.adjustments(id).list.iter().map(|a| a.energy_mwh).sum()
+    world
+        .adjustments(id)
+        .list
+        .iter()
+        .map(|a| a.energy_mwh)
+        .sum()
 }
 
 #[test]
@@ -48,11 +53,20 @@ fn a_late_end_of_what_was_written_off_is_one_adjustment_and_clears_the_standing_
     let adjustments = world.adjustments(id);
     assert_eq!(adjustments.list.len(), 1);
     let only = &adjustments.list[0];
-    assert_eq!((only.number.as_str(), only.by.as_str()), ("CP-1-1-000001-A1", "central"));
+    assert_eq!(
+        (only.number.as_str(), only.by.as_str()),
+        ("CP-1-1-000001-A1", "central")
+    );
     assert_eq!(only.energy_mwh, 4_000_000);
-    assert_eq!((only.amount.to_string(), only.total.to_string()), ("1.96".into(), "4.92".into()));
+    assert_eq!(
+        (only.amount.to_string(), only.total.to_string()),
+        ("1.96".into(), "4.92".into())
+    );
     // Metered = receipt + adjustments.
-    assert_eq!(world.receipt(id).energy_mwh.0.cast_signed() + adjusted_mwh(&world, id), 8_000_000);
+    assert_eq!(
+        world.receipt(id).energy_mwh.0.cast_signed() + adjusted_mwh(&world, id),
+        8_000_000
+    );
     assert!(world.connector("CP-1").standing_stops.is_empty());
 }
 
@@ -77,7 +91,10 @@ fn a_late_register_that_is_odd_is_quarantined_and_not_billed() {
     let now = world.now;
     world.take(0, &mut one, vec![checkpoint(id, reading(now, 900_000_000))]);
     assert!(world.adjustments(id).list.is_empty());
-    assert_eq!(world.evidence()[0].why, "the session had ended; register_jumped");
+    assert_eq!(
+        world.evidence()[0].why,
+        "the session had ended; register_jumped"
+    );
 }
 
 #[test]
@@ -128,7 +145,11 @@ fn what_was_written_off_before_central_saw_energy_owes_its_start_and_its_energy(
             (1_000_000, "0.49".to_owned(), "0.62".to_owned()),
         ]
     );
-    assert_eq!(world.spool(&one).quarantined, 1, "its acceptance adds nothing");
+    assert_eq!(
+        world.spool(&one).quarantined,
+        1,
+        "its acceptance adds nothing"
+    );
     assert!(world.connector("CP-1").standing_stops.is_empty());
 }
 
@@ -152,9 +173,18 @@ fn an_operators_correction_and_a_late_record_both_stand() {
         world.cut(1, std::slice::from_ref(&run)),
     ];
     assert_eq!(world.commit(&frames[0]), [true]);
-    assert_eq!(world.commit(&frames[1]), [false], "both number the same adjustment");
+    assert_eq!(
+        world.commit(&frames[1]),
+        [false],
+        "both number the same adjustment"
+    );
     assert!(world.run(1, &run));
-    let totals: Vec<_> = world.adjustments(id).list.iter().map(|a| (a.n, a.total.to_string())).collect();
+    let totals: Vec<_> = world
+        .adjustments(id)
+        .list
+        .iter()
+        .map(|a| (a.n, a.total.to_string()))
+        .collect();
     assert_eq!(totals, [(1, "1.96".to_owned()), (2, "2.45".to_owned())]);
 }
 
@@ -219,5 +249,8 @@ fn nothing_that_comes_late_changes_what_has_ended() {
     }
     assert_eq!(adjusted_mwh(&world, id), 120_000);
     assert_eq!(world.connector("CP-1").receipts, 1);
-    assert_eq!(world.driver("mallory"), central_core::model::Driver::default());
+    assert_eq!(
+        world.driver("mallory"),
+        central_core::model::Driver::default()
+    );
 }

@@ -36,7 +36,11 @@ fn copies_of_a_frame_change_nothing() {
             world.append_bytes(copy.clone());
             for replica in 0..2 {
                 for applied in world.catch_up(replica) {
-                    assert!(applied.valid.iter().all(|valid| !valid), "{:?}", applied.frame);
+                    assert!(
+                        applied.valid.iter().all(|valid| !valid),
+                        "{:?}",
+                        applied.frame
+                    );
                 }
             }
         }
@@ -95,7 +99,10 @@ fn forgetting_removes_what_is_old_and_nothing_else() {
     let open = world.charging(&mut one, "alice", "open");
     let over = world.charging(&mut two, "bob", "over");
     world.take(0, &mut two, vec![ended(over, Some(reading(T0, 1_000_000)))]);
-    assert_eq!(world.ask(0, &start("carol", "refused", "CP-1")).code(), Code::Occupied);
+    assert_eq!(
+        world.ask(0, &start("carol", "refused", "CP-1")).code(),
+        Code::Occupied
+    );
     let fresh = start("carol", "fresh", "CP-1").expiring(T0.plus_ms(25 * SECOND));
     assert_eq!(world.ask(0, &fresh).code(), Code::Occupied);
     world.later(10 * HOUR);
@@ -124,7 +131,10 @@ fn forgetting_removes_what_is_old_and_nothing_else() {
     assert!(told(&world, &opening), "its session is open");
     assert!(!told(&world, &finished));
     assert!(!told(&world, &late));
-    assert!(world.state(0).session(open).is_some(), "an open session is never forgotten");
+    assert!(
+        world.state(0).session(open).is_some(),
+        "an open session is never forgotten"
+    );
     assert!(world.state(0).session(over).is_none());
     assert_eq!(world.state(0).sessions_of(&driver("bob"), None).count(), 0);
     assert_eq!(world.ask(0, &finished), Told::Forgotten);
@@ -223,10 +233,16 @@ fn two_requests_with_one_id_in_one_frame_are_one_record() {
 fn a_start_its_stop_and_the_next_start_may_stand_in_one_frame() {
     let (mut world, one, _) = World::with_charge_points(1);
     let first = start("alice", "r1", "CP-1");
-    let frame = world.cut(0, &[first.command(), start("alice", "r2", "CP-2").command()]);
+    let frame = world.cut(
+        0,
+        &[first.command(), start("alice", "r2", "CP-2").command()],
+    );
     assert_eq!(world.commit(&frame), [true, true]);
     let id = world.ask(0, &first).session();
-    assert_eq!(world.ask(0, &start("alice", "r2", "CP-2")).code(), Code::LimitReached);
+    assert_eq!(
+        world.ask(0, &start("alice", "r2", "CP-2")).code(),
+        Code::LimitReached
+    );
     let stopping = stop("alice", "s1", id);
     let absent = Command::Answered(central_core::decide::CommandAnswer {
         cp: one.id.clone(),
@@ -258,7 +274,11 @@ fn every_key_that_is_written_is_expected() {
             for write in &record.writes {
                 assert!(record.expects.contains_key(&write.key()), "{record:?}");
                 if let Write::Request(..) = write {
-                    assert!(record.expects.contains_key(&central_core::keys::Key::Horizon));
+                    assert!(
+                        record
+                            .expects
+                            .contains_key(&central_core::keys::Key::Horizon)
+                    );
                 }
             }
         }
@@ -280,7 +300,11 @@ fn replicas_that_applied_the_same_are_equal_and_a_snapshot_and_the_rest_equal_a_
     world.ask(0, &write_off("w", over)).done();
     world.append_bytes(b"nobody's message".to_vec());
     world.take(0, &mut two, vec![ended(over, Some(reading(T0, 1_080_000)))]);
-    world.take(0, &mut one, vec![energy_ended(id, Some(reading(T0, 1_000_000)))]);
+    world.take(
+        0,
+        &mut one,
+        vec![energy_ended(id, Some(reading(T0, 1_000_000)))],
+    );
     let before = world.state(0).basis().seq;
     world.run(0, &Command::Forget(forget(T0.plus_ms(SECOND), before)));
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
@@ -294,7 +318,11 @@ fn replicas_that_applied_the_same_are_equal_and_a_snapshot_and_the_rest_equal_a_
         let part = replay(&world.ledger[..cut]);
         let bytes = rmp_serde::to_vec_named(part.state()).unwrap();
         let state: State = rmp_serde::from_slice(&bytes).unwrap();
-        assert_eq!(state, *part.state(), "a snapshot at {cut} is the state there");
+        assert_eq!(
+            state,
+            *part.state(),
+            "a snapshot at {cut} is the state there"
+        );
         let mut log = Log::from_snapshot(state);
         for (n, message) in world.ledger.iter().enumerate().skip(cut) {
             log.apply(n as u64 + 1, message).unwrap();
@@ -319,7 +347,13 @@ fn an_appender_that_had_applied_something_else_is_an_alarm() {
         let mut log = world.replicas[0].log.clone();
         let bytes = barrier(id, basis).encode().unwrap();
         let alarm = log.apply(honest.seq + 1, &bytes).unwrap_err();
-        assert_eq!(alarm, Alarm::DigestMismatch { at: basis.seq, by: "somebody".into() });
+        assert_eq!(
+            alarm,
+            Alarm::DigestMismatch {
+                at: basis.seq,
+                by: "somebody".into()
+            }
+        );
         assert_eq!(log.state(), world.state(0), "nothing is applied");
     }
     let mut log = world.replicas[0].log.clone();
@@ -332,10 +366,15 @@ fn a_missing_or_repeated_position_is_an_alarm() {
     let (mut world, ..) = World::with_charge_points(1);
     world.catch_up_all();
     let applied = world.state(0).basis().seq;
-    let bytes = barrier(world.uuid(), world.state(0).basis()).encode().unwrap();
+    let bytes = barrier(world.uuid(), world.state(0).basis())
+        .encode()
+        .unwrap();
     let mut log = world.replicas[0].log.clone();
     for found in [0, 1, applied, applied + 2, u64::MAX] {
-        assert_eq!(log.apply(found, &bytes).unwrap_err(), Alarm::Gap { applied, found });
+        assert_eq!(
+            log.apply(found, &bytes).unwrap_err(),
+            Alarm::Gap { applied, found }
+        );
     }
     log.apply(applied + 1, &bytes).unwrap();
 }
@@ -354,7 +393,10 @@ fn a_message_changed_or_removed_behind_centrals_back_is_noticed() {
             .iter()
             .enumerate()
             .find_map(|(n, bytes)| log.apply(n as u64 + 1, bytes).err());
-        assert!(matches!(alarm, Some(Alarm::DigestMismatch { .. })), "{victim}: {alarm:?}");
+        assert!(
+            matches!(alarm, Some(Alarm::DigestMismatch { .. })),
+            "{victim}: {alarm:?}"
+        );
         // Replaced by something that changes no state.
         let mut other = world.ledger.clone();
         other[victim] = b"junk".to_vec();
@@ -363,7 +405,10 @@ fn a_message_changed_or_removed_behind_centrals_back_is_noticed() {
             .iter()
             .enumerate()
             .find_map(|(n, bytes)| log.apply(n as u64 + 1, bytes).err());
-        assert!(matches!(alarm, Some(Alarm::DigestMismatch { .. })), "{victim}: {alarm:?}");
+        assert!(
+            matches!(alarm, Some(Alarm::DigestMismatch { .. })),
+            "{victim}: {alarm:?}"
+        );
     }
 }
 
@@ -410,7 +455,9 @@ fn junk_is_passed_over_alike_and_a_newer_format_stops() {
     }
     assert_eq!(world.state(0), world.state(1));
 
-    let whole = barrier(world.uuid(), world.state(0).basis()).encode().unwrap();
+    let whole = barrier(world.uuid(), world.state(0).basis())
+        .encode()
+        .unwrap();
     let mut newer = whole.clone();
     newer[3] = b'2';
     let truncated = whole[..whole.len() - 1].to_vec();

@@ -42,37 +42,63 @@ fn registers_that_are_odd_are_flagged_and_not_billed() {
     let table: &[(&str, Vec<Reading>, u64, &[Flag])] = &[
         (
             "rises",
-            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(120), 9 * one)],
+            vec![
+                reading(at(0), one),
+                reading(at(60), 3 * one),
+                reading(at(120), 9 * one),
+            ],
             8 * one,
             &[],
         ),
         (
             "stands still",
-            vec![reading(at(0), one), reading(at(1), one), reading(at(1), one)],
+            vec![
+                reading(at(0), one),
+                reading(at(1), one),
+                reading(at(1), one),
+            ],
             0,
             &[],
         ),
         (
             "falls once",
-            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(61), 0), reading(at(120), 4 * one)],
+            vec![
+                reading(at(0), one),
+                reading(at(60), 3 * one),
+                reading(at(61), 0),
+                reading(at(120), 4 * one),
+            ],
             3 * one,
             &[Flag::RegisterFell],
         ),
         (
             "falls and stays down",
-            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(61), 0), reading(at(120), one)],
+            vec![
+                reading(at(0), one),
+                reading(at(60), 3 * one),
+                reading(at(61), 0),
+                reading(at(120), one),
+            ],
             2 * one,
             &[Flag::RegisterFell],
         ),
         (
             "jumps once",
-            vec![reading(at(0), one), reading(at(1), 900 * one), reading(at(60), 5 * one)],
+            vec![
+                reading(at(0), one),
+                reading(at(1), 900 * one),
+                reading(at(60), 5 * one),
+            ],
             4 * one,
             &[Flag::RegisterJumped],
         ),
         (
             "jumps to the largest number",
-            vec![reading(at(0), one), reading(at(60), 2 * one), reading(at(61), u64::MAX)],
+            vec![
+                reading(at(0), one),
+                reading(at(60), 2 * one),
+                reading(at(61), u64::MAX),
+            ],
             one,
             &[Flag::RegisterJumped],
         ),
@@ -110,7 +136,11 @@ fn registers_that_are_odd_are_flagged_and_not_billed() {
         ),
         (
             "is read at a time before the last",
-            vec![reading(at(0), one), reading(at(60), 3 * one), reading(at(50), 3 * one + 10_000)],
+            vec![
+                reading(at(0), one),
+                reading(at(60), 3 * one),
+                reading(at(50), 3 * one + 10_000),
+            ],
             2 * one + 10_000,
             &[Flag::TimeWentBack],
         ),
@@ -120,7 +150,11 @@ fn registers_that_are_odd_are_flagged_and_not_billed() {
         let receipt = world.receipt(id);
         assert_eq!(receipt.energy_mwh.0, *energy, "{what}");
         assert_eq!(receipt.flags, *flags, "{what}");
-        let sum: u64 = receipt.meters.iter().map(|m| m.to_mwh.0 - m.from_mwh.0).sum();
+        let sum: u64 = receipt
+            .meters
+            .iter()
+            .map(|m| m.to_mwh.0 - m.from_mwh.0)
+            .sum();
         assert_eq!(sum, *energy, "{what}: both registers are on the receipt");
     }
 }
@@ -140,14 +174,35 @@ fn energy_metered_under_an_unsure_clock_is_billed_and_flagged() {
         let receipt = world.receipt(id);
         assert_eq!(receipt.energy_mwh.0, 333_333 * 60);
         assert!(receipt.flags.contains(&Flag::ClockUnsure));
-        assert!(!receipt.flags.contains(&Flag::RegisterJumped), "{:?}", receipt.flags);
+        assert!(
+            !receipt.flags.contains(&Flag::RegisterJumped),
+            "{:?}",
+            receipt.flags
+        );
+    }
+}
+
+#[test]
+fn a_register_that_jumps_under_an_unsure_clock_is_flagged_and_not_billed() {
+    for clock in [UnixMs(0), at(30), at(1_000_000)] {
+        let (world, id) = receipt_of(&[
+            reading(at(0), 1_000_000),
+            unsure(reading(clock, 900_000_000)),
+            unsure(reading(clock, u64::MAX)),
+            unsure(reading(clock, 2_000_000)),
+        ]);
+        assert_eq!(world.receipt(id).energy_mwh.0, 1_000_000, "{clock:?}");
+        assert!(world.receipt(id).flags.contains(&Flag::RegisterJumped));
     }
 }
 
 #[test]
 fn energy_metered_after_a_clock_was_set_back_is_billed() {
     // An unsure time ahead of central's, then the right one.
-    let mut readings = vec![reading(at(0), 1_000_000), unsure(reading(at(500), 1_100_000))];
+    let mut readings = vec![
+        reading(at(0), 1_000_000),
+        unsure(reading(at(500), 1_100_000)),
+    ];
     readings.extend((1..=60).map(|m| reading(at(m), 1_100_000 + 333_333 * m.unsigned_abs())));
     let (world, id) = receipt_of(&readings);
     assert_eq!(world.receipt(id).energy_mwh.0, 100_000 + 333_333 * 60);
@@ -165,7 +220,11 @@ fn standing_is_not_charged_for_while_energy_flowed() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
     world.later(3 * HOUR);
-    world.take(0, &mut one, vec![checkpoint(id, reading(at(120), 11_000_000))]);
+    world.take(
+        0,
+        &mut one,
+        vec![checkpoint(id, reading(at(120), 11_000_000))],
+    );
     let mut end = one.record(at(60), energy_ended(id, Some(reading(at(60), 11_000_000))));
     end.quality = TimeQuality::Unsure;
     let last = one.record(at(121), ended(id, None));
@@ -174,7 +233,11 @@ fn standing_is_not_charged_for_while_energy_flowed() {
     assert_eq!(receipt.energy_ended_at, Some(at(120)));
     assert_eq!(receipt.idle_s, 60);
     assert_eq!(receipt.total.to_string(), "5.90");
-    assert!(receipt.flags.contains(&Flag::ClockUnsure), "{:?}", receipt.flags);
+    assert!(
+        receipt.flags.contains(&Flag::ClockUnsure),
+        "{:?}",
+        receipt.flags
+    );
 }
 
 #[test]
@@ -192,12 +255,19 @@ fn the_idle_fee_has_its_grace_and_its_cap() {
         assert_eq!(world.session(id).idle_s_max, 600 + 7_200);
         world.later(HOUR);
         let end = world.now;
-        world.take(0, &mut one, vec![energy_ended(id, Some(reading(end, 11_000_000)))]);
+        world.take(
+            0,
+            &mut one,
+            vec![energy_ended(id, Some(reading(end, 11_000_000)))],
+        );
         world.later(stands_s * SECOND);
         world.take(0, &mut one, vec![ended(id, Some(reading(end, 11_000_000)))]);
         let receipt = world.receipt(id);
         assert_eq!(i64::from(receipt.idle_s), stands_s);
-        let line = receipt.lines.iter().find(|l| l.component.as_str() == "idle");
+        let line = receipt
+            .lines
+            .iter()
+            .find(|l| l.component.as_str() == "idle");
         assert_eq!(
             line.map(|l| (l.quantity.to_string(), l.note.clone())),
             idle.map(|(q, note)| (q.to_owned(), note.map(str::to_owned))),
@@ -214,7 +284,11 @@ fn an_end_without_a_reading_keeps_the_last_one_and_says_so() {
     let id = world.charging(&mut one, "alice", "r1");
     world.later(HOUR);
     let now = world.now;
-    world.take(0, &mut one, vec![checkpoint(id, reading(now, 2_000_000)), ended(id, None)]);
+    world.take(
+        0,
+        &mut one,
+        vec![checkpoint(id, reading(now, 2_000_000)), ended(id, None)],
+    );
     assert_eq!(world.receipt(id).energy_mwh.0, 1_000_000);
     assert_eq!(world.receipt(id).flags, [Flag::NoEndReading]);
 }
@@ -253,7 +327,10 @@ fn times_from_the_future_are_not_believed() {
 fn a_receipt_never_ends_before_it_began() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
-    let last = one.record(UnixMs(i64::MIN), ended(id, Some(reading(UnixMs(i64::MIN), 1_050_000))));
+    let last = one.record(
+        UnixMs(i64::MIN),
+        ended(id, Some(reading(UnixMs(i64::MIN), 1_050_000))),
+    );
     world.run(0, &one.run(vec![last]));
     let receipt = world.receipt(id);
     assert_eq!((receipt.started_at, receipt.ended_at), (Some(T0), T0));

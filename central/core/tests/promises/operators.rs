@@ -44,17 +44,29 @@ fn each_change_of_service_is_a_revision_and_a_repeated_wish_is_none() {
     world.ask(0, &service("c", Some(1), true)).done();
     assert_eq!(revision(&world), 2);
     // The order stands until a report obeys the newest revision.
-    let order = |world: &World| {
-        service_order(&cp_id("CP-1"), ConnectorId(1), &world.connector("CP-1"), T0)
+    let order =
+        |world: &World| service_order(&cp_id("CP-1"), ConnectorId(1), &world.connector("CP-1"), T0);
+    assert_eq!(
+        order(&world).map(|o| (o.revision, o.service)),
+        Some((2, Service::In))
+    );
+    let report = |revision, service| {
+        Report {
+            revision,
+            service,
+            ..Report::default()
+        }
+        .fact()
     };
-    assert_eq!(order(&world).map(|o| (o.revision, o.service)), Some((2, Service::In)));
-    let report = |revision, service| Report { revision, service, ..Report::default() }.fact();
     world.take(0, &mut one, vec![report(1, Service::Out)]);
     assert!(order(&world).is_some(), "that was the older one");
     world.ask(0, &start("alice", "r1", "CP-1")).session();
     world.take(0, &mut one, vec![report(2, Service::In)]);
     assert_eq!(order(&world), None);
-    assert_eq!(world.ask(0, &service("d", Some(9), false)).code(), Code::UnknownConnector);
+    assert_eq!(
+        world.ask(0, &service("d", Some(9), false)).code(),
+        Code::UnknownConnector
+    );
 }
 
 #[test]
@@ -65,7 +77,10 @@ fn taking_a_charge_point_out_leaves_its_session_and_keeps_others_away() {
     assert!(!world.session(id).is_ended());
     assert!(world.session(id).stop.is_none());
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
-    assert_eq!(world.ask(0, &start("bob", "r1", "CP-1")).code(), Code::OutOfService);
+    assert_eq!(
+        world.ask(0, &start("bob", "r1", "CP-1")).code(),
+        Code::OutOfService
+    );
     world.ask(0, &service("b", None, true)).done();
     world.ask(0, &start("bob", "r2", "CP-1")).session();
 }
@@ -79,21 +94,35 @@ fn two_operators_at_once_make_two_revisions() {
         asking.asker = central_core::keys::Asker::Operator("otto".parse().unwrap());
         asking
     });
-    let frames = [world.cut(0, &[one.command()]), world.cut(1, &[other.command()])];
+    let frames = [
+        world.cut(0, &[one.command()]),
+        world.cut(1, &[other.command()]),
+    ];
     assert_eq!(world.commit(&frames[0]), [true]);
     assert_eq!(world.commit(&frames[1]), [false]);
     world.ask(1, &other).done();
     world.catch_up_all();
-    assert_eq!(world.connector("CP-1").service_revision, 1, "the second found it done");
+    assert_eq!(
+        world.connector("CP-1").service_revision,
+        1,
+        "the second found it done"
+    );
 }
 
 #[test]
 fn an_adjustment_is_bounded_reasoned_numbered_and_leaves_the_receipt() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
-    assert_eq!(world.ask(0, &adjust("a0", id, "1", "x")).code(), Code::SessionOpen);
+    assert_eq!(
+        world.ask(0, &adjust("a0", id, "1", "x")).code(),
+        Code::SessionOpen
+    );
     world.later(HOUR);
-    world.take(0, &mut one, vec![ended(id, Some(reading(world_now(), 11_000_000)))]);
+    world.take(
+        0,
+        &mut one,
+        vec![ended(id, Some(reading(world_now(), 11_000_000)))],
+    );
     let receipt = world.receipt(id).clone();
     assert_eq!(receipt.total.to_string(), "5.90");
 
@@ -124,13 +153,30 @@ fn an_adjustment_is_bounded_reasoned_numbered_and_leaves_the_receipt() {
     let list = world.adjustments(id).list;
     let lines: Vec<_> = list
         .iter()
-        .map(|a| (a.number.as_str(), a.by.as_str(), a.amount.to_string(), a.total.to_string()))
+        .map(|a| {
+            (
+                a.number.as_str(),
+                a.by.as_str(),
+                a.amount.to_string(),
+                a.total.to_string(),
+            )
+        })
         .collect();
     assert_eq!(
         lines,
         [
-            ("CP-1-1-000001-A1", "olga", "-5.90".to_owned(), "0.00".to_owned()),
-            ("CP-1-1-000001-A2", "olga", "2.5".to_owned(), "2.50".to_owned()),
+            (
+                "CP-1-1-000001-A1",
+                "olga",
+                "-5.90".to_owned(),
+                "0.00".to_owned()
+            ),
+            (
+                "CP-1-1-000001-A2",
+                "olga",
+                "2.50".to_owned(),
+                "2.50".to_owned()
+            ),
         ]
     );
     assert_eq!(*world.receipt(id), receipt);
@@ -158,15 +204,34 @@ fn a_block_keeps_from_starting_until_it_is_lifted() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
     let block = |id: &str, reason: &str| {
-        op(id, Wish::Block { driver: driver("alice"), reason: reason.into() })
+        op(
+            id,
+            Wish::Block {
+                driver: driver("alice"),
+                reason: reason.into(),
+            },
+        )
     };
     assert_eq!(world.ask(0, &block("b0", "")).code(), Code::ReasonRequired);
     world.ask(0, &block("b1", "unpaid")).done();
     assert!(!world.session(id).is_ended(), "a running session goes on");
     world.ask(0, &stop("alice", "s1", id)).session();
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
-    assert_eq!(world.ask(0, &start("alice", "r2", "CP-1")).code(), Code::DriverBlocked);
-    world.ask(0, &op("u1", Wish::Unblock { driver: driver("alice") })).done();
+    assert_eq!(
+        world.ask(0, &start("alice", "r2", "CP-1")).code(),
+        Code::DriverBlocked
+    );
+    world
+        .ask(
+            0,
+            &op(
+                "u1",
+                Wish::Unblock {
+                    driver: driver("alice"),
+                },
+            ),
+        )
+        .done();
     world.ask(0, &start("alice", "r3", "CP-1")).session();
 }
 
@@ -174,9 +239,18 @@ fn a_block_keeps_from_starting_until_it_is_lifted() {
 fn a_block_and_a_start_at_once_are_one_after_the_other() {
     let (mut world, ..) = World::with_charge_points(2);
     world.catch_up_all();
-    let block = op("b", Wish::Block { driver: driver("alice"), reason: "x".into() });
+    let block = op(
+        "b",
+        Wish::Block {
+            driver: driver("alice"),
+            reason: "x".into(),
+        },
+    );
     let asking = start("alice", "r1", "CP-1");
-    let frames = [world.cut(0, &[block.command()]), world.cut(1, &[asking.command()])];
+    let frames = [
+        world.cut(0, &[block.command()]),
+        world.cut(1, &[asking.command()]),
+    ];
     assert_eq!(world.commit(&frames[0]), [true]);
     assert_eq!(world.commit(&frames[1]), [false]);
     assert_eq!(world.ask(1, &asking).code(), Code::DriverBlocked);
@@ -192,7 +266,10 @@ fn a_tariff_and_a_start_at_once_agree_on_the_price() {
     let scope = TariffScope::ChargePoint(cp_id("CP-1"));
     let set = set_tariff("t", "dear", scope, dear);
     let asking = start("alice", "r1", "CP-1");
-    let frames = [world.cut(0, &[set.command()]), world.cut(1, &[asking.command()])];
+    let frames = [
+        world.cut(0, &[set.command()]),
+        world.cut(1, &[asking.command()]),
+    ];
     assert_eq!(world.commit(&frames[0]), [true]);
     assert_eq!(world.commit(&frames[1]), [false]);
     let id = world.ask(1, &asking).session();
@@ -221,7 +298,11 @@ fn tariffs_that_make_no_sense_are_refused() {
     .enumerate()
     {
         let asking = set_tariff(&format!("t{n}"), "bad", TariffScope::Default, terms);
-        assert_eq!(world.ask(0, &asking).code(), Code::TariffInvalid, "{terms:?}");
+        assert_eq!(
+            world.ask(0, &asking).code(),
+            Code::TariffInvalid,
+            "{terms:?}"
+        );
     }
     let nowhere = TariffScope::ChargePoint(cp_id("CP-9"));
     let asking = set_tariff("t9", "bad", nowhere, terms());
@@ -248,8 +329,14 @@ fn a_one_off_act_names_its_connector() {
             },
         )
     };
-    assert_eq!(world.ask(0, &unlock("a", None)).code(), Code::ConnectorRequired);
-    assert_eq!(world.ask(0, &unlock("b", Some(3))).code(), Code::UnknownConnector);
+    assert_eq!(
+        world.ask(0, &unlock("a", None)).code(),
+        Code::ConnectorRequired
+    );
+    assert_eq!(
+        world.ask(0, &unlock("b", Some(3))).code(),
+        Code::UnknownConnector
+    );
     assert_eq!(world.ask(0, &unlock("c", Some(2))).done(), "unlock CP-1/2");
 }
 
@@ -259,7 +346,11 @@ fn writing_off_ends_with_the_last_known_reading_and_charges_no_standing() {
     let id = world.charging(&mut one, "alice", "r1");
     world.later(HOUR);
     let at = world.now;
-    world.take(0, &mut one, vec![energy_ended(id, Some(reading(at, 11_000_000)))]);
+    world.take(
+        0,
+        &mut one,
+        vec![energy_ended(id, Some(reading(at, 11_000_000)))],
+    );
     world.later(5 * HOUR);
     let asking = write_off("w", id).expiring(world.now);
     match world.ask(0, &asking) {

@@ -50,6 +50,13 @@ fn a_start_command_keeps_the_deadline_of_its_ledger_record() {
 
 /// Prepares a world in which a start must be refused.
 type Before = fn(&mut World, &mut Cabinet);
+/// What it is about, what was before, what is asked, and the code; none when nothing is decided.
+type Row<'a> = (
+    &'a str,
+    &'a dyn Fn(&mut World, &mut Cabinet),
+    Asking,
+    Option<Code>,
+);
 
 #[test]
 fn every_refusal_has_its_code_and_is_recorded() {
@@ -132,41 +139,206 @@ fn every_refusal_has_its_code_and_is_recorded() {
         assert!(world.run(0, &central_core::decide::Command::Forget(forget)));
     };
 
-    let table: Vec<(&str, &dyn Fn(&mut World, &mut Cabinet), Asking, Option<Code>)> = vec![
-        ("no such charge point", &nothing, start("alice", "r1", "CP-9"), Some(Code::UnknownChargePoint)),
-        ("no such connector", &nothing, alice().at_connector(2), Some(Code::UnknownConnector)),
-        ("connector 0", &nothing, alice().at_connector(0), Some(Code::UnknownConnector)),
-        ("connector -1", &nothing, alice().at_connector(-1), Some(Code::UnknownConnector)),
-        ("connector 65537, which is 1 in 16 bits", &nothing, alice().at_connector(65_537), Some(Code::UnknownConnector)),
-        ("two connectors, none named", &two_connectors, alice(), Some(Code::ConnectorRequired)),
-        ("agent offline", &nothing, alice().reaching(Reach::Offline), Some(Code::ChargePointOffline)),
-        ("charger offline", &charger_gone, alice(), Some(Code::ChargerOffline)),
-        ("a fault that suspends", &suspends, alice(), Some(Code::Faulted)),
-        ("a fault that ended a session", &ended, alice(), Some(Code::Faulted)),
-        ("a fault of an unknown kind", &odd, alice(), Some(Code::Faulted)),
-        ("taken out by the operator", &disabled, alice(), Some(Code::OutOfService)),
-        ("taken out on the spot", &out, alice(), Some(Code::OutOfService)),
-        ("going out on the spot", &out_after, alice(), Some(Code::OutOfService)),
-        ("another's session", &occupied, alice(), Some(Code::Occupied)),
-        ("own session there", &by_you, alice(), Some(Code::OccupiedByYou)),
-        ("own session elsewhere", &elsewhere, alice(), Some(Code::LimitReached)),
+    let table: Vec<Row<'_>> = vec![
+        (
+            "no such charge point",
+            &nothing,
+            start("alice", "r1", "CP-9"),
+            Some(Code::UnknownChargePoint),
+        ),
+        (
+            "no such connector",
+            &nothing,
+            alice().at_connector(2),
+            Some(Code::UnknownConnector),
+        ),
+        (
+            "connector 0",
+            &nothing,
+            alice().at_connector(0),
+            Some(Code::UnknownConnector),
+        ),
+        (
+            "connector -1",
+            &nothing,
+            alice().at_connector(-1),
+            Some(Code::UnknownConnector),
+        ),
+        (
+            "connector 65537, which is 1 in 16 bits",
+            &nothing,
+            alice().at_connector(65_537),
+            Some(Code::UnknownConnector),
+        ),
+        (
+            "two connectors, none named",
+            &two_connectors,
+            alice(),
+            Some(Code::ConnectorRequired),
+        ),
+        (
+            "agent offline",
+            &nothing,
+            alice().reaching(Reach::Offline),
+            Some(Code::ChargePointOffline),
+        ),
+        (
+            "charger offline",
+            &charger_gone,
+            alice(),
+            Some(Code::ChargerOffline),
+        ),
+        (
+            "a fault that suspends",
+            &suspends,
+            alice(),
+            Some(Code::Faulted),
+        ),
+        (
+            "a fault that ended a session",
+            &ended,
+            alice(),
+            Some(Code::Faulted),
+        ),
+        (
+            "a fault of an unknown kind",
+            &odd,
+            alice(),
+            Some(Code::Faulted),
+        ),
+        (
+            "taken out by the operator",
+            &disabled,
+            alice(),
+            Some(Code::OutOfService),
+        ),
+        (
+            "taken out on the spot",
+            &out,
+            alice(),
+            Some(Code::OutOfService),
+        ),
+        (
+            "going out on the spot",
+            &out_after,
+            alice(),
+            Some(Code::OutOfService),
+        ),
+        (
+            "another's session",
+            &occupied,
+            alice(),
+            Some(Code::Occupied),
+        ),
+        (
+            "own session there",
+            &by_you,
+            alice(),
+            Some(Code::OccupiedByYou),
+        ),
+        (
+            "own session elsewhere",
+            &elsewhere,
+            alice(),
+            Some(Code::LimitReached),
+        ),
         ("blocked", &blocked, alice(), Some(Code::DriverBlocked)),
-        ("no energy", &nothing, limited(limits(Some(0), None, None, None)), Some(Code::LimitInvalid)),
-        ("negative energy", &nothing, limited(limits(Some(-1), None, None, None)), Some(Code::LimitInvalid)),
-        ("energy beyond 64 bits of mWh", &nothing, limited(limits(Some(i64::MAX), None, None, None)), Some(Code::LimitInvalid)),
-        ("no time", &nothing, limited(limits(None, Some(0), None, None)), Some(Code::LimitInvalid)),
-        ("negative time", &nothing, limited(limits(None, Some(i64::MIN), None, None)), Some(Code::LimitInvalid)),
-        ("time beyond 32 bits", &nothing, limited(limits(None, Some(1 << 33), None, None)), Some(Code::LimitInvalid)),
-        ("no cost", &nothing, limited(limits(None, None, Some("0"), None)), Some(Code::LimitInvalid)),
-        ("negative cost", &nothing, limited(limits(None, None, Some("-3"), None)), Some(Code::LimitInvalid)),
-        ("cost that is no number", &nothing, limited(limits(None, None, Some("ten"), None)), Some(Code::LimitInvalid)),
-        ("cost too large", &nothing, limited(limits(None, None, Some("99999999999"), None)), Some(Code::LimitInvalid)),
-        ("cost of the fee alone", &nothing, limited(limits(None, None, Some("1.00"), None)), Some(Code::LimitBelowFee)),
-        ("cost below the fee", &nothing, limited(limits(None, None, Some("0.99"), None)), Some(Code::LimitBelowFee)),
-        ("dollars", &nothing, limited(limits(None, None, Some("10"), Some("USD"))), Some(Code::CurrencyMismatch)),
-        ("expired", &nothing, alice().expiring(T0.plus_ms(-1)), Some(Code::Expired)),
-        ("expiry too far", &nothing, alice().expiring(T0.plus_ms(REQUEST_LIFE_MS_MAX + CLOCK_TOLERANCE_MS + 1)), Some(Code::ExpiryTooFar)),
-        ("expiry at the end of time", &nothing, alice().expiring(ev_contract::time::UnixMs(i64::MAX)), Some(Code::ExpiryTooFar)),
+        (
+            "no energy",
+            &nothing,
+            limited(limits(Some(0), None, None, None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "negative energy",
+            &nothing,
+            limited(limits(Some(-1), None, None, None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "energy beyond 64 bits of mWh",
+            &nothing,
+            limited(limits(Some(i64::MAX), None, None, None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "no time",
+            &nothing,
+            limited(limits(None, Some(0), None, None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "negative time",
+            &nothing,
+            limited(limits(None, Some(i64::MIN), None, None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "time beyond 32 bits",
+            &nothing,
+            limited(limits(None, Some(1 << 33), None, None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "no cost",
+            &nothing,
+            limited(limits(None, None, Some("0"), None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "negative cost",
+            &nothing,
+            limited(limits(None, None, Some("-3"), None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "cost that is no number",
+            &nothing,
+            limited(limits(None, None, Some("ten"), None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "cost too large",
+            &nothing,
+            limited(limits(None, None, Some("99999999999"), None)),
+            Some(Code::LimitInvalid),
+        ),
+        (
+            "cost of the fee alone",
+            &nothing,
+            limited(limits(None, None, Some("1.00"), None)),
+            Some(Code::LimitBelowFee),
+        ),
+        (
+            "cost below the fee",
+            &nothing,
+            limited(limits(None, None, Some("0.99"), None)),
+            Some(Code::LimitBelowFee),
+        ),
+        (
+            "dollars",
+            &nothing,
+            limited(limits(None, None, Some("10"), Some("USD"))),
+            Some(Code::CurrencyMismatch),
+        ),
+        (
+            "expired",
+            &nothing,
+            alice().expiring(T0.plus_ms(-1)),
+            Some(Code::Expired),
+        ),
+        (
+            "expiry too far",
+            &nothing,
+            alice().expiring(T0.plus_ms(REQUEST_LIFE_MS_MAX + CLOCK_TOLERANCE_MS + 1)),
+            Some(Code::ExpiryTooFar),
+        ),
+        (
+            "expiry at the end of time",
+            &nothing,
+            alice().expiring(ev_contract::time::UnixMs(i64::MAX)),
+            Some(Code::ExpiryTooFar),
+        ),
         ("forgotten", &forgotten, alice(), None),
     ];
     for (what, before, asking, code) in table {
@@ -193,7 +365,10 @@ fn every_refusal_has_its_code_and_is_recorded() {
 #[test]
 fn what_refuses_one_start_does_not_refuse_the_next_when_it_is_gone() {
     let (mut world, mut one, _) = World::with_charge_points(1);
-    for (n, effect) in [FaultEffect::Suspends, FaultEffect::Ended].into_iter().enumerate() {
+    for (n, effect) in [FaultEffect::Suspends, FaultEffect::Ended]
+        .into_iter()
+        .enumerate()
+    {
         let broken = Report {
             fault: Some(effect),
             ..Report::default()
@@ -272,7 +447,11 @@ fn the_same_id_with_another_content_is_refused_and_changes_nothing() {
             energy_wh: Some(1),
             ..LimitsRequest::default()
         }),
-        stop("alice", "r1", world.state(0).open_sessions().next().unwrap().value.id),
+        stop(
+            "alice",
+            "r1",
+            world.state(0).open_sessions().next().unwrap().value.id,
+        ),
     ];
     let before = world.ledger.len();
     for other in others {
@@ -315,16 +494,19 @@ fn of_fifty_drivers_at_two_replicas_one_gets_the_connector_and_the_others_hear_o
         .map(|n| start(&format!("driver-{n}"), "r", "CP-1"))
         .collect();
     // Each replica packs its half into one frame; both frames rest on the same state.
-    let (odd, even): (Vec<_>, Vec<_>) = askings
-        .iter()
-        .enumerate()
-        .partition(|(n, _)| n % 2 == 1);
+    let (odd, even): (Vec<_>, Vec<_>) = askings.iter().enumerate().partition(|(n, _)| n % 2 == 1);
     let commands = |half: &[(usize, &Asking)]| -> Vec<_> {
         half.iter().map(|(_, asking)| asking.command()).collect()
     };
-    let frames = [world.cut(0, &commands(&odd)), world.cut(1, &commands(&even))];
+    let frames = [
+        world.cut(0, &commands(&odd)),
+        world.cut(1, &commands(&even)),
+    ];
     let valid: Vec<_> = frames.iter().map(|frame| world.commit(frame)).collect();
-    assert!(valid[0].iter().all(|v| *v), "the first frame stands as a whole");
+    assert!(
+        valid[0].iter().all(|v| *v),
+        "the first frame stands as a whole"
+    );
     assert!(valid[1].iter().all(|v| !v), "the other as a whole does not");
 
     let told: Vec<Told> = askings
@@ -338,7 +520,15 @@ fn of_fifty_drivers_at_two_replicas_one_gets_the_connector_and_the_others_hear_o
         .count();
     let occupied = told
         .iter()
-        .filter(|t| matches!(t, Told::Answer(Answer::Refused { code: Code::Occupied, .. })))
+        .filter(|t| {
+            matches!(
+                t,
+                Told::Answer(Answer::Refused {
+                    code: Code::Occupied,
+                    ..
+                })
+            )
+        })
         .count();
     assert_eq!((accepted, occupied), (1, 49));
     // A refusal says nothing of the one who has it.
@@ -436,11 +626,20 @@ fn the_narrowest_tariff_applies_and_is_pinned() {
     .enumerate()
     {
         let id = world.charging(&mut one, "alice", &format!("r{n}"));
-        assert_eq!(world.session(id).tariff.terms.price_per_kwh.to_string(), last);
-        world.ask(0, &set_tariff(&format!("t{n}"), "day", scope.clone(), price(text)));
+        assert_eq!(
+            world.session(id).tariff.terms.price_per_kwh.to_string(),
+            last
+        );
+        world.ask(
+            0,
+            &set_tariff(&format!("t{n}"), "day", scope.clone(), price(text)),
+        );
         // Set while it runs: it keeps what it had.
         world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_050_000)))]);
-        assert_eq!(world.receipt(id).tariff.terms.price_per_kwh.to_string(), last);
+        assert_eq!(
+            world.receipt(id).tariff.terms.price_per_kwh.to_string(),
+            last
+        );
         if scope != TariffScope::Default {
             last = text.to_owned();
         }

@@ -24,8 +24,14 @@ fn the_records_of_a_session_make_an_exact_receipt() {
         (1, phase(id, Phase::Preparing, None)),
         (2, started(id, reading(at(2), 1_000_000))),
         (31, checkpoint(id, reading(at(31), 5_000_000))),
-        (31, phase(id, Phase::SuspendedEv, Some(reading(at(31), 5_000_000)))),
-        (41, phase(id, Phase::Charging, Some(reading(at(41), 5_000_000)))),
+        (
+            31,
+            phase(id, Phase::SuspendedEv, Some(reading(at(31), 5_000_000))),
+        ),
+        (
+            41,
+            phase(id, Phase::Charging, Some(reading(at(41), 5_000_000))),
+        ),
         (61, energy_ended(id, Some(reading(at(61), 8_123_456)))),
         (80, ended(id, Some(reading(at(61), 8_123_456)))),
     ];
@@ -51,7 +57,10 @@ fn the_records_of_a_session_make_an_exact_receipt() {
     assert_eq!(receipt.end, unplugged());
     assert_eq!(receipt.energy_mwh.0, 7_123_456);
     assert_eq!(receipt.meters.len(), 1);
-    assert_eq!((receipt.meters[0].from_mwh.0, receipt.meters[0].to_mwh.0), (1_000_000, 8_123_456));
+    assert_eq!(
+        (receipt.meters[0].from_mwh.0, receipt.meters[0].to_mwh.0),
+        (1_000_000, 8_123_456)
+    );
     assert_eq!(receipt.accepted_at, T0);
     assert_eq!(receipt.started_at, Some(at(2)));
     assert_eq!(receipt.energy_ended_at, Some(at(61)));
@@ -60,7 +69,13 @@ fn the_records_of_a_session_make_an_exact_receipt() {
     let lines: Vec<_> = receipt
         .lines
         .iter()
-        .map(|l| (l.component.as_str(), l.quantity.to_string(), l.amount.to_string()))
+        .map(|l| {
+            (
+                l.component.as_str(),
+                l.quantity.to_string(),
+                l.amount.to_string(),
+            )
+        })
         .collect();
     assert_eq!(
         lines,
@@ -72,7 +87,10 @@ fn the_records_of_a_session_make_an_exact_receipt() {
     );
     assert_eq!(receipt.exact.to_string(), "5.39049344");
     assert_eq!(receipt.total.to_string(), "5.39");
-    assert_eq!((receipt.net.to_string(), receipt.vat.to_string()), ("4.53".into(), "0.86".into()));
+    assert_eq!(
+        (receipt.net.to_string(), receipt.vat.to_string()),
+        ("4.53".into(), "0.86".into())
+    );
     assert!(receipt.flags.is_empty(), "{:?}", receipt.flags);
     let periods: Vec<_> = receipt.periods.iter().map(|p| (p.at, p.phase)).collect();
     assert_eq!(
@@ -83,6 +101,7 @@ fn the_records_of_a_session_make_an_exact_receipt() {
             (at(31), Phase::SuspendedEv),
             (at(41), Phase::Charging),
             (at(61), Phase::Charging),
+            (at(61), Phase::Idle),
         ]
     );
     assert!(world.connector("CP-1").open.is_empty());
@@ -150,11 +169,18 @@ fn a_spool_that_begins_above_makes_a_recorded_gap_and_flags_its_sessions() {
     let spool = world.spool(&one);
     assert_eq!((spool.next, spool.missing, spool.quarantined), (11, 7, 0));
     assert_eq!(world.receipt(id).flags, [Flag::RecordsMissing]);
-    assert_eq!(world.receipt(id).energy_mwh.0, 50_000, "registers are cumulative");
+    assert_eq!(
+        world.receipt(id).energy_mwh.0,
+        50_000,
+        "registers are cumulative"
+    );
     assert!(world.session(others).flags.is_empty());
     let evidence = world.evidence();
     assert_eq!(evidence.len(), 1);
-    assert_eq!((evidence[0].seq, evidence[0].why.as_str()), (3, "records 3 to 9 are missing"));
+    assert_eq!(
+        (evidence[0].seq, evidence[0].why.as_str()),
+        (3, "records 3 to 9 are missing")
+    );
     // The same run again finds no gap.
     assert_eq!(world.spool(&one).missing, 7);
 }
@@ -175,7 +201,17 @@ fn another_epoch_is_another_spool_and_the_old_one_is_still_heard() {
     let mut replaced = Cabinet::new("CP-1", "e1b");
     world.run(0, &replaced.sync());
     // Numbered from one again, and not taken for repeats.
-    world.take(0, &mut replaced, vec![Report { plugged: true, ..Report::default() }.fact()]);
+    world.take(
+        0,
+        &mut replaced,
+        vec![
+            Report {
+                plugged: true,
+                ..Report::default()
+            }
+            .fact(),
+        ],
+    );
     assert_eq!(world.spool(&replaced).next, 2);
     assert!(world.connector("CP-1").reported.unwrap().plugged);
     // The old disk turns up with what it had.
@@ -200,7 +236,11 @@ fn what_cannot_be_read_is_kept_word_for_word_and_the_rest_is_taken() {
         seq: from + 4,
         ..one.record(T0, checkpoint(id, reading(T0, 1_020_000)))
     };
-    let raws = [junk.clone(), large.clone(), numbered_wrongly.to_value().unwrap()];
+    let raws = [
+        junk.clone(),
+        large.clone(),
+        numbered_wrongly.to_value().unwrap(),
+    ];
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
@@ -208,15 +248,24 @@ fn what_cannot_be_read_is_kept_word_for_word_and_the_rest_is_taken() {
         from,
         records: vec![
             incoming(good),
-            Incoming { raw: junk, record: Err("a record is a map".into()) },
-            Incoming { raw: large, record: Err("20 003 bytes, allowed are 16 384".into()) },
+            Incoming {
+                raw: junk,
+                record: Err("a record is a map".into()),
+            },
+            Incoming {
+                raw: large,
+                record: Err("20 003 bytes, allowed are 16 384".into()),
+            },
             incoming(numbered_wrongly),
             incoming(last),
         ],
     });
     assert!(world.run(0, &run));
     let spool = world.spool(&one);
-    assert_eq!((spool.next, spool.quarantined, spool.missing), (from + 5, 3, 0));
+    assert_eq!(
+        (spool.next, spool.quarantined, spool.missing),
+        (from + 5, 3, 0)
+    );
     assert_eq!(world.session(id).energy().0, 20_000, "the last one counts");
     let evidence = world.evidence();
     let numbers: Vec<u64> = evidence.iter().map(|e| e.seq).collect();
@@ -341,8 +390,14 @@ fn an_open_local_session_counts_for_its_driver_and_its_connector() {
     world.take(0, &mut one, vec![opened(id, Some("alice"))]);
     let elsewhere = start("alice", "r1", "CP-2");
     assert_eq!(world.ask(0, &elsewhere).code(), Code::LimitReached);
-    assert_eq!(world.ask(0, &start("bob", "r1", "CP-1")).code(), Code::Occupied);
-    assert_eq!(world.ask(0, &start("alice", "r2", "CP-1")).code(), Code::OccupiedByYou);
+    assert_eq!(
+        world.ask(0, &start("bob", "r1", "CP-1")).code(),
+        Code::Occupied
+    );
+    assert_eq!(
+        world.ask(0, &start("alice", "r2", "CP-1")).code(),
+        Code::OccupiedByYou
+    );
     world.ask(0, &stop("alice", "s1", id)).session();
 }
 
@@ -384,10 +439,18 @@ fn a_local_start_that_crosses_an_accepted_one_is_a_second_session() {
     assert!(world.run(1, &run));
     let alices = world.ask(0, &start("alice", "r1", "CP-1")).session();
     assert_eq!(world.connector("CP-1").open.len(), 2);
-    assert!(world.session(local).flags.is_empty(), "the accepted one was not taken");
+    assert!(
+        world.session(local).flags.is_empty(),
+        "the accepted one was not taken"
+    );
 
     // The charge point takes one session and refuses the other.
-    world.answered(&one, Verb::Start, alices, Got::refused(Code::OccupiedLocally));
+    world.answered(
+        &one,
+        Verb::Start,
+        alices,
+        Got::refused(Code::OccupiedLocally),
+    );
     assert_eq!(world.receipt(alices).end.word(), "occupied_locally");
     assert_eq!(world.receipt(alices).end.code, EndCode::Refused);
     assert!(world.driver("alice").open.is_empty());
@@ -397,7 +460,10 @@ fn a_local_start_that_crosses_an_accepted_one_is_a_second_session() {
     world.take(
         0,
         &mut one,
-        vec![started(local, reading(T0, 0)), ended(local, Some(reading(T0, 90_000)))],
+        vec![
+            started(local, reading(T0, 0)),
+            ended(local, Some(reading(T0, 90_000))),
+        ],
     );
     assert_eq!(world.receipt(local).number, "CP-1-1-000002");
 }
@@ -419,7 +485,10 @@ fn a_local_session_cannot_take_the_id_of_another() {
     world.take(0, &mut two, vec![opened(id, Some("mallory"))]);
     world.take(0, &mut one, vec![opened(id, Some("mallory"))]);
     assert_eq!(*world.session(id), before);
-    assert_eq!((world.spool(&one).quarantined, world.spool(&two).quarantined), (1, 1));
+    assert_eq!(
+        (world.spool(&one).quarantined, world.spool(&two).quarantined),
+        (1, 1)
+    );
 }
 
 #[test]
@@ -430,8 +499,16 @@ fn receipts_are_numbered_consecutively_per_connector() {
             world.charging(&mut one, "alice", &format!("r{n}")),
             world.charging(&mut two, "bob", &format!("r{n}")),
         ];
-        world.take(1, &mut one, vec![ended(ids[0], Some(reading(T0, 1_000_000)))]);
-        world.take(0, &mut two, vec![ended(ids[1], Some(reading(T0, 1_000_000)))]);
+        world.take(
+            1,
+            &mut one,
+            vec![ended(ids[0], Some(reading(T0, 1_000_000)))],
+        );
+        world.take(
+            0,
+            &mut two,
+            vec![ended(ids[1], Some(reading(T0, 1_000_000)))],
+        );
         assert_eq!(world.receipt(ids[0]).number, format!("CP-1-1-{n:06}"));
         assert_eq!(world.receipt(ids[1]).number, format!("CP-2-1-{n:06}"));
     }
@@ -452,7 +529,10 @@ fn a_session_that_never_got_energy_fails_with_a_receipt_of_zero() {
     };
     world.take(0, &mut one, vec![accepted(id), fact]);
     let receipt = world.receipt(id);
-    assert_eq!((receipt.status, receipt.total.to_string()), (Status::Failed, "0.00".into()));
+    assert_eq!(
+        (receipt.status, receipt.total.to_string()),
+        (Status::Failed, "0.00".into())
+    );
     assert_eq!(receipt.started_at, None);
 }
 
@@ -460,9 +540,24 @@ fn a_session_that_never_got_energy_fails_with_a_receipt_of_zero() {
 fn an_end_is_never_inferred_from_a_phase() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
-    for odd in [Phase::Completed, Phase::Failed, Phase::Idle, Phase::Stopping, Phase::Unrecognised] {
+    for odd in [
+        Phase::Completed,
+        Phase::Failed,
+        Phase::Idle,
+        Phase::Stopping,
+        Phase::Unrecognised,
+    ] {
         world.take(0, &mut one, vec![phase(id, odd, None)]);
-        assert!(matches!(world.session(id).stage, Stage::Energy { phase: Phase::Charging, .. }), "{odd}");
+        assert!(
+            matches!(
+                world.session(id).stage,
+                Stage::Energy {
+                    phase: Phase::Charging,
+                    ..
+                }
+            ),
+            "{odd}"
+        );
     }
     world.answered(&one, Verb::Stop, id, Got::outcome(Outcome::Ended));
     assert!(!world.session(id).is_ended(), "its records will say so");

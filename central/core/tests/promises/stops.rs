@@ -24,10 +24,17 @@ fn a_stop_is_accepted_however_often_it_is_asked() {
     world.later(SECOND);
     for n in 0..3 {
         assert_eq!(world.ask(1, &stop("alice", "s1", id)), first, "repeated");
-        assert_eq!(world.ask(n % 2, &stop("alice", &format!("again-{n}"), id)), first);
+        assert_eq!(
+            world.ask(n % 2, &stop("alice", &format!("again-{n}"), id)),
+            first
+        );
     }
     world.catch_up_all();
-    assert_eq!(world.session(id).stop, order_at, "the first stop is the stop");
+    assert_eq!(
+        world.session(id).stop,
+        order_at,
+        "the first stop is the stop"
+    );
     assert_eq!(world.session(id).phase(), Phase::Stopping);
     assert!(matches!(order(world.session(id), T0), Some(Order::Stop(_))));
 }
@@ -41,9 +48,17 @@ fn a_stop_holds_until_the_charge_point_confirms() {
     let at = world.now;
     // Neither readings nor answers that are no end take it back.
     world.take(0, &mut one, vec![checkpoint(id, reading(at, 1_100_000))]);
-    for outcome in [Outcome::Taken, Outcome::Stopping, Outcome::NotYet, Outcome::Refused] {
+    for outcome in [
+        Outcome::Taken,
+        Outcome::Stopping,
+        Outcome::NotYet,
+        Outcome::Refused,
+    ] {
         world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
-        assert!(matches!(order(world.session(id), at), Some(Order::Stop(_))), "{outcome}");
+        assert!(
+            matches!(order(world.session(id), at), Some(Order::Stop(_))),
+            "{outcome}"
+        );
     }
     world.take(0, &mut one, vec![ended(id, Some(reading(at, 1_100_000)))]);
     assert_eq!(order(world.session(id), at), None);
@@ -57,9 +72,17 @@ fn foreign_unknown_and_never_issued_ids_get_the_same_plain_refusal() {
     let session_before = world.session(id).clone();
     for (n, asked) in [id, nobodys].into_iter().enumerate() {
         match world.ask(0, &stop("mallory", &format!("s{n}"), asked)) {
-            Told::Answer(Answer::Refused { code, what, session, cp }) => {
+            Told::Answer(Answer::Refused {
+                code,
+                what,
+                session,
+                cp,
+            }) => {
                 assert_eq!(code, Code::SessionNotFound);
-                assert_eq!((what, session, cp), (asked.to_string(), None, String::new()));
+                assert_eq!(
+                    (what, session, cp),
+                    (asked.to_string(), None, String::new())
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -73,8 +96,14 @@ fn an_ended_session_of_ones_own_is_called_ended_and_anothers_is_not() {
     let id = world.charging(&mut one, "alice", "r1");
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
     let before = world.session(id).clone();
-    assert_eq!(world.ask(0, &stop("alice", "s1", id)).code(), Code::SessionEnded);
-    assert_eq!(world.ask(0, &stop("bob", "s1", id)).code(), Code::SessionNotFound);
+    assert_eq!(
+        world.ask(0, &stop("alice", "s1", id)).code(),
+        Code::SessionEnded
+    );
+    assert_eq!(
+        world.ask(0, &stop("bob", "s1", id)).code(),
+        Code::SessionNotFound
+    );
     assert_eq!(*world.session(id), before);
 }
 
@@ -118,7 +147,12 @@ fn a_stop_that_reaches_the_charge_point_first_ends_with_a_receipt_of_zero() {
 
 #[test]
 fn a_refused_start_ends_failed_with_the_charge_points_code() {
-    for code in [Code::Late, Code::OccupiedLocally, Code::StorageFailed, Code::RejectedByCharger] {
+    for code in [
+        Code::Late,
+        Code::OccupiedLocally,
+        Code::StorageFailed,
+        Code::RejectedByCharger,
+    ] {
         let (mut world, one, _) = World::with_charge_points(1);
         let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
         assert!(world.answered(&one, Verb::Start, id, Got::refused(code)));
@@ -137,7 +171,12 @@ fn a_start_refused_because_of_a_stop_ends_as_the_stop_says() {
     let (mut world, one, _) = World::with_charge_points(1);
     let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
     world.ask(0, &stop("alice", "s1", id));
-    world.answered(&one, Verb::Start, id, Got::refused(Code::StoppedBeforeStart));
+    world.answered(
+        &one,
+        Verb::Start,
+        id,
+        Got::refused(Code::StoppedBeforeStart),
+    );
     assert_eq!(world.receipt(id).end.code, EndCode::Driver);
 }
 
@@ -149,7 +188,10 @@ fn another_epoch_ends_nothing() {
     let before = world.session(id).clone();
     for (verb, got) in [
         (Verb::Start, Got::refused(Code::WrongEpoch)),
-        (Verb::Start, Got::refused(Code::WrongEpoch).under("new-disk")),
+        (
+            Verb::Start,
+            Got::refused(Code::WrongEpoch).under("new-disk"),
+        ),
         (Verb::Start, Got::refused(Code::Late).under("new-disk")),
         (Verb::Stop, Got::outcome(Outcome::Absent).under("new-disk")),
     ] {
@@ -178,7 +220,10 @@ fn answers_that_are_no_final_word_about_an_untaken_session_end_nothing() {
         let (mut world, one, _) = World::with_charge_points(1);
         let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
         world.ask(0, &stop("alice", "s1", id));
-        assert!(!world.answered(&one, verb, id, Got::outcome(outcome)), "{verb:?} {outcome}");
+        assert!(
+            !world.answered(&one, verb, id, Got::outcome(outcome)),
+            "{verb:?} {outcome}"
+        );
     }
 }
 
@@ -211,13 +256,22 @@ fn a_stopped_session_out_of_reach_no_longer_counts_and_is_not_over() {
     assert!(world.run(1, &release));
     assert!(!world.run(0, &release), "once");
     assert!(world.driver("alice").open.is_empty());
-    assert!(world.connector("CP-1").open.contains(&id), "the connector is not free");
-    assert!(matches!(order(world.session(id), T0), Some(Order::Stop(_))), "the stop stands");
+    assert!(
+        world.connector("CP-1").open.contains(&id),
+        "the connector is not free"
+    );
+    assert!(
+        matches!(order(world.session(id), T0), Some(Order::Stop(_))),
+        "the stop stands"
+    );
 
     let other = world.ask(0, &start("alice", "r2", "CP-2")).session();
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
     assert!(world.session(id).is_ended());
-    assert!(world.driver("alice").open.contains(&other), "the end of one frees nothing of the other");
+    assert!(
+        world.driver("alice").open.contains(&other),
+        "the end of one frees nothing of the other"
+    );
     let third = start("alice", "r3", "CP-1");
     assert_eq!(world.ask(0, &third).code(), Code::LimitReached);
 }
@@ -236,12 +290,21 @@ fn an_operators_end_of_a_session_is_a_stop() {
             },
         )
     };
-    assert_eq!(world.ask(0, &end("e0", id, " ")).code(), Code::ReasonRequired);
+    assert_eq!(
+        world.ask(0, &end("e0", id, " ")).code(),
+        Code::ReasonRequired
+    );
     let nobodys = world.session_id();
-    assert_eq!(world.ask(0, &end("e1", nobodys, "x")).code(), Code::SessionNotFound);
+    assert_eq!(
+        world.ask(0, &end("e1", nobodys, "x")).code(),
+        Code::SessionNotFound
+    );
     world.ask(0, &end("e2", id, "fire drill")).session();
     let stop = world.session(id).stop.clone().unwrap();
-    assert_eq!((stop.reason.code, stop.reason.raw.as_deref()), (EndCode::Operator, Some("fire drill")));
+    assert_eq!(
+        (stop.reason.code, stop.reason.raw.as_deref()),
+        (EndCode::Operator, Some("fire drill"))
+    );
     assert!(!world.session(id).is_ended());
 }
 
@@ -256,7 +319,10 @@ fn the_stop_of_what_was_written_off_stands_until_the_charge_point_confirms() {
         assert_eq!(standing_stop(world.session(id), T0).session_id, id);
         for outcome in [Outcome::Stopping, Outcome::NotYet, Outcome::Taken] {
             world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
-            assert!(world.connector("CP-1").standing_stops.contains(&id), "{outcome}");
+            assert!(
+                world.connector("CP-1").standing_stops.contains(&id),
+                "{outcome}"
+            );
         }
         let before = world.session(id).clone();
         assert!(world.answered(&one, Verb::Stop, id, Got::outcome(confirmation)));
@@ -269,8 +335,15 @@ fn the_stop_of_what_was_written_off_stands_until_the_charge_point_confirms() {
 fn five_hundred_starts_and_stops_in_a_row_over_two_replicas_leave_nothing_behind() {
     let (mut world, one, _) = World::with_charge_points(2);
     for n in 0..500 {
-        let id = world.ask(n % 2, &start("alice", &format!("r{n}"), "CP-1")).session();
-        assert_eq!(world.ask((n + 1) % 2, &stop("alice", &format!("s{n}"), id)).session(), id);
+        let id = world
+            .ask(n % 2, &start("alice", &format!("r{n}"), "CP-1"))
+            .session();
+        assert_eq!(
+            world
+                .ask((n + 1) % 2, &stop("alice", &format!("s{n}"), id))
+                .session(),
+            id
+        );
         assert!(world.answered(&one, Verb::Stop, id, Got::outcome(Outcome::Absent)));
     }
     let state = world.state(0);

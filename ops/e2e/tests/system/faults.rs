@@ -245,11 +245,28 @@ async fn a_graceful_stop_answers_what_was_under_way() -> Result<()> {
         (0..40).map(async |n| site.driver(&format!("driver-{n}")).await),
     )
     .await?;
-    let asking = drivers.iter().map(async |d| d.open().await);
-    let asked = futures::future::try_join_all(asking);
-    site.centrals[0].terminate()?;
-    asked.await?;
-    let status = site.centrals[0].wait(PATIENCE).await?;
-    ensure!(status.success(), "{status}");
+    let stopped = std::sync::atomic::AtomicBool::new(false);
+    // One attempt each, no repeats: what a stopping replica drops would show.
+    let asking = futures::future::try_join_all(drivers.iter().map(async |driver| {
+        let mut asked = 0_u32;
+        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            let subject = format!("ev.v1.driver.{}.status", driver.id);
+            driver
+                .raw(subject, b"{}".to_vec(), ev_contract::wire::Encoding::Json)
+                .await?;
+            asked += 1;
+        }
+        anyhow::Ok(asked)
+    }));
+    let stopping = async {
+        site.centrals[0].terminate()?;
+        let status = site.centrals[0].wait(PATIENCE).await;
+        stopped.store(true, std::sync::atomic::Ordering::Relaxed);
+        status
+    };
+    let (asked, status) = tokio::join!(asking, stopping);
+    let asked: u32 = asked?.iter().sum();
+    ensure!(asked >= 40, "{asked} asked");
+    ensure!(status?.success());
     Ok(())
 }

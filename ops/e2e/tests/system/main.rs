@@ -2,6 +2,7 @@
 //! orderly charger and with an unruly one.
 
 mod charging;
+mod clients;
 mod faults;
 mod input;
 mod ledger;

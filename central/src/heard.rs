@@ -106,6 +106,12 @@ impl Hearing {
     }
 }
 
+impl Default for Hearing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Heard for Hearing {
     fn reach(&self, cp: &CpId) -> Reach {
         if self.silence(cp) <= OFFLINE_AFTER {

@@ -6,7 +6,7 @@
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams
 //! - [`orders`]: commands to charge points
-//! - [`heard`]: heartbeats
+//! - [`mod@heard`]: heartbeats
 //! - [`out`]: what leaves
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 

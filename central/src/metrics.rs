@@ -31,8 +31,7 @@ pub struct Metrics {
     ledger_alarm: IntGauge,
     receipts: IntCounterVec,
     receipts_waiting: IntGauge,
-    quarantined: IntCounter,
-    spool_gaps: IntCounter,
+    spool_records: IntGaugeVec,
     epochs_in_conflict: IntGauge,
     snapshots: IntCounterVec,
     out_dropped: IntCounter,
@@ -151,13 +150,12 @@ impl Metrics {
                 "ev_receipts_waiting",
                 "Receipts and adjustments that are not known to be in the CDR stream."
             )),
-            quarantined: register!(IntCounter::new(
-                "ev_records_quarantined_total",
-                "Spool records that could not be used."
-            )),
-            spool_gaps: register!(IntCounter::new(
-                "ev_spool_records_missing_total",
-                "Spool records that a charge point no longer had."
+            spool_records: register!(IntGaugeVec::new(
+                Opts::new(
+                    "ev_spool_records",
+                    "Spool records since the ledger began that were quarantined, missing, or told of an anomaly."
+                ),
+                &["what"]
             )),
             epochs_in_conflict: register!(IntGauge::new(
                 "ev_charge_points_with_two_agents",
@@ -289,14 +287,11 @@ impl Metrics {
             .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Spool records could not be used.
-    pub fn quarantined(&self, count: u64) {
-        self.quarantined.inc_by(count);
-    }
-
-    /// Spool records were missing.
-    pub fn missing(&self, count: u64) {
-        self.spool_gaps.inc_by(count);
+    /// How many spool records were odd, in all.
+    pub fn spool_records(&self, what: &str, count: u64) {
+        self.spool_records
+            .with_label_values(&[what])
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// How many charge points have two agents.

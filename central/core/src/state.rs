@@ -223,6 +223,11 @@ impl State {
         self.tariff_scopes.iter().map(|(s, e)| (s, &e.value))
     }
 
+    /// All spools.
+    pub fn spools(&self) -> impl Iterator<Item = &Spool> + '_ {
+        self.spools.values().map(|e| &e.value)
+    }
+
     /// Spools of a charge point, all epochs.
     pub fn spools_of<'a>(
         &'a self,

@@ -220,8 +220,8 @@ impl Engine {
         if self.alarmed() {
             return;
         }
-        if let ItemKind::Request(ask, _) = &item.kind {
-            if let Some(known) = known(self.log.state(), ask) {
+        if let ItemKind::Request(ask, _) = &item.kind
+            && let Some(known) = known(self.log.state(), ask) {
                 let known = match known {
                     Known::Answered(answer) => Some(answer.clone()),
                     Known::Reused => None,
@@ -229,7 +229,6 @@ impl Engine {
                 self.answer_request(item, known);
                 return;
             }
-        }
         if let ItemKind::Sync(cp, _) | ItemKind::Run(Run { cp, .. }) = &item.kind {
             self.heard.sign_of_life(cp, super::wall());
         }
@@ -391,13 +390,12 @@ impl Engine {
     }
 
     fn decide_again(&mut self, mut item: Item) {
-        if let ItemKind::Request(ask, _) = &item.kind {
-            if known(self.log.state(), ask).is_some() {
+        if let ItemKind::Request(ask, _) = &item.kind
+            && known(self.log.state(), ask).is_some() {
                 // The other copy of the request came first: its answer is the answer.
                 self.settle(item, None);
                 return;
             }
-        }
         item.again += 1;
         if item.again > DECIDED_AGAIN_MAX {
             self.refuse(&item, Code::Overloaded, "others were always faster");
@@ -471,7 +469,7 @@ impl Engine {
             }
         }
         self.metrics.queue(self.waiting.len());
-        let known_to = self.acked_to.max(self.log.state().basis().seq);
+        let known_to = self.known_to.max(self.log.state().basis().seq);
         self.metrics
             .progress(self.log.state().basis().seq, known_to);
     }

@@ -110,7 +110,7 @@ pub struct Engine {
     orders: Orders,
     waiting: Waiting,
     in_flight: Option<InFlight>,
-    acked_to: u64,
+    known_to: u64,
     uncopied: BTreeMap<CdrId, Instant>,
     copying: usize,
     snapshot_at: u64,
@@ -196,7 +196,7 @@ impl Engine {
             orders: Orders::default(),
             waiting: Waiting::default(),
             in_flight: None,
-            acked_to: 0,
+            known_to: 0,
             uncopied: BTreeMap::new(),
             copying: 0,
             snapshot_at: applied,
@@ -371,7 +371,7 @@ impl Engine {
 
     /// A frame of this replica was acknowledged: if nothing lies between, it is applied from memory.
     fn acknowledged(&mut self, acked: &Acked) {
-        self.acked_to = self.acked_to.max(acked.seq);
+        self.known_to = self.known_to.max(acked.seq);
         let Some(in_flight) = &self.in_flight else {
             return;
         };
@@ -480,14 +480,8 @@ impl Engine {
                         .want(orders::Subject::Standing(*session), cp, 0, mine);
                 }
             }
-            Write::Spool(cp, epoch, spool) => {
-                // Counted by the one that appended, so that replicas add up to the truth.
-                if mine && self.serving() && (spool.quarantined > 0 || spool.missing > 0) {
-                    tracing::info!(%cp, %epoch, quarantined = spool.quarantined,
-                        missing = spool.missing, anomalies = spool.anomalies, "spool");
-                }
-            }
             Write::Driver(..)
+            | Write::Spool(..)
             | Write::Request(..)
             | Write::ChargePoint(..)
             | Write::Tariff(_)

@@ -117,6 +117,16 @@ impl Engine {
         self.metrics
             .epochs_in_conflict(self.heard.epochs_in_conflict());
         self.metrics.receipts_waiting(self.uncopied.len());
+        let odd = self.log.state().spools().fold([0, 0, 0], |sum, s| {
+            [
+                sum[0] + s.quarantined,
+                sum[1] + s.missing,
+                sum[2] + s.anomalies,
+            ]
+        });
+        for (what, count) in ["quarantined", "missing", "anomaly"].into_iter().zip(odd) {
+            self.metrics.spool_records(what, count);
+        }
         if !self.serving() {
             return;
         }
@@ -154,6 +164,7 @@ impl Engine {
     /// fresh answer; that the stream ends too early does.
     pub(super) fn audit_extent(&mut self, extent: Extent) {
         let applied = self.log.state().basis().seq;
+        self.known_to = self.known_to.max(extent.last);
         if extent.removed > 0 {
             self.alarm(&Alarm::Removed {
                 removed: extent.removed,

@@ -13,9 +13,17 @@ use serde_json::json;
 
 use crate::{ended_right, metered, plugged};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tariff_makes_an_exact_receipt_and_an_adjustment_corrects_it() -> Result<()> {
-    let site = plugged(Charger::Orderly, 2).await?;
+crate::with_both_chargers! {
+    a_tariff_makes_an_exact_receipt_and_an_adjustment_corrects_it;
+    out_of_service_lets_the_session_end_and_refuses_the_next;
+    a_blocked_driver_is_refused_and_an_operator_can_start_and_end;
+    what_a_written_off_session_still_delivers_becomes_an_adjustment;
+}
+
+async fn a_tariff_makes_an_exact_receipt_and_an_adjustment_corrects_it(
+    charger: Charger,
+) -> Result<()> {
+    let site = plugged(charger, 2).await?;
     let alice = site.driver("alice").await?;
     let set = alice
         .operate(
@@ -73,9 +81,8 @@ async fn a_tariff_makes_an_exact_receipt_and_an_adjustment_corrects_it() -> Resu
     .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn out_of_service_lets_the_session_end_and_refuses_the_next() -> Result<()> {
-    let site = plugged(Charger::Orderly, 2).await?;
+async fn out_of_service_lets_the_session_end_and_refuses_the_next(charger: Charger) -> Result<()> {
+    let site = plugged(charger, 2).await?;
     let (alice, bob) = (site.driver("alice").await?, site.driver("bob").await?);
     let before = site.register("CP-001").await?;
     let session = alice.start("CP-001").await?;
@@ -112,9 +119,10 @@ async fn out_of_service_lets_the_session_end_and_refuses_the_next() -> Result<()
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_driver_is_refused_and_an_operator_can_start_and_end() -> Result<()> {
-    let site = plugged(Charger::Orderly, 2).await?;
+async fn a_blocked_driver_is_refused_and_an_operator_can_start_and_end(
+    charger: Charger,
+) -> Result<()> {
+    let site = plugged(charger, 2).await?;
     let alice = site.driver("alice").await?;
     alice
         .operate(
@@ -154,9 +162,10 @@ async fn a_blocked_driver_is_refused_and_an_operator_can_start_and_end() -> Resu
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_a_written_off_session_still_delivers_becomes_an_adjustment() -> Result<()> {
-    let mut site = plugged(Charger::Orderly, 1).await?;
+async fn what_a_written_off_session_still_delivers_becomes_an_adjustment(
+    charger: Charger,
+) -> Result<()> {
+    let mut site = plugged(charger, 1).await?;
     let alice = site.driver("alice").await?;
     let before = site.register("CP-001").await?;
     let session = alice.start("CP-001").await?;

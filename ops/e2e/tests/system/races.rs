@@ -10,9 +10,17 @@ use ev_e2e::{Charger, Driver, Layout, Site, StartOptions};
 use futures::future::{join_all, try_join_all};
 use uuid::Uuid;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn fifty_drivers_race_for_one_connector_and_one_gets_it() -> Result<()> {
-    let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
+crate::with_both_chargers! {
+    fifty_drivers_race_for_one_connector_and_one_gets_it;
+    one_driver_on_two_charge_points_at_once_gets_one_session;
+    the_same_request_many_times_at_once_makes_one_session;
+    one_request_id_with_two_contents_gets_one_answer_and_one_refusal;
+    a_start_whose_reply_is_lost_is_found_by_repeating_it;
+    nobody_stops_anothers_session_or_one_that_never_was;
+}
+
+async fn fifty_drivers_race_for_one_connector_and_one_gets_it(charger: Charger) -> Result<()> {
+    let site = Site::start(&Layout::small(charger).centrals(2)).await?;
     let drivers =
         try_join_all((0..50).map(async |n| site.driver(&format!("driver-{n}")).await)).await?;
     let answers = try_join_all(
@@ -36,9 +44,8 @@ async fn fifty_drivers_race_for_one_connector_and_one_gets_it() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_driver_on_two_charge_points_at_once_gets_one_session() -> Result<()> {
-    let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
+async fn one_driver_on_two_charge_points_at_once_gets_one_session(charger: Charger) -> Result<()> {
+    let site = Site::start(&Layout::small(charger).centrals(2)).await?;
     for n in 0..25 {
         let driver = site.driver(&format!("driver-{n}")).await?;
         let both = ["CP-001", "CP-002"];
@@ -65,9 +72,8 @@ async fn one_driver_on_two_charge_points_at_once_gets_one_session() -> Result<()
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_same_request_many_times_at_once_makes_one_session() -> Result<()> {
-    let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
+async fn the_same_request_many_times_at_once_makes_one_session(charger: Charger) -> Result<()> {
+    let site = Site::start(&Layout::small(charger).centrals(2)).await?;
     let alice = site.driver("alice").await?;
     let options = StartOptions::default();
     let answers =
@@ -79,9 +85,10 @@ async fn the_same_request_many_times_at_once_makes_one_session() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_request_id_with_two_contents_gets_one_answer_and_one_refusal() -> Result<()> {
-    let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
+async fn one_request_id_with_two_contents_gets_one_answer_and_one_refusal(
+    charger: Charger,
+) -> Result<()> {
+    let site = Site::start(&Layout::small(charger).centrals(2)).await?;
     for n in 0..25 {
         let driver = site.driver(&format!("driver-{n}")).await?;
         let options = StartOptions::default();
@@ -119,9 +126,8 @@ async fn one_request_id_with_two_contents_gets_one_answer_and_one_refusal() -> R
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_start_whose_reply_is_lost_is_found_by_repeating_it() -> Result<()> {
-    let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
+async fn a_start_whose_reply_is_lost_is_found_by_repeating_it(charger: Charger) -> Result<()> {
+    let site = Site::start(&Layout::small(charger).centrals(2)).await?;
     let alice = site.driver("alice").await?;
     let options = StartOptions::default();
     let request = wire::encode(
@@ -153,9 +159,8 @@ async fn a_start_whose_reply_is_lost_is_found_by_repeating_it() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_stops_anothers_session_or_one_that_never_was() -> Result<()> {
-    let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
+async fn nobody_stops_anothers_session_or_one_that_never_was(charger: Charger) -> Result<()> {
+    let site = Site::start(&Layout::small(charger).centrals(2)).await?;
     let (alice, mallory) = (site.driver("alice").await?, site.driver("mallory").await?);
     let session = alice.start("CP-001").await?;
     let never = Uuid::now_v7().to_string();

@@ -407,6 +407,10 @@ impl Metering {
     /// Most periods of one session: two days of quarter hours. Later ones are not told apart.
     pub const PERIODS_MAX: usize = 200;
 
+    /// Most spans of one session. A meter that is reset more often is broken; what it counts after
+    /// that is flagged and not used.
+    pub const SPANS_MAX: usize = 200;
+
     /// The sum of the spans.
     #[must_use]
     pub fn energy(&self) -> Mwh {

@@ -4,10 +4,10 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
 };
 
-use edge_core::hardware::{DeviceTx, HwFact};
+use edge_core::hardware::{DeviceTx, HwFact, OriginKey};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::physics::Names;
@@ -24,8 +24,9 @@ pub struct Unruly {
     on: bool,
     rng: StdRng,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
-    waiting: std::collections::BTreeMap<u64, HwEvent>,
+    waiting: BTreeMap<u64, HwEvent>,
     history: VecDeque<HwFact>,
+    named: BTreeMap<DeviceTx, OriginKey>,
     n: u64,
 }
 
@@ -37,8 +38,9 @@ impl Unruly {
             on,
             rng: StdRng::seed_from_u64(seed),
             queue: BinaryHeap::new(),
-            waiting: std::collections::BTreeMap::new(),
+            waiting: BTreeMap::new(),
             history: VecDeque::new(),
+            named: BTreeMap::new(),
             n: 0,
         }
     }
@@ -113,19 +115,32 @@ impl Unruly {
                 at,
                 connector,
                 device_tx,
+                origin,
                 start_number,
                 reason,
                 reading,
-                ..
-            } => HwFact::TxEnded {
-                at,
-                connector,
-                device_tx,
-                origin: None,
-                start_number: start_number.filter(|_| self.rng.random_bool(0.5)),
-                reason,
-                reading,
-            },
+            } => {
+                // Something must tell transactions of one name apart: without a key, the number of
+                // the start; without that, the key.
+                let name_says_nothing = origin.as_ref().is_some_and(|origin| {
+                    *self
+                        .named
+                        .entry(device_tx.clone())
+                        .or_insert_with(|| origin.clone())
+                        != *origin
+                }) || matches!(device_tx.0.as_str(), "0" | "-1");
+                let start_number = start_number.filter(|_| self.rng.random_bool(0.5));
+                let needed = name_says_nothing && start_number.is_none();
+                HwFact::TxEnded {
+                    at,
+                    connector,
+                    device_tx,
+                    origin: origin.filter(|_| needed),
+                    start_number,
+                    reason,
+                    reading,
+                }
+            }
             HwFact::TxStarted {
                 at,
                 connector,

@@ -27,8 +27,58 @@ use crate::{
 /// Why a record cannot be used, in words.
 type Unusable = String;
 
+/// Open sessions on one connector, above which another is kept aside. Two can cross; more than a
+/// few are a defect of the agent, and would make every record about the connector larger.
+const OPEN_PER_CONNECTOR_MAX: usize = 16;
+
+/// Longest name of a meter. Serial numbers have 20; each span of a session repeats it.
+const METER_ID_BYTES_MAX: usize = 64;
+
+/// How much of a run is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    /// So many of the records that are wanted.
+    most: usize,
+    /// Whether a gap flags the open sessions.
+    flags: bool,
+    /// Whether the records are kept aside unread.
+    aside: bool,
+}
+
+impl Share {
+    /// All of it.
+    pub(super) const ALL: Self = Self {
+        most: usize::MAX,
+        flags: true,
+        aside: false,
+    };
+
+    /// The next smaller one; none below the smallest, which writes nothing but the position.
+    pub(super) fn less(self, records: usize) -> Option<Self> {
+        if self.flags {
+            Some(Self {
+                flags: false,
+                ..self
+            })
+        } else if self.most.min(records) > 1 {
+            Some(Self {
+                most: self.most.min(records) / 2,
+                ..self
+            })
+        } else if self.aside {
+            None
+        } else {
+            Some(Self {
+                most: 1,
+                aside: true,
+                ..self
+            })
+        }
+    }
+}
+
 /// Takes in a run; `Err` when the charge point never presented itself.
-pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run) -> Result<(), Code> {
+pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) -> Result<(), Code> {
     if tx.charge_point(&run.cp).is_none() {
         return Err(Code::UnknownChargePoint);
     }
@@ -36,7 +86,9 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run) -> Result<(), Co
     let mut spool = before.clone();
     if run.first > spool.next {
         spool.missing += run.first - spool.next;
-        flag_missing(tx, run);
+        if share.flags {
+            flag_missing(tx, run);
+        }
         keep(
             tx,
             run,
@@ -47,11 +99,17 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run) -> Result<(), Co
         spool.next = run.first;
     }
     if run.from <= spool.next {
-        for (seq, incoming) in (run.from..).zip(&run.records) {
-            if seq < spool.next {
-                continue;
+        let next = spool.next;
+        let wanted = (run.from..)
+            .zip(&run.records)
+            .skip_while(|(seq, _)| *seq < next);
+        for (seq, incoming) in wanted.take(share.most) {
+            if share.aside {
+                let why = "what follows from it is too large for the ledger".to_owned();
+                set_aside(tx, run, seq, incoming, why, &mut spool);
+            } else {
+                take(tx, ctx, run, seq, incoming, &mut spool);
             }
-            take(tx, ctx, run, seq, incoming, &mut spool);
             spool.next = seq + 1;
         }
     }
@@ -75,17 +133,31 @@ fn take(
             "stands at {seq} and says that it is {}",
             record.seq
         )),
+        Ok(record) if meter_name_len(&record.fact) > METER_ID_BYTES_MAX => Err(format!(
+            "names its meter in more than {METER_ID_BYTES_MAX} bytes"
+        )),
         Ok(record) => fact(tx, ctx, run, record, spool),
     };
     if let Err(why) = outcome {
-        spool.quarantined += 1;
-        let mut raw = Vec::new();
-        if rmpv::encode::write_value(&mut raw, &incoming.raw).is_err() {
-            // A value that was read a moment ago; its debug form is better than nothing.
-            raw = incoming.raw.to_string().into_bytes();
-        }
-        keep(tx, run, seq, why, raw);
+        set_aside(tx, run, seq, incoming, why, spool);
     }
+}
+
+fn set_aside(
+    tx: &mut Tx<'_, '_>,
+    run: &Run,
+    seq: u64,
+    incoming: &Incoming,
+    why: Unusable,
+    spool: &mut Spool,
+) {
+    spool.quarantined += 1;
+    let mut raw = Vec::new();
+    if rmpv::encode::write_value(&mut raw, &incoming.raw).is_err() {
+        // A value that was read a moment ago; its debug form is better than nothing.
+        raw = incoming.raw.to_string().into_bytes();
+    }
+    keep(tx, run, seq, why, raw);
 }
 
 fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
@@ -278,6 +350,22 @@ fn fact(
     }
 }
 
+fn meter_name_len(fact: &EdgeFact) -> usize {
+    match fact {
+        EdgeFact::Started { reading, .. } | EdgeFact::Checkpoint { reading, .. } => {
+            reading.meter_id.len()
+        }
+        EdgeFact::Phase { reading, .. }
+        | EdgeFact::EnergyEnded { reading, .. }
+        | EdgeFact::Ended { reading, .. } => reading.as_ref().map_or(0, |r| r.meter_id.len()),
+        EdgeFact::Accepted { .. }
+        | EdgeFact::OpenedAtEdge { .. }
+        | EdgeFact::Connector { .. }
+        | EdgeFact::Booted { .. }
+        | EdgeFact::Anomaly { .. } => 0,
+    }
+}
+
 fn known_connector(tx: &mut Tx<'_, '_>, cp: &CpId, connector: ConnectorId) -> Result<(), Unusable> {
     if tx
         .charge_point(cp)
@@ -321,6 +409,12 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         return Err("no tariff applies".into());
     };
     let mut connector = tx.connector(&run.cp, opened.connector).unwrap_or_default();
+    if connector.open.len() >= OPEN_PER_CONNECTOR_MAX {
+        return Err(format!(
+            "{}/{} has {OPEN_PER_CONNECTOR_MAX} open sessions already",
+            run.cp, opened.connector
+        ));
+    }
     let mut session = Session {
         id: opened.id,
         origin: opened.origin,

@@ -182,6 +182,9 @@ pub(super) fn read(
         Step::Rises => last.to_mwh = reading.register_mwh,
         Step::Another(span) => {
             flags.insert(Flag::MeterReset);
+            if meter.spans.len() == Metering::SPANS_MAX {
+                return;
+            }
             meter.spans.push(span);
         }
         Step::Anomaly(flag) => {

@@ -20,10 +20,11 @@ use ev_contract::{
     v1::{EdgeRecord, Outcome, SyncRequest},
 };
 
+use intake::Share;
 pub use request::{Act, Ask, Known, Wish, known};
 
 use crate::{
-    frame::{Forget, Kind, Record},
+    frame::{FRAME_BYTES_MAX, Forget, Kind, Record},
     keys::EventId,
     tx::{Overlay, Tx},
 };
@@ -66,6 +67,9 @@ pub struct Ctx<'s> {
     /// A fresh id for a session, should one begin.
     pub session: SessionId,
 }
+
+/// Largest record of an intake: a frame of its own, less what a frame itself takes.
+pub const INTAKE_BYTES_MAX: usize = FRAME_BYTES_MAX - 4 * 1024;
 
 /// A question to decide.
 #[derive(Debug, Clone, PartialEq)]
@@ -176,12 +180,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
             sync::present(&mut tx, cp, sync);
             Kind::Synced
         }
-        Command::Intake(run) => {
-            if intake::run(&mut tx, ctx, run).is_err() {
-                unrecorded = Some(Unrecorded::Unpresented);
-            }
-            Kind::Intake
-        }
+        Command::Intake(run) => return take_in(overlay, ctx, run),
         Command::Answered(answer) => {
             upkeep::answered(&mut tx, ctx, answer);
             Kind::CommandAnswered
@@ -200,5 +199,30 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
         record: tx.record(ctx.event, kind),
         unrecorded,
         leaned_on_frame,
+    }
+}
+
+/// Takes in as much of a run as one frame holds. A record that no append can ever carry would stop
+/// every replica that meets the run.
+fn take_in(overlay: &Overlay<'_>, ctx: Ctx<'_>, run: &Run) -> Decided {
+    let mut share = Share::ALL;
+    loop {
+        let mut tx = Tx::new(overlay);
+        let taken = intake::run(&mut tx, ctx, run, share);
+        let leaned_on_frame = tx.leaned_on_frame();
+        let record = tx.record(ctx.event, Kind::Intake);
+        let fits = record
+            .as_ref()
+            .is_none_or(|r| r.encoded_len().is_ok_and(|len| len <= INTAKE_BYTES_MAX));
+        match share.less(run.records.len()) {
+            Some(less) if !fits => share = less,
+            Some(_) | None => {
+                return Decided {
+                    record,
+                    unrecorded: taken.is_err().then_some(Unrecorded::Unpresented),
+                    leaned_on_frame,
+                };
+            }
+        }
     }
 }

@@ -413,6 +413,30 @@ fn a_message_changed_or_removed_behind_centrals_back_is_noticed() {
 }
 
 #[test]
+fn a_change_is_noticed_however_much_stands_between_it_and_the_next_frame() {
+    let (mut world, ..) = World::with_charge_points(1);
+    let victim = world.ledger.len();
+    for message in ["a", "b", "c"] {
+        world.append_bytes(message.into());
+    }
+    world.catch_up_all();
+    let frame = barrier(world.uuid(), world.state(0).basis());
+    world.append(&frame);
+    replay(&world.ledger);
+    world.ledger[victim] = b"z".to_vec();
+    let mut log = Log::default();
+    let alarm = world
+        .ledger
+        .iter()
+        .enumerate()
+        .find_map(|(n, bytes)| log.apply(n as u64 + 1, bytes).err());
+    assert!(
+        matches!(alarm, Some(Alarm::DigestMismatch { .. })),
+        "{alarm:?}"
+    );
+}
+
+#[test]
 fn a_stream_that_was_rewound_and_written_anew_is_noticed() {
     let (mut world, ..) = World::with_charge_points(2);
     world.catch_up_all();

@@ -576,6 +576,78 @@ fn a_refusal_from_a_stale_view_does_not_stand() {
 }
 
 #[test]
+fn a_refusal_rests_on_all_that_it_was_decided_on() {
+    type Change = fn(&mut World, &mut Cabinet);
+    let end: Change = |world, two| {
+        let open = world.state(0).open_sessions().next().unwrap().value.id;
+        world.take(0, two, vec![ended(open, None)]);
+    };
+    let unblock: Change = |world, _| {
+        let wish = Wish::Unblock {
+            driver: driver("alice"),
+        };
+        world.ask(0, &op("u", wish));
+    };
+    let enable: Change = |world, _| {
+        let wish = Wish::Service {
+            cp: cp_id("CP-1"),
+            connector: None,
+            serve: true,
+        };
+        world.ask(0, &op("on", wish));
+    };
+    let stay: Change = |world, two| {
+        world.charging(two, "alice", "a0");
+    };
+    let block: Change = |world, _| {
+        let wish = Wish::Block {
+            driver: driver("alice"),
+            reason: "unpaid".into(),
+        };
+        world.ask(0, &op("b", wish));
+    };
+    let disable: Change = |world, _| {
+        let wish = Wish::Service {
+            cp: cp_id("CP-1"),
+            connector: None,
+            serve: false,
+        };
+        world.ask(0, &op("off", wish));
+    };
+    let widen: Change = |world, _| {
+        let mut one = Cabinet::new("CP-1", "e1");
+        one.connectors = 2;
+        world.run(0, &one.sync());
+    };
+    for (before, after, code) in [
+        (stay, end, Code::LimitReached),
+        (block, unblock, Code::DriverBlocked),
+        (disable, enable, Code::OutOfService),
+        ((|_, _| ()) as Change, widen, Code::UnknownConnector),
+    ] {
+        let (mut world, _, mut two) = World::with_charge_points(2);
+        before(&mut world, &mut two);
+        world.catch_up_all();
+        let mut asking = start("alice", "r1", "CP-1");
+        if code == Code::UnknownConnector {
+            asking = asking.at_connector(2);
+        }
+        let stale = world.cut(1, &[asking.command()]);
+        after(&mut world, &mut two);
+        assert_eq!(world.commit(&stale), [false], "{code}");
+        world.ask(1, &asking).session();
+
+        // Where nothing changed it stands.
+        let (mut world, _, mut two) = World::with_charge_points(2);
+        before(&mut world, &mut two);
+        world.catch_up_all();
+        let fresh = world.cut(1, &[asking.command()]);
+        assert_eq!(world.commit(&fresh), [true], "{code}");
+        assert_eq!(world.ask(0, &asking).code(), code);
+    }
+}
+
+#[test]
 fn a_limit_of_two_sessions_allows_two() {
     let (mut world, ..) = World::with_charge_points(1);
     world.settings.sessions_per_driver = 2;

@@ -1,12 +1,12 @@
 //! What charge points report: in order, once, and never refused.
 
 use central_core::{
-    decide::{Command, Incoming, Run, Unrecorded, Verb},
+    decide::{Command, INTAKE_BYTES_MAX, Incoming, Run, Unrecorded, Verb},
     model::Stage,
 };
 use ev_contract::{
     codes::Code,
-    connector::{Phase, Service},
+    connector::{FaultEffect, Phase, Service},
     ids::ConnectorId,
     v1::{EdgeFact, EdgeRecord, EndCode, Flag, Origin, Outcome, Status},
 };
@@ -573,4 +573,142 @@ fn a_charge_point_that_presents_itself_ends_and_frees_nothing() {
     assert!(!world.session(id).is_ended());
     assert_eq!(world.session(id).epoch, epoch("e1"));
     assert!(world.connector("CP-1").open.contains(&id));
+}
+
+#[test]
+fn a_cabinet_that_opens_sessions_without_end_is_kept_within_bounds() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let facts = (0..200).map(|_| opened(world.session_id(), None)).collect();
+    assert!(world.take(0, &mut one, facts));
+    let spool = world.spool(&one);
+    assert_eq!((spool.next, spool.quarantined), (201, 184));
+    assert_eq!(world.connector("CP-1").open.len(), 16);
+}
+
+#[test]
+fn no_intake_makes_a_record_that_the_ledger_cannot_hold() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    one.connectors = 3;
+    world.run(0, &one.sync());
+    // Forty sessions, each with a token of 15 kB: a gap would flag them all, and the run that ends
+    // them all would write them all.
+    let ids: Vec<_> = (0..40).map(|_| world.session_id()).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let fact = EdgeFact::OpenedAtEdge {
+            session_id: *id,
+            connector: ConnectorId(u16::try_from(n % 3).unwrap() + 1),
+            origin: Origin::Local,
+            driver_id: None,
+            token: Some("t".repeat(15_000)),
+        };
+        world.take(0, &mut one, vec![fact]);
+    }
+    one.next += 3;
+    one.first = one.next;
+    let gap = one.run(Vec::new());
+    let records: Vec<_> = ids
+        .iter()
+        .map(|id| one.record(T0, ended(*id, None)))
+        .collect();
+    let last = one.next;
+    for run in [gap, one.run(records)] {
+        let mut rounds = 0;
+        while let Some(record) = world.decide(0, &run).record {
+            assert!(record.encoded_len().unwrap() <= INTAKE_BYTES_MAX);
+            assert!(world.run(0, &run));
+            rounds += 1;
+            assert!(rounds < 5, "each round moves the position on");
+        }
+    }
+    let spool = world.spool(&one);
+    assert_eq!((spool.next, spool.missing, spool.quarantined), (last, 3, 0));
+    assert!(ids.iter().all(|id| world.session(*id).is_ended()));
+}
+
+#[test]
+fn a_run_that_is_too_large_for_one_record_is_taken_in_several() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let raw = rmpv::Value::from("x".repeat(INTAKE_BYTES_MAX - 2_000));
+    let first = one.record(T0, Report::default().fact());
+    one.next += 1;
+    let last = one.record(T0, EdgeFact::Booted { raw: None });
+    let run = Command::Intake(Run {
+        cp: one.id.clone(),
+        epoch: one.epoch.clone(),
+        first: 1,
+        from: 1,
+        records: vec![
+            incoming(first),
+            Incoming {
+                raw,
+                record: Err("too large".into()),
+            },
+            incoming(last),
+        ],
+    });
+    while let Some(record) = world.decide(0, &run).record {
+        assert!(record.encoded_len().unwrap() <= INTAKE_BYTES_MAX);
+        assert!(world.run(0, &run));
+    }
+    let spool = world.spool(&one);
+    assert_eq!((spool.next, spool.quarantined), (4, 1));
+}
+
+#[test]
+fn a_record_whose_consequences_alone_are_too_large_is_kept_aside() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.session_id();
+    let text = "x".repeat(INTAKE_BYTES_MAX * 3 / 5);
+    let local = EdgeFact::OpenedAtEdge {
+        session_id: id,
+        connector: ConnectorId(1),
+        origin: Origin::Local,
+        driver_id: None,
+        token: Some(text.clone()),
+    };
+    world.take(0, &mut one, vec![local]);
+    let mut report = Report {
+        fault: Some(FaultEffect::Warning),
+        ..Report::default()
+    }
+    .fact();
+    if let EdgeFact::Connector {
+        fault: Some(fault), ..
+    } = &mut report
+    {
+        fault.raw = text;
+    }
+    world.take(0, &mut one, vec![report]);
+    // Its end would write both.
+    let record = one.record(T0, ended(id, None));
+    let run = one.run(vec![record]);
+    let decided = world.decide(0, &run).record.unwrap();
+    assert!(decided.encoded_len().unwrap() <= INTAKE_BYTES_MAX);
+    assert!(world.run(0, &run));
+    assert!(!world.session(id).is_ended());
+    assert_eq!(
+        (world.spool(&one).next, world.spool(&one).quarantined),
+        (4, 1)
+    );
+    assert_eq!(world.evidence().len(), 1);
+}
+
+#[test]
+fn a_meter_that_is_another_each_time_does_not_make_a_session_grow_for_ever() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let named = |name: String| {
+        let mut reading = reading(T0, 1_000_000);
+        reading.meter_id = name;
+        checkpoint(id, reading)
+    };
+    world.take(0, &mut one, vec![named("m".repeat(65))]);
+    assert_eq!(world.spool(&one).quarantined, 1);
+    let facts = (0..400).map(|n| named(format!("{n:064}"))).collect();
+    world.take(0, &mut one, facts);
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    let receipt = world.receipt(id);
+    assert_eq!(receipt.meters.len(), 200);
+    assert!(receipt.flags.contains(&Flag::MeterReset));
+    assert!(world.ledger.last().unwrap().len() < 64 * 1024);
 }

@@ -149,6 +149,8 @@ pub enum Doubt {
     Unlisted(Deadline),
     /// The plug is out and no end was heard.
     Unplugged(Deadline),
+    /// A later transaction has begun on the connector, to which all readings belong from there on.
+    Replaced(Deadline),
 }
 
 /// A stop that holds until the hardware confirms.
@@ -346,7 +348,9 @@ impl Run {
         }
         match &mut self.doubt {
             None => {}
-            Some(Doubt::Unlisted(until) | Doubt::Unplugged(until)) => until.restart(stamp),
+            Some(Doubt::Unlisted(until) | Doubt::Unplugged(until) | Doubt::Replaced(until)) => {
+                until.restart(stamp)
+            }
         }
     }
 }

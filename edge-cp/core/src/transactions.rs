@@ -150,7 +150,7 @@ pub(crate) fn plug(c: &mut Connector, d: &mut Desk, cx: &mut Cx, at: UnixMs, plu
                 run.doubt = None;
                 c.touched = true;
             }
-            Some(Doubt::Unlisted(_)) | None => {}
+            Some(Doubt::Unlisted(_) | Doubt::Replaced(_)) | None => {}
         },
     }
 }
@@ -179,17 +179,20 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     match owner(c.session.as_ref(), &row, at) {
         Owner::Session => begin_run(c, d, cx, row),
         Owner::Successor => {
-            let reason = EndReason {
-                raw: Some("another transaction began".into()),
-                ..EndReason::new(EndCode::Other, EndSource::Charger)
-            };
-            let last = row.start.clone();
-            let same_meter = c
-                .session
-                .as_ref()
-                .and_then(Session::run)
-                .is_some_and(|r| r.meter.last.meter_epoch == last.meter_epoch);
-            run_over(c, d, cx, &reason, same_meter.then_some(last), at, None);
+            let until = Deadline::after(&cx.stamp, GONE_GRACE_MS);
+            if let Some(session) = &mut c.session {
+                match &mut session.stage {
+                    Stage::Running(run) => run.doubt = Some(Doubt::Replaced(until)),
+                    Stage::Stopping(s) => {
+                        if let Some(run) = &mut s.run {
+                            run.doubt = Some(Doubt::Replaced(until));
+                        }
+                        s.gone.get_or_insert(until);
+                    }
+                    Stage::AwaitingPlug { .. } | Stage::Starting(_) | Stage::Idle { .. } => {}
+                }
+                c.touched = true;
+            }
             keep_unclaimed(c, d, cx, row);
         }
         Owner::Nobody => keep_unclaimed(c, d, cx, row),
@@ -447,6 +450,10 @@ pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwR
     let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) else {
         return;
     };
+    match run.doubt {
+        Some(Doubt::Replaced(_)) => return,
+        Some(Doubt::Unlisted(_) | Doubt::Unplugged(_)) | None => {}
+    }
     if reading.meter_epoch == run.meter.last.meter_epoch {
         take_reading(c, d, cx, reading);
         return;
@@ -902,7 +909,7 @@ pub(crate) fn begin_stop(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reason: E
                 uncertain: true,
                 before: None,
                 gone: match run.doubt {
-                    Some(Doubt::Unlisted(until)) => Some(until),
+                    Some(Doubt::Unlisted(until) | Doubt::Replaced(until)) => Some(until),
                     Some(Doubt::Unplugged(_)) | None => None,
                 },
                 run: Some(run),
@@ -1097,7 +1104,10 @@ pub(crate) fn reconcile(
                         run.doubt = Some(Doubt::Unlisted(until));
                         c.touched = true;
                     }
-                    (None | Some(Doubt::Unplugged(_) | Doubt::Unlisted(_)), _) => {}
+                    (
+                        None | Some(Doubt::Unplugged(_) | Doubt::Unlisted(_) | Doubt::Replaced(_)),
+                        _,
+                    ) => {}
                 }
             }
             Stage::Stopping(s) => {
@@ -1153,8 +1163,9 @@ pub(crate) fn hurry(c: &mut Connector, stamp: &Stamp) {
                 early.until.restart(stamp);
             }
         }
-        Stage::Running(run) => match run.doubt {
+        Stage::Running(run) => match &mut run.doubt {
             Some(Doubt::Unlisted(_)) => run.doubt = None,
+            Some(Doubt::Replaced(until)) => until.restart(stamp),
             Some(Doubt::Unplugged(_)) | None => {}
         },
         Stage::AwaitingPlug { .. } | Stage::Idle { .. } => {}
@@ -1274,7 +1285,13 @@ fn due(c: &mut Connector, d: &Desk, cx: &mut Cx) -> Due {
                     let reason = EndReason::new(EndCode::EvUnplugged, EndSource::Vehicle);
                     return Due::Stop(reason);
                 }
-                Some(Doubt::Unlisted(_) | Doubt::Unplugged(_)) | None => {}
+                Some(Doubt::Replaced(until)) if online && until.passed(&stamp) => {
+                    return Due::Over(EndReason {
+                        raw: Some("another transaction began".into()),
+                        ..EndReason::new(EndCode::Other, EndSource::Charger)
+                    });
+                }
+                Some(Doubt::Unlisted(_) | Doubt::Unplugged(_) | Doubt::Replaced(_)) | None => {}
             }
             let used_up = limits.energy_mwh.is_some_and(|l| run.meter.energy() >= l);
             if used_up {

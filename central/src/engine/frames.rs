@@ -221,14 +221,15 @@ impl Engine {
             return;
         }
         if let ItemKind::Request(ask, _) = &item.kind
-            && let Some(known) = known(self.log.state(), ask) {
-                let known = match known {
-                    Known::Answered(answer) => Some(answer.clone()),
-                    Known::Reused => None,
-                };
-                self.answer_request(item, known);
-                return;
-            }
+            && let Some(known) = known(self.log.state(), ask)
+        {
+            let known = match known {
+                Known::Answered(answer) => Some(answer.clone()),
+                Known::Reused => None,
+            };
+            self.answer_request(item, known);
+            return;
+        }
         if let ItemKind::Sync(cp, _) | ItemKind::Run(Run { cp, .. }) = &item.kind {
             self.heard.sign_of_life(cp, super::wall());
         }
@@ -256,6 +257,7 @@ impl Engine {
         let now = self.now();
         let mut due = self.waiting.take_due();
         let mut at_once = Vec::new();
+        let mut too_large = Vec::new();
         let state = self.log.state();
         let mut filling = Filling {
             overlay: Overlay::new(state),
@@ -288,8 +290,11 @@ impl Engine {
                             continue;
                         }
                     };
-                    let full = filling.bytes + size > FRAME_BYTES_MAX;
-                    if full && !filling.records.is_empty() {
+                    if filling.bytes + size > FRAME_BYTES_MAX {
+                        if filling.records.is_empty() {
+                            too_large.push(item);
+                            continue;
+                        }
                         due.push_front(item);
                         break;
                     }
@@ -307,6 +312,14 @@ impl Engine {
         }
         let Filling { records, items, .. } = filling;
         self.waiting.put_back(due);
+        for item in too_large {
+            tracing::error!(verb = item.verb, "a decision is too large for the ledger");
+            self.refuse(
+                &item,
+                Code::Internal,
+                "the decision is too large for the ledger",
+            );
+        }
         for (item, unrecorded) in at_once {
             self.settle(item, unrecorded);
         }
@@ -391,11 +404,12 @@ impl Engine {
 
     fn decide_again(&mut self, mut item: Item) {
         if let ItemKind::Request(ask, _) = &item.kind
-            && known(self.log.state(), ask).is_some() {
-                // The other copy of the request came first: its answer is the answer.
-                self.settle(item, None);
-                return;
-            }
+            && known(self.log.state(), ask).is_some()
+        {
+            // The other copy of the request came first: its answer is the answer.
+            self.settle(item, None);
+            return;
+        }
         item.again += 1;
         if item.again > DECIDED_AGAIN_MAX {
             self.refuse(&item, Code::Overloaded, "others were always faster");

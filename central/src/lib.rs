@@ -6,7 +6,7 @@
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams
 //! - [`orders`]: commands to charge points
-//! - [`mod@heard`]: heartbeats
+//! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 

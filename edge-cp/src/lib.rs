@@ -3,8 +3,8 @@
 //!
 //! - [`config`]: the file, checked in full
 //! - [`actor`]: the task that owns a charge point
-//! - [`store`]: SQLite
-//! - [`uplink`]: NATS
+//! - [`store`]: the SQLite file
+//! - [`uplink`]: the NATS connection
 //! - [`hardware`]: the port between agent and hardware driver
 //! - [`sim`]: a simulated charger behind that port
 //! - [`control`]: the socket for those who stand in front of the cabinet

@@ -5,6 +5,8 @@
 //! A failure prints its seed; `EDGE_SIM_SEED=<seed> cargo test -p edge-cp --test simulation`
 //! replays it, with `EDGE_SIM_TRACE=1` step by step. `EDGE_SIM_SEEDS=<n>` tries more of them.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use edge_core::{
@@ -371,10 +373,10 @@ impl World {
         if was_dark && self.plant.dark_ms.is_none() && self.link {
             facts = self.plant.snapshot(&self.spec);
         }
-        if n % 20 == 0 {
+        if n.is_multiple_of(20) {
             facts.extend(self.plant.readings(&self.spec, false));
         }
-        if self.unruly.spurious_boot() && n % 10 == 0 {
+        if self.unruly.spurious_boot() && n.is_multiple_of(10) {
             facts.push(HwFact::Booted {
                 at: self.plant.wall,
                 raw: Some("Unknown".into()),
@@ -382,7 +384,7 @@ impl World {
             });
         }
         self.tell(facts);
-        if n % 4 == 0 {
+        if n.is_multiple_of(4) {
             self.feed(Input::Tick);
         }
         self.uplink_step();

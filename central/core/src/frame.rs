@@ -2,7 +2,8 @@
 //!
 //! A frame on the wire is [`MAGIC`] and a MessagePack map. Bytes without the magic are nobody's
 //! frame: every replica passes over them alike. Bytes with it that this build cannot read come from
-//! a newer build: this one must stop serving.
+//! a newer build: this one must stop serving. A field that it does not know counts as such, since it
+//! would lose it when it writes the key again.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,7 @@ pub struct Digest(#[serde(with = "serde_bytes")] pub [u8; 16]);
 
 /// What an appender had applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 pub struct Basis {
     /// The stream sequence.
     pub seq: u64,
@@ -42,6 +44,7 @@ pub struct Basis {
 
 /// One append: what waited, decided on one state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Frame {
     /// Its own id, also when empty: a copy is never taken for another frame.
     pub id: Uuid,
@@ -81,6 +84,7 @@ pub enum Kind {
 
 /// One decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     /// Its id; becomes the version of what it writes.
     pub id: EventId,
@@ -97,6 +101,7 @@ pub struct Record {
 
 /// Something that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Evidence {
     /// Where it came from.
     pub cp: CpId,
@@ -148,6 +153,7 @@ pub enum Write {
 
 /// What leaves the state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Forget {
     /// The new horizon: refusals that expired at or before it go.
     pub horizon: Horizon,

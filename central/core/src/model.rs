@@ -19,6 +19,7 @@ use crate::keys::Asker;
 
 /// A charge point as it presented itself in its last `sync`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ChargePoint {
     /// Its site.
     pub site: SiteId,
@@ -44,6 +45,7 @@ impl ChargePoint {
 
 /// What a charge point last reported of a connector.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reported {
     /// A car is plugged in.
     pub plugged: bool,
@@ -61,6 +63,7 @@ pub struct Reported {
 
 /// A connector.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Connector {
     /// Open sessions. A set, since a local start may cross an accepted one.
     #[serde(default)]
@@ -124,6 +127,7 @@ impl Connector {
 
 /// A driver.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Driver {
     /// Open sessions that count against the limit.
     #[serde(default)]
@@ -176,6 +180,7 @@ pub enum Answer {
 
 /// A request with its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// Of the content, so that the same id with other content is seen.
     #[serde(with = "serde_bytes")]
@@ -188,6 +193,7 @@ pub struct Request {
 
 /// How far central is with a spool.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spool {
     /// The next number that is wanted.
     pub next: u64,
@@ -215,6 +221,7 @@ impl Default for Spool {
 
 /// The adjustments to an ended session.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Adjustments {
     /// In order.
     pub list: Vec<Adjustment>,
@@ -226,6 +233,7 @@ pub struct Adjustments {
 
 /// Up to when requests may have been forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Horizon {
     /// A request that is not known and expired at or before this is never decided.
     pub until: UnixMs,
@@ -233,6 +241,7 @@ pub struct Horizon {
 
 /// An accepted stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StopOrder {
     /// Why and by whom.
     pub reason: EndReason,
@@ -242,6 +251,7 @@ pub struct StopOrder {
 
 /// What has been metered so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Metering {
     /// When energy began.
     pub started_at: UnixMs,
@@ -294,6 +304,7 @@ pub enum Stage {
 
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Session {
     /// The one id.
     pub id: SessionId,

@@ -21,7 +21,7 @@ use ev_contract::{
     wire::{Encoding, Tag},
 };
 
-use super::{Engine, Item, ItemKind, Result_, frames::Whom, send_command, wall};
+use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
 use crate::border::{Page, Query, ReplyTo};
 
 /// What an asker is told whose question the ledger could not take; up to twice that, so that many
@@ -239,7 +239,7 @@ impl Engine {
             let answer = asked.await;
             // The engine may have ended.
             let _ = results
-                .send(Result_::Acted {
+                .send(TaskDone::Acted {
                     item: Box::new(item),
                     cp,
                     answer,

@@ -363,6 +363,7 @@ impl Engine {
         let now = self.now();
         let mut due = self.waiting.take_due();
         let mut at_once = Vec::new();
+        let mut too_large = Vec::new();
         let state = self.log.state();
         let mut filling = Filling {
             overlay: Overlay::new(state),
@@ -395,8 +396,11 @@ impl Engine {
                             continue;
                         }
                     };
-                    let full = filling.bytes + size > FRAME_BYTES_MAX;
-                    if full && !filling.records.is_empty() {
+                    if filling.bytes + size > FRAME_BYTES_MAX {
+                        if filling.records.is_empty() {
+                            too_large.push(item);
+                            continue;
+                        }
                         due.push_front(item);
                         break;
                     }
@@ -414,6 +418,14 @@ impl Engine {
         }
         let Filling { records, items, .. } = filling;
         self.waiting.put_back(due);
+        for item in too_large {
+            tracing::error!(verb = item.verb, "a decision is too large for the ledger");
+            self.refuse(
+                &item,
+                Code::Internal,
+                "the decision is too large for the ledger",
+            );
+        }
         for (item, unrecorded) in at_once {
             self.settle(item, unrecorded);
         }

@@ -304,10 +304,11 @@ impl ChargePoint {
         }
         let mut txs = BTreeMap::new();
         for row in stored.txs {
-            if row.session_id.is_none() && !row.ended {
-                if let Some(connector) = connectors.get_mut(&row.connector) {
-                    connector.unclaimed.push(Unclaimed::of(&row, now.mono_ms));
-                }
+            if row.session_id.is_none()
+                && !row.ended
+                && let Some(connector) = connectors.get_mut(&row.connector)
+            {
+                connector.unclaimed.push(Unclaimed::of(&row, now.mono_ms));
             }
             txs.insert(row.origin.clone(), row);
         }

@@ -39,6 +39,10 @@ pub struct Session {
 
 /// How far a session is. Each stage owns what only it knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one a connector, and boxes would hide its transitions"
+)]
 pub enum Stage {
     /// No start has been sent to the hardware: waits for a plug.
     AwaitingPlug {
@@ -368,6 +372,10 @@ pub struct SessionRow {
 
 /// An open session in full; of an ended one, that it has been.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it only lives on its way to the disk"
+)]
 pub enum StoredSession {
     /// It goes on.
     Open(Session),

@@ -440,12 +440,12 @@ pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwR
         }
     }
     c.reading = Some((reading.clone(), mono));
-    if let Some(waiting) = c.unclaimed.last_mut().filter(|u| u.over.is_none()) {
-        if reading.at >= waiting.meter.last.at {
-            waiting
-                .meter
-                .observe(reading.clone(), c.spec.power_max(), d.identity.speed);
-        }
+    if let Some(waiting) = c.unclaimed.last_mut().filter(|u| u.over.is_none())
+        && reading.at >= waiting.meter.last.at
+    {
+        waiting
+            .meter
+            .observe(reading.clone(), c.spec.power_max(), d.identity.speed);
     }
     let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) else {
         return;
@@ -608,10 +608,10 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
             .is_some_and(|row| is_end_of(row, &over, reading.as_ref()))
     });
     if of_session {
-        if let Some(reading) = &reading {
-            if c.reading.as_ref().is_none_or(|(_, m)| *m <= mono) {
-                c.reading = Some((reading.clone(), mono));
-            }
+        if let Some(reading) = &reading
+            && c.reading.as_ref().is_none_or(|(_, m)| *m <= mono)
+        {
+            c.reading = Some((reading.clone(), mono));
         }
         run_over(c, d, cx, &over.reason, reading, at, Some(over.at));
         return None;
@@ -1111,14 +1111,13 @@ pub(crate) fn reconcile(
                 }
             }
             Stage::Stopping(s) => {
-                if let Some(run) = &s.run {
-                    if !listed(&run.origin, &run.device_tx)
-                        && at > run.meter.start.at
-                        && s.gone.is_none()
-                    {
-                        s.gone = Some(until);
-                        c.touched = true;
-                    }
+                if let Some(run) = &s.run
+                    && !listed(&run.origin, &run.device_tx)
+                    && at > run.meter.start.at
+                    && s.gone.is_none()
+                {
+                    s.gone = Some(until);
+                    c.touched = true;
                 }
             }
         }
@@ -1174,15 +1173,16 @@ pub(crate) fn hurry(c: &mut Connector, stamp: &Stamp) {
 
 /// Everything that follows from time alone.
 pub(crate) fn pass_time(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
-    if let Some(limit) = &mut c.row.limit {
-        if !limit.fallen_back && limit.until.passed(&cx.stamp) {
-            limit.fallen_back = true;
-            cx.fx.hardware.push(HwCommand::SetLimit {
-                connector: c.spec.connector,
-                max_ma: limit.fallback_ma,
-                phases: limit.phases,
-            });
-        }
+    if let Some(limit) = &mut c.row.limit
+        && !limit.fallen_back
+        && limit.until.passed(&cx.stamp)
+    {
+        limit.fallen_back = true;
+        cx.fx.hardware.push(HwCommand::SetLimit {
+            connector: c.spec.connector,
+            max_ma: limit.fallback_ma,
+            phases: limit.phases,
+        });
     }
     pass_session(c, d, cx);
     pass_unclaimed(c, d, cx);

@@ -138,8 +138,14 @@ fn take(
         )),
         Ok(record) => fact(tx, ctx, run, record, spool),
     };
-    if let Err(why) = outcome {
-        set_aside(tx, run, seq, incoming, why, spool);
+    match outcome {
+        Ok(None) => {}
+        // The rest of the record is used; the reading is for an operator to judge.
+        Ok(Some(flag)) => {
+            spool.anomalies += 1;
+            keep(tx, run, seq, flag.to_string(), verbatim(incoming));
+        }
+        Err(why) => set_aside(tx, run, seq, incoming, why, spool),
     }
 }
 
@@ -152,12 +158,16 @@ fn set_aside(
     spool: &mut Spool,
 ) {
     spool.quarantined += 1;
+    keep(tx, run, seq, why, verbatim(incoming));
+}
+
+fn verbatim(incoming: &Incoming) -> Vec<u8> {
     let mut raw = Vec::new();
-    if rmpv::encode::write_value(&mut raw, &incoming.raw).is_err() {
+    match rmpv::encode::write_value(&mut raw, &incoming.raw) {
+        Ok(()) => raw,
         // A value that was read a moment ago; its debug form is better than nothing.
-        raw = incoming.raw.to_string().into_bytes();
+        Err(_) => incoming.raw.to_string().into_bytes(),
     }
-    keep(tx, run, seq, why, raw);
 }
 
 fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
@@ -187,13 +197,14 @@ fn flag_missing(tx: &mut Tx<'_, '_>, run: &Run) {
     }
 }
 
+/// Takes what happened. Says which reading could not be used although the rest was.
 fn fact(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
     run: &Run,
     record: &EdgeRecord,
     spool: &mut Spool,
-) -> Result<(), Unusable> {
+) -> Result<Option<Flag>, Unusable> {
     let at = metering::believable(record.at, ctx.now.wall);
     match &record.fact {
         EdgeFact::Accepted { session_id, .. } => {
@@ -204,9 +215,9 @@ fn fact(
                         phase: Phase::Preparing,
                     };
                     tx.put(Write::Session(Box::new(session)));
-                    Ok(())
+                    Ok(None)
                 }
-                Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => Ok(()),
+                Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => Ok(None),
                 Stage::Ended { .. } => Err("the session had ended in central".into()),
             }
         }
@@ -222,7 +233,7 @@ fn fact(
                     && there.epoch == run.epoch
                     && !matches!(there.origin, Origin::App | Origin::Operator);
                 return if same {
-                    Ok(())
+                    Ok(None)
                 } else {
                     Err("opens a session whose id is in use".into())
                 };
@@ -239,6 +250,7 @@ fn fact(
                     at,
                 },
             )
+            .map(|()| None)
         }
         EdgeFact::Started {
             session_id,
@@ -259,10 +271,10 @@ fn fact(
                         ),
                     };
                     tx.put(Write::Session(Box::new(session)));
-                    Ok(())
+                    Ok(None)
                 }
-                Stage::Energy { .. } | Stage::Standing { .. } => Ok(()),
-                Stage::Ended { .. } => late(tx, ctx, &session, Some(reading)),
+                Stage::Energy { .. } | Stage::Standing { .. } => Ok(None),
+                Stage::Ended { .. } => late(tx, ctx, &session, Some(reading)).map(|()| None),
             }
         }
         EdgeFact::Phase {
@@ -272,10 +284,9 @@ fn fact(
         } => {
             let session = own(tx, run, *session_id)?;
             if session.is_ended() {
-                return late(tx, ctx, &session, reading.as_ref());
+                return late(tx, ctx, &session, reading.as_ref()).map(|()| None);
             }
-            progress(tx, ctx, session, Some(*phase), reading.as_ref());
-            Ok(())
+            Ok(progress(tx, ctx, session, Some(*phase), reading.as_ref()))
         }
         EdgeFact::Checkpoint {
             session_id,
@@ -283,10 +294,9 @@ fn fact(
         } => {
             let session = own(tx, run, *session_id)?;
             if session.is_ended() {
-                return late(tx, ctx, &session, Some(reading));
+                return late(tx, ctx, &session, Some(reading)).map(|()| None);
             }
-            progress(tx, ctx, session, None, Some(reading));
-            Ok(())
+            Ok(progress(tx, ctx, session, None, Some(reading)))
         }
         EdgeFact::EnergyEnded {
             session_id,
@@ -295,11 +305,10 @@ fn fact(
         } => {
             let mut session = own(tx, run, *session_id)?;
             if session.is_ended() {
-                return late(tx, ctx, &session, reading.as_ref());
+                return late(tx, ctx, &session, reading.as_ref()).map(|()| None);
             }
             metering::note_clock(&mut session.flags, record.quality);
-            energy_ended(tx, ctx, session, reading.as_ref(), reason, at);
-            Ok(())
+            Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
             session_id,
@@ -310,11 +319,18 @@ fn fact(
             let mut session = own(tx, run, *session_id)?;
             if session.is_ended() {
                 confirm_stop(tx, &session.cp, session.connector, session.id);
-                return late(tx, ctx, &session, reading.as_ref());
+                return late(tx, ctx, &session, reading.as_ref()).map(|()| None);
             }
             metering::note_clock(&mut session.flags, record.quality);
-            ended(tx, ctx, session, *completed, reason, reading.as_ref(), at);
-            Ok(())
+            Ok(ended(
+                tx,
+                ctx,
+                session,
+                *completed,
+                reason,
+                reading.as_ref(),
+                at,
+            ))
         }
         EdgeFact::Connector {
             connector,
@@ -339,13 +355,13 @@ fn fact(
                 value.reported = reported;
                 tx.put(Write::Connector(run.cp.clone(), *connector, value));
             }
-            Ok(())
+            Ok(None)
         }
-        EdgeFact::Booted { .. } => Ok(()),
+        EdgeFact::Booted { .. } => Ok(None),
         EdgeFact::Anomaly { what, .. } => {
             spool.anomalies += 1;
             keep(tx, run, record.seq, what.clone(), Vec::new());
-            Ok(())
+            Ok(None)
         }
     }
 }
@@ -464,14 +480,14 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
 }
 
 /// Takes a reading into an open session. One without a recorded start begins metering here: the
-/// record of its start is missing.
+/// record of its start is missing. Says why the reading could not be used, if so.
 fn meter_into(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
     session: &mut Session,
     phase: Option<Phase>,
     reading: Option<&Reading>,
-) {
+) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp.clone()).as_ref());
     let now = ctx.now.wall;
     match &mut session.stage {
@@ -486,6 +502,7 @@ fn meter_into(
             } else if let Some(phase) = phase {
                 session.stage = Stage::Taken { phase };
             }
+            None
         }
         Stage::Energy {
             phase: current,
@@ -494,16 +511,12 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
-            if let Some(reading) = reading {
-                metering::read(meter, &mut session.flags, reading, *current, now, can);
-            }
+            metering::read(meter, &mut session.flags, reading?, *current, now, can)
         }
         Stage::Standing { meter, .. } => {
-            if let Some(reading) = reading {
-                metering::read(meter, &mut session.flags, reading, Phase::Idle, now, can);
-            }
+            metering::read(meter, &mut session.flags, reading?, Phase::Idle, now, can)
         }
-        Stage::Ended { .. } => {}
+        Stage::Ended { .. } => None,
     }
 }
 
@@ -513,9 +526,10 @@ fn progress(
     mut session: Session,
     phase: Option<Phase>,
     reading: Option<&Reading>,
-) {
-    meter_into(tx, ctx, &mut session, phase.and_then(open_phase), reading);
+) -> Option<Flag> {
+    let odd = meter_into(tx, ctx, &mut session, phase.and_then(open_phase), reading);
     tx.put(Write::Session(Box::new(session)));
+    odd
 }
 
 fn energy_ended(
@@ -525,8 +539,8 @@ fn energy_ended(
     reading: Option<&Reading>,
     reason: &EndReason,
     at: UnixMs,
-) {
-    meter_into(tx, ctx, &mut session, None, reading);
+) -> Option<Flag> {
+    let odd = meter_into(tx, ctx, &mut session, None, reading);
     if let Stage::Energy { meter, .. } = &session.stage {
         session.stage = Stage::Standing {
             meter: meter.clone(),
@@ -535,6 +549,7 @@ fn energy_ended(
         };
     }
     tx.put(Write::Session(Box::new(session)));
+    odd
 }
 
 fn ended(
@@ -545,8 +560,8 @@ fn ended(
     reason: &EndReason,
     reading: Option<&Reading>,
     at: UnixMs,
-) {
-    meter_into(tx, ctx, &mut session, None, reading);
+) -> Option<Flag> {
+    let odd = meter_into(tx, ctx, &mut session, None, reading);
     if session.meter().is_some() && reading.is_none() {
         session.flags.insert(Flag::NoEndReading);
     }
@@ -568,6 +583,7 @@ fn ended(
             ended_at: at,
         },
     );
+    odd
 }
 
 /// The charge point has confirmed the stop of a session that was written off.

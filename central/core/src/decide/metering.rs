@@ -160,6 +160,7 @@ fn period_begins(last: &Period, at: UnixMs, phase: Phase) -> bool {
 }
 
 /// Takes a reading.
+/// Says why it could not be used, if so: then it is kept aside, for an operator to judge.
 pub(super) fn read(
     meter: &mut Metering,
     flags: &mut BTreeSet<Flag>,
@@ -167,7 +168,7 @@ pub(super) fn read(
     phase: Phase,
     now: UnixMs,
     can: Capability,
-) {
+) -> Option<Flag> {
     note_clock(flags, reading.quality);
     let mut at = believable(reading.at, now);
     let since = flowed_since(meter.last_at, reading, at);
@@ -175,21 +176,19 @@ pub(super) fn read(
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;
     }
-    let Some(last) = meter.spans.last_mut() else {
-        return;
-    };
+    let last = meter.spans.last_mut()?;
     match step(last, since, reading, at, can) {
         Step::Rises => last.to_mwh = reading.register_mwh,
         Step::Another(span) => {
             flags.insert(Flag::MeterReset);
             if meter.spans.len() == Metering::SPANS_MAX {
-                return;
+                return Some(Flag::MeterReset);
             }
             meter.spans.push(span);
         }
         Step::Anomaly(flag) => {
             flags.insert(flag);
-            return;
+            return Some(flag);
         }
     }
     meter.last_at = at;
@@ -207,4 +206,5 @@ pub(super) fn read(
             register_mwh: reading.register_mwh,
         });
     }
+    None
 }

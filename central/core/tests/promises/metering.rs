@@ -197,6 +197,20 @@ fn a_register_that_jumps_under_an_unsure_clock_is_flagged_and_not_billed() {
 }
 
 #[test]
+fn a_reading_that_is_not_billed_is_kept_word_for_word() {
+    let (world, _) = receipt_of(&[
+        reading(at(0), 1_000_000),
+        reading(at(1), 900_000_000),
+        reading(at(2), 1_000_500),
+    ]);
+    let evidence = world.evidence();
+    assert_eq!(evidence.len(), 1, "{evidence:?}");
+    assert_eq!(evidence[0].why, "register_jumped");
+    let raw = rmpv::decode::read_value(&mut evidence[0].raw.as_slice()).unwrap();
+    assert!(raw.to_string().contains("900000000"), "{raw}");
+}
+
+#[test]
 fn energy_metered_after_a_clock_was_set_back_is_billed() {
     // An unsure time ahead of central's, then the right one.
     let mut readings = vec![

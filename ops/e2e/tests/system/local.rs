@@ -118,3 +118,29 @@ async fn a_fault_that_suspends_ends_nothing() -> Result<()> {
     ended_right(&site, &alice, &session, before, "CP-001").await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charger_that_does_not_answer_its_agent_is_refused_as_such() -> Result<()> {
+    let site = plugged(Charger::Orderly, 1).await?;
+    let alice = site.driver("alice").await?;
+    site.ctl(&["link", "down", "CP-001"]).await?;
+    wait_for("central knows", PATIENCE, async || {
+        let answer = alice.start_with("CP-001", &StartOptions::default()).await?;
+        if answer.error.is_none()
+            && let Some(session) = answer.session_id
+        {
+            alice.stop(&session.to_string()).await?;
+        }
+        let reason = answer.reason.as_deref();
+        ensure!(reason == Some(Code::ChargerOffline.as_str()), "{answer:?}");
+        Ok(())
+    })
+    .await?;
+    site.ctl(&["link", "up", "CP-001"]).await?;
+    wait_for("it serves again", PATIENCE, async || {
+        let answer = alice.start_with("CP-001", &StartOptions::default()).await?;
+        ensure!(answer.error.is_none(), "{answer:?}");
+        Ok(())
+    })
+    .await
+}

@@ -9,6 +9,7 @@ mod ledger;
 mod local;
 mod operators;
 mod races;
+mod records;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

@@ -1,3 +1,5 @@
+mod storm;
+
 use clap::{Parser, Subcommand};
 
 /// Machines that look for the fault that breaks a promise.
@@ -9,8 +11,13 @@ struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum Machine {}
+enum Machine {
+    /// All charge points at once, floods, and a reader that stands still
+    Storm(storm::Args),
+}
 
 fn main() -> anyhow::Result<()> {
-    match Args::parse().machine {}
+    match Args::parse().machine {
+        Machine::Storm(args) => storm::run(&args),
+    }
 }

@@ -1,3 +1,7 @@
+mod nemesis;
+
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Machines that look for the fault that breaks a promise.
@@ -9,8 +13,16 @@ struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum Machine {}
+enum Machine {
+    /// Real processes, real drivers, and whatever can go wrong; judged by what users saw
+    Run(nemesis::RunArgs),
+    /// Judge the history of a run once more
+    Judge(nemesis::JudgeArgs),
+}
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().machine {}
+fn main() -> anyhow::Result<ExitCode> {
+    match Args::parse().machine {
+        Machine::Run(args) => nemesis::run(&args),
+        Machine::Judge(args) => nemesis::judge_file(&args),
+    }
 }

@@ -137,9 +137,15 @@ impl Config {
             why: why.into(),
         };
         for server in config.servers() {
-            server
+            if !server
                 .parse::<async_nats::ServerAddr>()
-                .map_err(|_| wrong("nats_url", "give nats://HOST:PORT, several with commas"))?;
+                .is_ok_and(|server| !server.host().is_empty())
+            {
+                return Err(wrong(
+                    "nats_url",
+                    "give nats://HOST:PORT, several with commas",
+                ));
+            }
         }
         if !matches!(config.stream_replicas, 1 | 3 | 5) {
             return Err(wrong("stream_replicas", "give 1, 3 or 5"));

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod orders;
 pub mod out;
 pub mod receipts;
+mod schedule;
 pub mod snapshots;
 mod subscriptions;
 

@@ -1,11 +1,13 @@
 //! When to command which charge point: what is due, what is under way, what to try again.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
 use ev_contract::ids::{ConnectorId, CpId, SessionId};
+
+use crate::schedule::Schedule;
 
 /// What a command is about. What it says is derived from the state at each attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,7 +35,6 @@ const RECORD_WAIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Pending {
     cp: CpId,
-    due: Instant,
     wait: Duration,
     version: u64,
 }
@@ -42,7 +43,7 @@ struct Pending {
 #[derive(Debug, Default)]
 pub struct Orders {
     pending: HashMap<Subject, Pending>,
-    queue: BTreeSet<(Instant, Subject)>,
+    schedule: Schedule<Subject>,
     in_flight: HashSet<Subject>,
     again: HashSet<Subject>,
 }
@@ -67,12 +68,10 @@ impl Orders {
         } else {
             Instant::now() + jittered(OTHERS_AFTER)
         };
-        self.remove_from_queue(&subject);
         self.pending.insert(
             subject.clone(),
             Pending {
                 cp: cp.clone(),
-                due,
                 wait: AGAIN_FIRST,
                 version,
             },
@@ -81,21 +80,15 @@ impl Orders {
             // What is under way may still be the command before: look again when it is back.
             self.again.insert(subject);
         } else {
-            self.queue.insert((due, subject));
+            self.schedule.set(subject, due);
         }
     }
 
     /// The state no longer wants it.
     pub fn done(&mut self, subject: &Subject) {
-        self.remove_from_queue(subject);
+        self.schedule.remove(subject);
         self.pending.remove(subject);
         self.again.remove(subject);
-    }
-
-    fn remove_from_queue(&mut self, subject: &Subject) {
-        if let Some(pending) = self.pending.get(subject) {
-            self.queue.remove(&(pending.due, subject.clone()));
-        }
     }
 
     /// What to attempt now.
@@ -103,14 +96,11 @@ impl Orders {
         let now = Instant::now();
         let mut due = Vec::new();
         while self.in_flight.len() < IN_FLIGHT_MAX {
-            match self.queue.first() {
-                Some((at, _)) if *at <= now => {}
-                Some(_) | None => break,
-            }
-            if let Some((_, subject)) = self.queue.pop_first() {
-                self.in_flight.insert(subject.clone());
-                due.push(subject);
-            }
+            let Some(subject) = self.schedule.pop_due(now) else {
+                break;
+            };
+            self.in_flight.insert(subject.clone());
+            due.push(subject);
         }
         due
     }
@@ -129,8 +119,7 @@ impl Orders {
                 pending.wait = (wait * 2).min(AGAIN_MAX);
                 jittered(wait)
             };
-            pending.due = Instant::now() + wait;
-            self.queue.insert((pending.due, subject.clone()));
+            self.schedule.set(subject.clone(), Instant::now() + wait);
         }
     }
 
@@ -144,11 +133,9 @@ impl Orders {
             .map(|(subject, _)| subject.clone())
             .collect();
         for subject in theirs {
-            self.remove_from_queue(&subject);
             if let Some(pending) = self.pending.get_mut(&subject) {
-                pending.due = now;
                 pending.wait = AGAIN_FIRST;
-                self.queue.insert((now, subject));
+                self.schedule.set(subject, now);
             }
         }
     }

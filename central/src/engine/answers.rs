@@ -21,7 +21,7 @@ use ev_contract::{
     wire::{Encoding, Tag},
 };
 
-use super::{Engine, Item, ItemKind, Result_, frames::Whom, send_command, wall};
+use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
 use crate::border::{Page, Query, ReplyTo};
 
 /// The answer to something that was not decided or looked up.
@@ -230,7 +230,7 @@ impl Engine {
             let answer = asked.await;
             // The engine may have ended.
             let _ = results
-                .send(Result_::Acted {
+                .send(TaskDone::Acted {
                     item: Box::new(item),
                     cp,
                     answer,

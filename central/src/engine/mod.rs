@@ -10,7 +10,7 @@ mod frames;
 mod upkeep;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -48,6 +48,7 @@ use crate::{
     orders::{self, Orders},
     out::Out,
     receipts::{CdrId, Copied},
+    schedule::Schedule,
 };
 
 /// Questions that wait for the engine. At the bound a new one is answered `overloaded` at once.
@@ -56,12 +57,14 @@ pub const QUESTIONS_MAX: usize = 8_192;
 const RESULTS_MAX: usize = 4_096;
 /// How often the engine looks at the time when nothing happens.
 const TURN: Duration = Duration::from_millis(20);
+/// How often it looks for those who have waited for too long.
+const LATE_EVERY: Duration = Duration::from_millis(100);
 /// How often it looks after things that can wait.
 const UPKEEP: Duration = Duration::from_secs(1);
 
 /// What a task of the engine's brings back.
 #[derive(Debug)]
-enum Result_ {
+enum TaskDone {
     /// An attempt to command.
     Command {
         subject: orders::Subject,
@@ -111,7 +114,8 @@ pub struct Engine {
     waiting: Waiting,
     in_flight: Option<InFlight>,
     known_to: u64,
-    uncopied: BTreeMap<CdrId, Instant>,
+    uncopied: BTreeSet<CdrId>,
+    copy_at: Schedule<CdrId>,
     copying: usize,
     snapshot_at: u64,
     snapshot_under_way: bool,
@@ -120,9 +124,10 @@ pub struct Engine {
     behind_since: Option<Instant>,
     last_upkeep: Instant,
     last_forget: Instant,
+    looked_late: Instant,
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
-    results: (mpsc::Sender<Result_>, mpsc::Receiver<Result_>),
+    results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
 }
 
 /// What comes in from the subscriptions.
@@ -197,7 +202,9 @@ impl Engine {
             waiting: Waiting::default(),
             in_flight: None,
             known_to: 0,
-            uncopied: BTreeMap::new(),
+            uncopied: BTreeSet::new(),
+            copy_at: Schedule::default(),
+            looked_late: now,
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
@@ -330,7 +337,10 @@ impl Engine {
             return;
         }
         self.advance_stage();
-        self.answer_late();
+        if self.looked_late.elapsed() >= LATE_EVERY {
+            self.looked_late = Instant::now();
+            self.answer_late();
+        }
         self.cut_frame();
         if self.serving() {
             self.attempt_orders();
@@ -595,7 +605,7 @@ impl Engine {
             let answer = asked.await;
             // The engine may have ended.
             let _ = results
-                .send(Result_::Command {
+                .send(TaskDone::Command {
                     subject,
                     cp,
                     verb,
@@ -618,7 +628,7 @@ impl Engine {
             let there = asked.await.is_some();
             // The engine may have ended.
             let _ = results
-                .send(Result_::Probed {
+                .send(TaskDone::Probed {
                     cp,
                     there,
                     item: Box::new(item),
@@ -627,32 +637,32 @@ impl Engine {
         });
     }
 
-    fn result(&mut self, result: Result_) {
+    fn result(&mut self, result: TaskDone) {
         match result {
-            Result_::Command {
+            TaskDone::Command {
                 subject,
                 cp,
                 verb,
                 answer,
                 took,
             } => self.command_back(&subject, cp, verb, answer, took),
-            Result_::Probed { cp, there, item } => {
+            TaskDone::Probed { cp, there, item } => {
                 if there {
                     self.heard.sign_of_life(&cp, wall());
                     self.orders.hurry(&cp);
                 }
                 self.waiting.push(item.probed(there));
             }
-            Result_::Acted { item, cp, answer } => self.acted(*item, &cp, answer),
-            Result_::Copied { id, result } => self.copied(id, result),
-            Result_::Snapshot { seq, ok } => {
+            TaskDone::Acted { item, cp, answer } => self.acted(*item, &cp, answer),
+            TaskDone::Copied { id, result } => self.copied(id, result),
+            TaskDone::Snapshot { seq, ok } => {
                 self.snapshot_under_way = false;
                 self.metrics.snapshot(if ok { "written" } else { "failed" });
                 if ok {
                     self.snapshot_at = self.snapshot_at.max(seq);
                 }
             }
-            Result_::Extent(extent) => {
+            TaskDone::Extent(extent) => {
                 self.extent_under_way = false;
                 if let Some(extent) = extent {
                     self.audit_extent(extent);

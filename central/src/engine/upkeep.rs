@@ -12,7 +12,7 @@ use central_core::{
 };
 use ev_contract::{limits::OFFLINE_AFTER_MS, v1::Reach};
 
-use super::{Engine, Item, Result_, answers::cdr_bytes, wall};
+use super::{Engine, Item, TaskDone, answers::cdr_bytes, wall};
 use crate::{
     ledger::{self, Extent},
     orders,
@@ -26,6 +26,8 @@ const COPYING_MAX: usize = 256;
 const OTHERS_COPY_AFTER: Duration = Duration::from_secs(15);
 /// Before a receipt is tried again.
 const COPY_AGAIN: Duration = Duration::from_secs(2);
+/// Before a receipt is compared again with another one in its place. Somebody must look.
+const CONFLICT_AGAIN: Duration = Duration::from_secs(60);
 /// Between two looks at the stream's extent.
 const EXTENT_EVERY: Duration = Duration::from_secs(5);
 /// An answer that the stream ends below what is applied may come from a deposed leader, which can
@@ -44,7 +46,9 @@ impl Engine {
         } else {
             OTHERS_COPY_AFTER.mul_f64(1.0 + rand::random::<f64>())
         };
-        self.uncopied.entry(id).or_insert(Instant::now() + wait);
+        if self.uncopied.insert(id) {
+            self.copy_at.set(id, Instant::now() + wait);
+        }
     }
 
     /// What a snapshot says has yet to be done: the rest of the ledger brings its own.
@@ -156,7 +160,7 @@ impl Engine {
                 }
             };
             // The engine may have ended.
-            let _ = results.send(Result_::Extent(extent)).await;
+            let _ = results.send(TaskDone::Extent(extent)).await;
         });
     }
 
@@ -273,28 +277,21 @@ impl Engine {
 
     pub(super) fn copy_receipts(&mut self) {
         let now = Instant::now();
-        let room = COPYING_MAX.saturating_sub(self.copying);
-        let due: Vec<CdrId> = self
-            .uncopied
-            .iter()
-            .filter(|(_, at)| **at <= now)
-            .map(|(id, _)| *id)
-            .take(room)
-            .collect();
-        for id in due {
+        while self.copying < COPYING_MAX {
+            let Some(id) = self.copy_at.pop_due(now) else {
+                return;
+            };
             let Some(bytes) = self.cdr_entry(id) else {
                 self.uncopied.remove(&id);
                 continue;
             };
-            // Not due again while it is under way.
-            self.uncopied.insert(id, now + Duration::from_secs(60));
             self.copying += 1;
             let (js, cdr) = (self.js.clone(), self.cdr.clone());
             let results = self.results.0.clone();
             tokio::spawn(async move {
                 let result = receipts::copy(&js, &cdr, id, bytes).await;
                 // The engine may have ended.
-                let _ = results.send(Result_::Copied { id, result }).await;
+                let _ = results.send(TaskDone::Copied { id, result }).await;
             });
         }
     }
@@ -328,14 +325,11 @@ impl Engine {
             }
             Copied::Conflict => {
                 // Stays on the list, so that the gauge shows it, and is looked at again.
-                self.uncopied
-                    .insert(id, Instant::now() + Duration::from_secs(60));
+                self.copy_at.set(id, Instant::now() + CONFLICT_AGAIN);
             }
             Copied::Failed => {
-                self.uncopied.insert(
-                    id,
-                    Instant::now() + COPY_AGAIN.mul_f64(1.0 + rand::random::<f64>()),
-                );
+                let wait = COPY_AGAIN.mul_f64(1.0 + rand::random::<f64>());
+                self.copy_at.set(id, Instant::now() + wait);
             }
         }
     }
@@ -358,7 +352,7 @@ impl Engine {
                 }
             };
             // The engine may have ended.
-            let _ = results.send(Result_::Snapshot { seq, ok }).await;
+            let _ = results.send(TaskDone::Snapshot { seq, ok }).await;
         });
     }
 

@@ -147,7 +147,14 @@ async fn what_happens_while_the_uplink_is_cut_arrives_once_and_in_order(
     })
     .await?;
     let after = site.register("CP-001").await?;
-    ensure!(alice.session(&session).await?.state == Phase::Charging);
+    // Longer than any timeout: central says that it cannot be reached, and ends nothing.
+    wait_for("central counts it as out of reach", PATIENCE, async || {
+        let view = alice.session(&session).await?;
+        ensure!(view.state == Phase::Charging, "{view:?}");
+        ensure!(!view.reachable, "it counts as reachable");
+        Ok(())
+    })
+    .await?;
     site.uplink.heal().await?;
     let view = alice.wait_ended(&session).await?;
     ensure!(

@@ -1,3 +1,5 @@
+mod power_cut;
+
 use clap::{Parser, Subcommand};
 
 /// Machines that look for the fault that breaks a promise.
@@ -9,8 +11,12 @@ struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum Machine {}
+enum Machine {
+    PowerCut(power_cut::Options),
+}
 
 fn main() -> anyhow::Result<()> {
-    match Args::parse().machine {}
+    match Args::parse().machine {
+        Machine::PowerCut(options) => power_cut::run(&options),
+    }
 }

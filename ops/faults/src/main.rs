@@ -1,4 +1,5 @@
 mod nemesis;
+mod power_cut;
 mod storm;
 
 use std::process::ExitCode;
@@ -19,6 +20,8 @@ enum Machine {
     Run(nemesis::RunArgs),
     /// Judge the history of a run once more
     Judge(nemesis::JudgeArgs),
+    /// A virtual machine whose power is cut under load
+    PowerCut(power_cut::Options),
     /// All charge points at once, floods, and a reader that stands still
     Storm(storm::Args),
 }
@@ -27,6 +30,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().machine {
         Machine::Run(args) => nemesis::run(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),
+        Machine::PowerCut(options) => power_cut::run(&options).map(|()| ExitCode::SUCCESS),
         Machine::Storm(args) => storm::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -39,6 +39,9 @@ const AGAIN_JITTER: Duration = Duration::from_millis(2);
 /// After so long without a judgement the asker is told that the outcome is not known. Less than
 /// what clients wait in all, more than an election of a stream leader takes.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(8);
+/// How long a start waits for the end of a session that its driver has stopped. Less than the two
+/// seconds after which a client repeats itself.
+const OWN_END_WAIT: Duration = Duration::from_millis(1_500);
 /// Bytes of a frame beside its records.
 const FRAME_HEAD_BYTES: usize = 256;
 
@@ -234,7 +237,7 @@ impl Waiting {
 
     /// Takes what is due, as far as it may fit into one frame: each lane in its own order, first
     /// the shares of all, then what there is beyond. What must wait stays.
-    fn take_due(&mut self) -> VecDeque<Item> {
+    fn take_due(&mut self, must_wait: impl Fn(&Item) -> bool) -> VecDeque<Item> {
         let now = Instant::now();
         let mut due = VecDeque::new();
         let mut beyond = VecDeque::new();
@@ -251,7 +254,7 @@ impl Waiting {
             while taken < RECORDS_MAX
                 && let Some(item) = queue.pop_front()
             {
-                if item.not_before.is_some_and(|at| at > now) {
+                if item.not_before.is_some_and(|at| at > now) || must_wait(&item) {
                     later.push_back(item);
                     continue;
                 }
@@ -361,7 +364,9 @@ impl Engine {
             Stage::Barrier | Stage::Serving | Stage::Draining => {}
         }
         let now = self.now();
-        let mut due = self.waiting.take_due();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        let mut due = waiting.take_due(|item| self.waits_for_own_end(item));
+        self.waiting = waiting;
         let mut at_once = Vec::new();
         let mut too_large = Vec::new();
         let state = self.log.state();
@@ -433,6 +438,23 @@ impl Engine {
             return;
         }
         self.send_frame(records, items, now.wall);
+    }
+
+    /// Whether a start comes from a driver whose own session is being stopped: who stops and starts
+    /// again wants the next session, and its charge point confirms the stop within a moment.
+    fn waits_for_own_end(&self, item: &Item) -> bool {
+        let ItemKind::Request(_, Wish::Start { driver, .. }) = &item.kind else {
+            return false;
+        };
+        let state = self.log.state();
+        item.since.elapsed() < OWN_END_WAIT
+            && state.driver(driver).is_some_and(|entry| {
+                entry.value.open.iter().any(|id| {
+                    state.session(*id).is_some_and(|s| {
+                        s.value.stop.is_some() && self.heard.reach(&s.value.cp) == Reach::Online
+                    })
+                })
+            })
     }
 
     fn send_frame(

@@ -76,6 +76,9 @@ pub const CLOCK_ERROR_MS_MAX: u64 = 5_000;
 /// Wall time running ahead of the monotonic clock by more than this looks like a suspend.
 pub const SUSPEND_MS: i64 = 2_000;
 
+/// Wall and monotonic clock drifting apart by more than this was a step, in milliseconds.
+pub const STEP_MS: u64 = 50;
+
 /// After boot, how long the charger may take to report before it counts as offline.
 pub const LINK_WAIT_MS: u64 = 10_000;
 

@@ -19,6 +19,7 @@ crate::with_both_chargers! {
     a_session_ends_by_itself_at_its_energy_limit;
     unplugging_ends_the_session;
     five_hundred_sessions_in_a_row_on_one_connector;
+    who_stops_and_starts_again_at_once_gets_the_next_session;
 }
 
 async fn a_session_has_one_id_from_the_start_to_the_receipt(charger: Charger) -> Result<()> {
@@ -152,5 +153,33 @@ async fn five_hundred_sessions_in_a_row_on_one_connector(charger: Charger) -> Re
     for session in &sessions {
         ensure!(history.iter().any(|s| s.session_id.to_string() == *session));
     }
+    Ok(())
+}
+
+async fn who_stops_and_starts_again_at_once_gets_the_next_session(charger: Charger) -> Result<()> {
+    // An orderly charger confirms a stop within a moment; from an unruly one that takes longer
+    // than a start waits, and it may have to be asked again.
+    let site = plugged(charger, 2).await?;
+    let alice = site.driver("alice").await?;
+    let before = site.register("CP-001").await?;
+    for _ in 0..30 {
+        let session = match charger {
+            Charger::Orderly => alice.start("CP-001").await?,
+            Charger::Unruly => {
+                ev_testkit::wait_for("a start is taken", ev_testkit::PATIENCE, async || {
+                    alice.start("CP-001").await
+                })
+                .await?
+            }
+        };
+        alice.stop(&session).await?;
+    }
+    let last = alice.history().await?[0].session_id.to_string();
+    alice.wait_ended(&last).await?;
+    let history = alice.history().await?;
+    let billed: u64 = history.iter().map(|s| s.energy_mwh.0).sum();
+    let metered = site.register("CP-001").await? - before;
+    ensure!(history.len() == 30, "{} sessions", history.len());
+    ensure!(billed == metered, "billed {billed}, metered {metered}");
     Ok(())
 }

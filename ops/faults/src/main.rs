@@ -9,8 +9,13 @@ struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum Machine {}
+enum Machine {
+    /// Deterministic simulation of everything but processes.
+    Sim(ev_faults::sim::command::Args),
+}
 
 fn main() -> anyhow::Result<()> {
-    match Args::parse().machine {}
+    match Args::parse().machine {
+        Machine::Sim(args) => ev_faults::sim::command::main(&args),
+    }
 }

@@ -379,6 +379,8 @@ impl Run {
         tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            // A log on a full disk must not take the agent with it.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr)
             .init();
         let runtime = match tokio::runtime::Builder::new_multi_thread()

@@ -227,10 +227,11 @@ fn check(file: File, faults: &mut Vec<String>) -> Config {
 /// Whether a URL can be handed to the NATS client.
 #[must_use]
 pub fn nats_url_is_usable(url: &str) -> bool {
-    !url.is_empty()
-        && url
-            .split(',')
-            .all(|one| one.trim().parse::<async_nats::ServerAddr>().is_ok())
+    url.split(',').all(|one| {
+        one.trim()
+            .parse::<async_nats::ServerAddr>()
+            .is_ok_and(|server| !server.host().is_empty())
+    })
 }
 
 fn check_charge_point(

@@ -251,9 +251,11 @@ impl World {
     fn sync(&mut self) {
         if self.uplink {
             let (epoch, next) = ("e1".to_owned(), self.records.len() as u64 + 1);
+            // Each round trip is judged a little differently.
+            let wrong_by = self.rng.random_range(-3..=3);
             self.feed(Input::Synced {
-                sent_mono_ms: self.mono_ms,
-                ts: self.wall,
+                sent_mono_ms: self.mono_ms.saturating_sub(6),
+                ts: self.wall.plus_ms(wrong_by),
                 epoch,
                 next,
             });
@@ -386,6 +388,9 @@ impl World {
         self.tell(facts);
         if n.is_multiple_of(4) {
             self.feed(Input::Tick);
+        }
+        if n.is_multiple_of(400) {
+            self.sync();
         }
         self.uplink_step();
     }

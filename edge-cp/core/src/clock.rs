@@ -9,13 +9,16 @@ use ev_contract::{
     v1::TimeQuality,
 };
 
-use crate::limits::{CLOCK_ERROR_MS_MAX, DRIFT_PPM, SUSPEND_MS, SYNC_ROUND_TRIP_MS_MAX};
+use crate::limits::{CLOCK_ERROR_MS_MAX, DRIFT_PPM, STEP_MS, SUSPEND_MS, SYNC_ROUND_TRIP_MS_MAX};
 
 /// What is known of central's time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     anchor: Option<Anchor>,
     last: Option<Now>,
+    /// Wall less monotonic time. Kept as long as it holds, so that one wall time is always the same
+    /// moment however the two clocks are read.
+    offset: Option<i64>,
     /// Set when the host seems to have slept: the monotonic clock may have stood still.
     doubted: bool,
 }
@@ -38,6 +41,8 @@ pub struct Stamp {
     pub quality: TimeQuality,
     /// Bound of the error of `at` while it is synced.
     pub error_ms: u64,
+    /// Wall less monotonic time.
+    offset: i64,
 }
 
 /// Whether a deadline by central's clock has passed.
@@ -71,34 +76,47 @@ impl Stamp {
     /// A host wall time as central's: so long ago by the host's clock is so long ago by central's.
     #[must_use]
     pub fn central_of(&self, wall: UnixMs) -> UnixMs {
-        self.at.plus_ms(-self.now.wall.ms_since(wall).max(0))
+        let ago = signed(self.now.mono_ms).saturating_sub(self.mono_of(wall));
+        self.at.plus_ms(-ago)
     }
 
     /// A host wall time on the monotonic clock, below zero for what was before its start. A step of
     /// the wall clock moves both, so that facts stay in order.
     #[must_use]
     pub fn mono_of(&self, wall: UnixMs) -> i64 {
-        let mono = i64::try_from(self.now.mono_ms).unwrap_or(i64::MAX);
-        mono.saturating_sub(self.now.wall.ms_since(wall).max(0))
+        wall.0
+            .saturating_sub(self.offset)
+            .min(signed(self.now.mono_ms))
     }
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
 }
 
 impl Clock {
     /// The time now. Notices a host that slept.
     pub fn stamp(&mut self, now: Now) -> Stamp {
         if let Some(last) = self.last {
-            let mono = i64::try_from(now.mono_ms.saturating_sub(last.mono_ms)).unwrap_or(i64::MAX);
+            let mono = signed(now.mono_ms.saturating_sub(last.mono_ms));
             if now.wall.ms_since(last.wall).saturating_sub(mono) > SUSPEND_MS {
                 self.doubted = true;
             }
         }
         self.last = Some(now);
+        let fresh = now.wall.0.saturating_sub(signed(now.mono_ms));
+        let offset = self
+            .offset
+            .filter(|old| old.abs_diff(fresh) <= STEP_MS)
+            .unwrap_or(fresh);
+        self.offset = Some(offset);
         let Some(anchor) = self.anchor else {
             return Stamp {
                 now,
-                at: now.wall,
+                at: UnixMs(signed(now.mono_ms).saturating_add(offset)),
                 quality: TimeQuality::Unsure,
                 error_ms: 0,
+                offset,
             };
         };
         let (at, error_ms) = anchor.read(now.mono_ms);
@@ -112,6 +130,7 @@ impl Clock {
                 TimeQuality::Unsure
             },
             error_ms,
+            offset,
         }
     }
 
@@ -124,7 +143,7 @@ impl Clock {
         let half = round_trip / 2;
         let fresh = Anchor {
             mono_ms: now.mono_ms,
-            central: central.plus_ms(i64::try_from(half).unwrap_or(i64::MAX)),
+            central: central.plus_ms(signed(half)),
             error_ms: half + 1,
         };
         let keep = !self.doubted
@@ -149,7 +168,7 @@ impl Clock {
 impl Anchor {
     fn read(self, mono_ms: u64) -> (UnixMs, u64) {
         let age = mono_ms.saturating_sub(self.mono_ms);
-        let at = self.central.plus_ms(i64::try_from(age).unwrap_or(i64::MAX));
+        let at = self.central.plus_ms(signed(age));
         (
             at,
             self.error_ms
@@ -195,6 +214,22 @@ mod tests {
         let stamp = clock.stamp(now(2_000, 1_000));
         assert_eq!(stamp.quality, TimeQuality::Synced);
         assert_eq!(stamp.at, UnixMs(50_999));
+    }
+
+    #[test]
+    fn one_wall_time_is_one_moment_however_the_clocks_are_read() {
+        let mut clock = Clock::default();
+        clock.learn(0, now(2, 10_002), UnixMs(50_000));
+        let moments: Vec<_> = [(100, 10_100), (200, 10_201), (300, 10_299)]
+            .map(|(mono, wall)| {
+                let stamp = clock.stamp(now(mono, wall));
+                (
+                    stamp.mono_of(UnixMs(10_050)),
+                    stamp.central_of(UnixMs(10_050)),
+                )
+            })
+            .to_vec();
+        assert_eq!(moments, vec![(50, UnixMs(50_049)); 3]);
     }
 
     #[test]

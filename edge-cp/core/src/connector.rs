@@ -29,8 +29,8 @@ pub struct Connector {
     pub unclaimed: Vec<Unclaimed>,
     /// The latest reading, and when it was taken by the monotonic clock.
     pub reading: Option<(Reading, i64)>,
-    /// What the device last said of the energy, in which transaction and when by central's clock:
-    /// it may say so before it says that the transaction has begun.
+    /// What the device last said of the energy, in which transaction and when by its clock: it may
+    /// say so before it says that the transaction has begun.
     pub(crate) phase: Option<(Option<DeviceTx>, HwPhase, UnixMs)>,
     /// Ends that belong to no transaction that is known; it may be on its way.
     pub(crate) unmatched: Vec<UnmatchedEnd>,

@@ -112,6 +112,8 @@ pub struct Run {
     pub device_tx: DeviceTx,
     /// Its key.
     pub origin: OriginKey,
+    /// When it began, as the device said.
+    pub start_wall: UnixMs,
     /// Its register.
     pub meter: Meter,
     /// What the device says of the energy.

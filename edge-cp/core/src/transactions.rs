@@ -66,6 +66,7 @@ pub struct Unclaimed {
     pub(crate) device_tx: DeviceTx,
     pub(crate) start_number: Option<StartNumber>,
     pub(crate) meter: Meter,
+    start_wall: UnixMs,
     since_mono_ms: u64,
     /// It comes from the start of a session that has ended: it is stopped at once.
     stop: bool,
@@ -84,6 +85,7 @@ impl Unclaimed {
             device_tx: row.device_tx.clone(),
             start_number: row.start_number,
             meter: Meter::new(row.start.clone()),
+            start_wall: row.start_wall,
             since_mono_ms: mono_ms,
             stop: row.start_number.is_some(),
             retry: Retry::default(),
@@ -134,12 +136,15 @@ pub(crate) fn plug(c: &mut Connector, d: &mut Desk, cx: &mut Cx, at: UnixMs, plu
         // The start and the end of an idle time follow with the time.
         (Stage::AwaitingPlug { .. } | Stage::Idle { .. }, _) => {}
         (Stage::Starting(_), true) | (Stage::Stopping(_), _) => {}
-        (Stage::Starting(_), false) => {
-            let reason = EndReason::new(EndCode::EvUnplugged, EndSource::Vehicle);
-            begin_stop(c, d, cx, reason);
+        // What was before the start says nothing about it.
+        (Stage::Starting(s), false) => {
+            if cx.stamp.central_of(at) >= s.sent_at {
+                let reason = EndReason::new(EndCode::EvUnplugged, EndSource::Vehicle);
+                begin_stop(c, d, cx, reason);
+            }
         }
         (Stage::Running(run), false) => {
-            if run.doubt.is_none() {
+            if run.doubt.is_none() && at >= run.start_wall {
                 let until = Deadline::after(&cx.stamp, UNPLUG_GRACE_MS);
                 run.doubt = Some(Doubt::Unplugged(until));
                 c.touched = true;
@@ -259,7 +264,7 @@ fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs) -> Owner {
         },
     };
     let (theirs, ours) = (&row.start, &run.meter);
-    let later = at > ours.start.at;
+    let later = row.start_wall > run.start_wall;
     let beyond = theirs.meter_epoch != ours.last.meter_epoch
         || theirs.register_mwh >= ours.start.register_mwh;
     if later && beyond {
@@ -294,6 +299,7 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
         start_number,
         device_tx: row.device_tx.clone(),
         origin: row.origin.clone(),
+        start_wall: row.start_wall,
         meter: Meter::new(row.start.clone()),
         phase: Phase::Preparing,
         phase_mono_ms: None,
@@ -323,12 +329,13 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
     };
     c.session = Some(session);
     c.touched = true;
-    if let Some((tx, said, when)) = c.phase.clone() {
+    if let Some((tx, said, wall)) = c.phase.clone() {
         let started = c.session.as_ref().and_then(Session::run);
         let after_start = started.is_some_and(|r| {
-            when >= r.meter.start.at && tx.as_ref().is_none_or(|tx| *tx == r.device_tx)
+            wall >= r.start_wall && tx.as_ref().is_none_or(|tx| *tx == r.device_tx)
         });
         if after_start {
+            let when = cx.stamp.central_of(wall);
             set_phase(c, d, cx, said, when);
         }
     }
@@ -442,6 +449,8 @@ pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwR
     c.reading = Some((reading.clone(), mono));
     if let Some(waiting) = c.unclaimed.last_mut().filter(|u| u.over.is_none())
         && reading.at >= waiting.meter.last.at
+        // Another meter epoch needs records, which begin with its session.
+        && reading.meter_epoch == waiting.meter.last.meter_epoch
     {
         waiting
             .meter
@@ -548,8 +557,8 @@ pub(crate) fn phase(
 ) {
     let mono = cx.stamp.mono_of(at);
     let when = cx.stamp.central_of(at);
-    if c.phase.as_ref().is_none_or(|&(_, _, last)| last <= when) {
-        c.phase = Some((device_tx.cloned(), phase, when));
+    if c.phase.as_ref().is_none_or(|&(_, _, last)| last <= at) {
+        c.phase = Some((device_tx.cloned(), phase, at));
     }
     let news = c
         .session
@@ -557,7 +566,7 @@ pub(crate) fn phase(
         .and_then(Session::live_run_mut)
         .is_some_and(|run| {
             device_tx.is_none_or(|tx| *tx == run.device_tx)
-                && when.plus_ms(1_000) >= run.meter.start.at
+                && at >= run.start_wall
                 && is_news(&mut run.phase_mono_ms, mono)
         });
     if news {
@@ -1075,7 +1084,6 @@ pub(crate) fn reconcile(
     booted: Option<&str>,
 ) {
     let id = c.id();
-    let at = cx.stamp.central_of(at);
     let listed = |origin: &OriginKey, device_tx: &DeviceTx| {
         running.iter().any(|r| {
             r.connector == id
@@ -1100,7 +1108,7 @@ pub(crate) fn reconcile(
                         run.doubt = None;
                         c.touched = true;
                     }
-                    (None | Some(Doubt::Unplugged(_)), false) if at > run.meter.start.at => {
+                    (None | Some(Doubt::Unplugged(_)), false) if at > run.start_wall => {
                         run.doubt = Some(Doubt::Unlisted(until));
                         c.touched = true;
                     }
@@ -1113,7 +1121,7 @@ pub(crate) fn reconcile(
             Stage::Stopping(s) => {
                 if let Some(run) = &s.run
                     && !listed(&run.origin, &run.device_tx)
-                    && at > run.meter.start.at
+                    && at > run.start_wall
                     && s.gone.is_none()
                 {
                     s.gone = Some(until);
@@ -1124,7 +1132,7 @@ pub(crate) fn reconcile(
     }
     for waiting in &mut c.unclaimed {
         if !listed(&waiting.origin, &waiting.device_tx)
-            && at > waiting.meter.start.at
+            && at > waiting.start_wall
             && waiting.gone.is_none()
         {
             waiting.gone = Some(until);
@@ -1598,6 +1606,7 @@ fn promote(c: &mut Connector, d: &mut Desk, cx: &mut Cx, index: usize) -> bool {
         doubt: None,
         booted: None,
         held: None,
+        start_wall: waiting.start_wall,
         meter: waiting.meter,
     };
     c.session = Some(Session {

@@ -737,3 +737,201 @@ fn end_tx(
     }
     vec![fact]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(settings: SimulatorConfig, speed: u32) -> PlantSpec {
+        PlantSpec {
+            cp: CpId::new("CP-001").unwrap(),
+            connectors: vec![ConnectorSpec {
+                connector: ConnectorId(1),
+                max_ma: MilliAmp(16_000),
+                phases: 3,
+                volts: 230,
+                plug: None,
+            }],
+            settings,
+            speed,
+        }
+    }
+
+    const ONE: ConnectorId = ConnectorId(1);
+    const START: HwCommand = HwCommand::Start {
+        connector: ONE,
+        start_number: StartNumber(7),
+        limit_ma: None,
+    };
+
+    fn charging(spec: &PlantSpec) -> Plant {
+        let mut plant = Plant::new(spec, UnixMs(1_000_000));
+        plant.plug(spec, &mut PlainNames, ONE, true);
+        let (verdict, ..) = plant.command(spec, &mut PlainNames, &START);
+        assert_eq!(verdict, HwVerdict::Accepted);
+        plant
+    }
+
+    fn delivered(plant: &Plant, spec: &PlantSpec) -> u64 {
+        plant.outlets[&ONE].register.0 - spec.settings.register_mwh
+    }
+
+    #[test]
+    fn an_hour_of_eleven_kilowatts_is_eleven_kilowatt_hours_to_the_milliwatt_hour() {
+        let spec = spec(SimulatorConfig::default(), 1);
+        let mut plant = charging(&spec);
+        plant.advance(&spec, 3_600_000);
+        assert_eq!(delivered(&plant, &spec), 11_000_000);
+    }
+
+    #[test]
+    fn time_in_one_piece_or_in_many_comes_to_the_same() {
+        for speed in [1, 7, 60] {
+            let spec = spec(SimulatorConfig::default(), speed);
+            let mut at_once = charging(&spec);
+            let mut in_pieces = at_once.clone();
+            at_once.advance(&spec, 1_234_567);
+            let mut left = 1_234_567;
+            while left > 0 {
+                let piece = left.min(37 + left % 911);
+                in_pieces.advance(&spec, piece);
+                left -= piece;
+                // As a restart does it.
+                let json = serde_json::to_string(&in_pieces).unwrap();
+                in_pieces = serde_json::from_str(&json).unwrap();
+            }
+            assert_eq!(at_once, in_pieces, "speed {speed}");
+        }
+    }
+
+    #[test]
+    fn a_car_takes_less_from_eighty_percent_on_and_stops_when_full() {
+        let settings = SimulatorConfig {
+            battery_wh: 10_000,
+            ..SimulatorConfig::default()
+        };
+        let spec = spec(settings, 1);
+        let mut plant = charging(&spec);
+        let mut last = MilliWatt(11_000_000);
+        for minute in 0..600 {
+            let facts = plant.advance(&spec, 60_000);
+            let outlet = &plant.outlets[&ONE];
+            let permille = outlet.battery.0 * 1_000 / 10_000_000;
+            assert!(outlet.power <= last, "minute {minute}");
+            last = outlet.power;
+            if permille < 800 && outlet.tx.is_some() {
+                assert_eq!(outlet.power, MilliWatt(11_000_000));
+            }
+            if outlet.tx.is_none() {
+                let ended = facts.iter().any(|f| {
+                    matches!(f, HwFact::TxEnded { reason, .. } if reason.code == EndCode::EvStopped)
+                });
+                assert!(ended);
+                assert!((7_999_000..8_001_000).contains(&delivered(&plant, &spec)));
+                return;
+            }
+        }
+        panic!("the car was never full");
+    }
+
+    #[test]
+    fn limits_are_obeyed_and_below_six_amperes_it_pauses() {
+        let spec = spec(SimulatorConfig::default(), 1);
+        for (ma, phases, milliwatt) in [
+            (10_000, None, 6_900_000),
+            (16_000, Some(1), 3_680_000),
+            (32_000, None, 11_000_000),
+            (6_000, Some(1), 1_380_000),
+            (5_999, None, 0),
+            (0, None, 0),
+        ] {
+            let mut plant = charging(&spec);
+            let limit = HwCommand::SetLimit {
+                connector: ONE,
+                max_ma: MilliAmp(ma),
+                phases,
+            };
+            plant.command(&spec, &mut PlainNames, &limit);
+            let facts = plant.advance(&spec, 1_000);
+            assert_eq!(plant.outlets[&ONE].power, MilliWatt(milliwatt), "{ma} mA");
+            let pauses = facts.iter().any(|f| {
+                matches!(
+                    f,
+                    HwFact::Phase {
+                        phase: HwPhase::SuspendedEvse,
+                        ..
+                    }
+                )
+            });
+            assert_eq!(pauses, milliwatt == 0, "{ma} mA");
+        }
+    }
+
+    #[test]
+    fn a_repeated_start_is_the_same_and_another_is_refused() {
+        let spec = spec(SimulatorConfig::default(), 1);
+        let mut plant = charging(&spec);
+        let (verdict, _, facts) = plant.command(&spec, &mut PlainNames, &START);
+        assert_eq!(verdict, HwVerdict::Accepted);
+        assert!(
+            matches!(&facts[..], [HwFact::TxStarted { device_tx, .. }] if device_tx.0 == "tx-1")
+        );
+        let other = HwCommand::Start {
+            connector: ONE,
+            start_number: StartNumber(8),
+            limit_ma: None,
+        };
+        let (verdict, ..) = plant.command(&spec, &mut PlainNames, &other);
+        assert_eq!(verdict, HwVerdict::Rejected);
+        let stop = HwCommand::Stop {
+            connector: ONE,
+            start_number: Some(StartNumber(7)),
+            device_tx: None,
+        };
+        let (verdict, ..) = plant.command(&spec, &mut PlainNames, &stop);
+        assert_eq!(verdict, HwVerdict::Accepted);
+        let (verdict, ..) = plant.command(&spec, &mut PlainNames, &stop);
+        assert_eq!(verdict, HwVerdict::Unknown);
+        let (verdict, _, facts) = plant.command(&spec, &mut PlainNames, &START);
+        assert_eq!((verdict, facts.len()), (HwVerdict::Accepted, 0));
+        assert!(
+            plant.outlets[&ONE].tx.is_none(),
+            "a late copy starts nothing"
+        );
+    }
+
+    #[test]
+    fn no_energy_flows_in_the_dark_and_what_was_is_told_when_the_light_is_back() {
+        for lose in [false, true] {
+            let spec = spec(SimulatorConfig::default(), 1);
+            let mut plant = charging(&spec);
+            plant.advance(&spec, 10_000);
+            let before = delivered(&plant, &spec);
+            plant.power_cut(&spec, 5_000, lose);
+            plant.advance(&spec, 4_000);
+            assert_eq!(delivered(&plant, &spec), before);
+            plant.advance(&spec, 11_000);
+            let facts = plant.snapshot(&spec);
+            let booted = facts
+                .iter()
+                .any(|f| matches!(f, HwFact::Booted { raw: Some(raw), .. } if raw == "PowerUp"));
+            assert!(booted);
+            let lost = facts.iter().any(|f| {
+                matches!(f, HwFact::TxEnded { reason, .. } if reason.code == EndCode::PowerLoss)
+            });
+            assert_eq!(lost, lose);
+            assert_eq!(delivered(&plant, &spec) > before, !lose);
+        }
+    }
+
+    #[test]
+    fn a_new_car_comes_with_the_configured_charge() {
+        let spec = spec(SimulatorConfig::default(), 60);
+        let mut plant = charging(&spec);
+        plant.advance(&spec, 100_000);
+        plant.plug(&spec, &mut PlainNames, ONE, false);
+        assert_eq!(plant.outlets[&ONE].soc_pct(&spec.settings), None);
+        plant.plug(&spec, &mut PlainNames, ONE, true);
+        assert_eq!(plant.outlets[&ONE].soc_pct(&spec.settings), Some(20));
+    }
+}

@@ -22,6 +22,7 @@ pub struct ProcessBuilder {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    log: Option<PathBuf>,
 }
 
 /// A child process whose output goes to a file, and which can be signalled,
@@ -30,8 +31,8 @@ pub struct ProcessBuilder {
 pub struct Process {
     spec: ProcessBuilder,
     child: Child,
-    // Keeps the folder of the log alive.
-    _dir: TempDir,
+    // Keeps the folder of the log alive where that is a temporary one.
+    dir: Option<TempDir>,
     log: PathBuf,
 }
 
@@ -56,16 +57,30 @@ impl ProcessBuilder {
         self
     }
 
+    /// Its output goes to this file, which stays when the handle is dropped; its tail is then not
+    /// shown.
+    #[must_use]
+    pub fn log_to(mut self, file: impl Into<PathBuf>) -> Self {
+        self.log = Some(file.into());
+        self
+    }
+
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn(self) -> Result<Process> {
-        let dir = TempDir::with_prefix("ev-test-").context("make a folder for a log")?;
-        let log = dir.path().join(format!("{}.log", self.name));
+        let (dir, log) = match &self.log {
+            Some(file) => (None, file.clone()),
+            None => {
+                let dir = TempDir::with_prefix("ev-test-").context("make a folder for a log")?;
+                let log = dir.path().join(format!("{}.log", self.name));
+                (Some(dir), log)
+            }
+        };
         let child = self.run(&log)?;
         Ok(Process {
             spec: self,
             child,
-            _dir: dir,
+            dir,
             log,
         })
     }
@@ -105,6 +120,7 @@ impl Process {
             program: program.into(),
             args: Vec::new(),
             env: Vec::new(),
+            log: None,
         }
     }
 
@@ -266,6 +282,9 @@ impl Drop for Process {
         };
         if let Err(error) = self.kill9() {
             eprintln!("{error:#}");
+        }
+        if self.dir.is_none() {
+            return;
         }
         // A test that returns an error does not panic, so panicking or not
         // says nothing; the test runner hides this for tests that pass.

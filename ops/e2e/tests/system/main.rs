@@ -3,7 +3,6 @@
 
 mod charging;
 mod clients;
-mod crash_points;
 mod faults;
 mod input;
 mod ledger;

@@ -38,8 +38,7 @@ fn name(seq: u64) -> String {
 /// # Errors
 /// When it cannot be encoded or stored.
 pub async fn write(store: &ObjectStore, state: &State) -> anyhow::Result<()> {
-    let mut bytes = MAGIC.to_vec();
-    rmp_serde::encode::write_named(&mut bytes, state).context("encoding a snapshot")?;
+    let bytes = encode(state)?;
     let name = name(state.basis().seq);
     ev_crash::reach("snapshot", "begin");
     store
@@ -90,8 +89,26 @@ async fn read(store: &ObjectStore, name: &str) -> anyhow::Result<State> {
     let mut object = store.get(name).await.context("opening")?;
     let mut bytes = Vec::new();
     object.read_to_end(&mut bytes).await.context("reading")?;
+    decode(&bytes)
+}
+
+/// Reads the bytes of a snapshot.
+///
+/// # Errors
+/// When they are none of this format.
+pub fn decode(bytes: &[u8]) -> anyhow::Result<State> {
     let rest = bytes
         .strip_prefix(MAGIC)
         .context("it is no snapshot of this format")?;
     rmp_serde::from_slice(rest).context("decoding")
+}
+
+/// The bytes of a snapshot.
+///
+/// # Errors
+/// Only for a defect of this program.
+pub fn encode(state: &State) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = MAGIC.to_vec();
+    rmp_serde::encode::write_named(&mut bytes, state).context("encoding a snapshot")?;
+    Ok(bytes)
 }

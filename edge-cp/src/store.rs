@@ -282,7 +282,7 @@ fn commit(connection: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
 /// What a commit is named after where it passes a crash point.
 fn commit_kind(rows: &[Row]) -> &'static str {
     if !ev_crash::ARMED {
-        return "other";
+        return "record";
     }
     let has = |kind: &&&str| {
         rows.iter().any(|row| match row {
@@ -308,10 +308,10 @@ fn commit_kind(rows: &[Row]) -> &'static str {
             | Row::DropCommand(_)
             | Row::Tx(_)
             | Row::DropTx(_)
-            | Row::Connector(_) => **kind == "other",
+            | Row::Connector(_) => **kind == "record",
         })
     };
-    ev_crash::COMMIT_KINDS.iter().find(has).unwrap_or(&"other")
+    ev_crash::COMMIT_KINDS.iter().find(has).unwrap_or(&"record")
 }
 
 fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {

@@ -622,18 +622,7 @@ fn frame_kind(items: &[(Item, Part)]) -> &'static str {
     if !ev_crash::ARMED {
         return "other";
     }
-    let has = |kind: &&&str| {
-        items.iter().any(|(item, _)| match &item.kind {
-            ItemKind::Answered(_) => **kind == "command-answer",
-            ItemKind::Request(..)
-            | ItemKind::Query(..)
-            | ItemKind::Sync(..)
-            | ItemKind::Run(_)
-            | ItemKind::Release(_)
-            | ItemKind::Forget(_)
-            | ItemKind::Barrier => **kind == item.verb,
-        })
-    };
+    let has = |kind: &&&str| items.iter().any(|(item, _)| **kind == item.verb);
     ev_crash::FRAME_KINDS.iter().find(has).unwrap_or(&"other")
 }
 

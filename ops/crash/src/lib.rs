@@ -30,7 +30,7 @@ pub struct Point {
 }
 
 /// What a frame is named after: the first of these that it has a record or a question of.
-pub const FRAME_KINDS: &[&str] = &["start", "stop", "evt", "command-answer", "sync", "other"];
+pub const FRAME_KINDS: &[&str] = &["start", "stop", "evt", "sync", "other"];
 
 const ANSWER_KINDS: &[&str] = &["start", "stop", "evt", "sync", "other"];
 const COMMAND_KINDS: &[&str] = &["start", "stop"];
@@ -106,7 +106,6 @@ pub const COMMIT_KINDS: &[&str] = &[
     "ended",
     "record",
     "free",
-    "other",
 ];
 
 /// The agent's points.

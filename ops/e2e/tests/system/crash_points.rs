@@ -14,6 +14,7 @@ use ev_contract::{
 use ev_crash::{AGENT, LAST_WORDS, Point, VARIABLE};
 use ev_e2e::{Charger, Driver, Layout, Site, StartOptions, now_ms};
 use ev_testkit::{PATIENCE, Process, wait_for};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{ended_right, metered};
@@ -49,6 +50,14 @@ async fn at_each_point(victim: Victim, points: &[Point]) -> Result<()> {
     let only = std::env::var(VARIABLE).unwrap_or_default();
     let mut site = Site::start(&layout).await?;
     let mut never = Vec::new();
+    // With an idle fee the end of energy is not the end of the session.
+    let tariff = json!({
+        "tariff_id": "std", "scope": "default",
+        "terms": {"currency": "EUR", "price_per_kwh": "0.50", "start_fee": "1.00", "vat_percent": "19",
+            "idle": {"price_per_minute": "0.10", "grace_s": 0, "cap": "9.00"}}
+    });
+    let operator = site.driver("observer").await?;
+    operator.operate("tariff_set", tariff).await?;
     for point in points {
         for kind in point.kinds {
             let point = format!("{}/{kind}", point.name);
@@ -139,6 +148,9 @@ impl Run {
                 // It presents itself again when it starts, else once a minute.
                 site.agent.restart()?;
             }
+            point if self.victim == Victim::Central && point.ends_with("/sync") => {
+                site.agent.restart()?;
+            }
             _ => {}
         }
         self.victim.of(site).restart()
@@ -183,10 +195,28 @@ impl Run {
         process.restart()
     }
 
+    /// Waits for a point that comes by the clock. Questions make frames, and frames make snapshots.
+    async fn linger(&mut self, site: &mut Site, driver: &Driver) -> Result<()> {
+        if self.died || self.hit > 1 {
+            return Ok(());
+        }
+        let asking = async {
+            loop {
+                // Its answer may be what does not come.
+                let _ = driver.open().await;
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(REACHED_WITHIN) => Ok(()),
+            () = asking => Ok(()),
+            () = self.victim.killed(site) => self.revive(site),
+        }
+    }
+
     async fn session(&mut self, site: &mut Site) -> Result<()> {
         self.step(site, "serves", async |site| {
-            site.ready(0).await?;
-            site.charge_points_online(1).await
+            // Whether the charge point is there, central asks when it must know.
+            site.ready(0).await
         })
         .await?;
         if self.point == "create/one" || self.point.starts_with("prepared/") {
@@ -237,6 +267,9 @@ impl Run {
             driver.wait_phase(&session, Phase::Charging).await
         })
         .await?;
+        if self.point == "live/one" {
+            self.linger(site, &driver).await?;
+        }
         let stop = StopRequest {
             tag: Tag::new(),
             to: CENTRAL.into(),
@@ -246,38 +279,22 @@ impl Run {
         };
         self.step(site, "stop", async |_| stopped(&driver, &stop).await)
             .await?;
+        self.step(site, "energy ends", async |site| {
+            wait_for("it stands or has ended", PATIENCE, async || {
+                let state = driver.session(&session).await?.state;
+                ensure!(state == Phase::Idle || state.is_ended(), "{state}");
+                Ok(())
+            })
+            .await?;
+            unplug(site).await
+        })
+        .await?;
         let receipt = self
             .step(site, "end", async |site| {
                 promises(site, &driver, &session, before, &start, &stop).await
             })
             .await?;
-        if !self.died && self.hit == 1 {
-            // What comes by the clock. Questions make frames, and frames make snapshots.
-            let asking = async {
-                loop {
-                    // Its answer may be what does not come.
-                    let _ = driver.open().await;
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(REACHED_WITHIN) => {}
-                () = asking => {}
-                () = self.victim.killed(site) => self.revive(site)?,
-            }
-        }
-        self.step(site, "unplug", async |site| {
-            wait_for("the connector is free", PATIENCE, async || {
-                let connector = site.connector(CP, 1).await?;
-                if connector["plugged"] == true {
-                    site.ctl(&["unplug", CP]).await?;
-                    bail!("the car is there");
-                }
-                ensure!(connector["session_id"].is_null(), "{connector}");
-                Ok(())
-            })
-            .await
-        })
-        .await?;
+        self.linger(site, &driver).await?;
         let again = self
             .step(site, "look again", async |site| {
                 site.ready(0).await?;
@@ -314,6 +331,20 @@ async fn promises(
         "central has an alarm"
     );
     Ok(receipt)
+}
+
+/// Takes the car away, which ends what stands there.
+async fn unplug(site: &Site) -> Result<()> {
+    wait_for("the connector is free", PATIENCE, async || {
+        let connector = site.connector(CP, 1).await?;
+        if connector["plugged"] == true {
+            site.ctl(&["unplug", CP]).await?;
+            bail!("the car is there");
+        }
+        ensure!(connector["session_id"].is_null(), "{connector}");
+        Ok(())
+    })
+    .await
 }
 
 async fn register(site: &Site) -> Result<u64> {

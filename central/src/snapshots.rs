@@ -41,10 +41,12 @@ pub async fn write(store: &ObjectStore, state: &State) -> anyhow::Result<()> {
     let mut bytes = MAGIC.to_vec();
     rmp_serde::encode::write_named(&mut bytes, state).context("encoding a snapshot")?;
     let name = name(state.basis().seq);
+    ev_crash::reach("snapshot", "begin");
     store
         .put(name.as_str(), &mut bytes.as_slice())
         .await
         .with_context(|| format!("storing snapshot {name}"))?;
+    ev_crash::reach("snapshot", "stored");
     let mut names = names(store).await?;
     while names.len() > SNAPSHOTS_KEPT {
         let oldest = names.remove(0);
@@ -52,6 +54,7 @@ pub async fn write(store: &ObjectStore, state: &State) -> anyhow::Result<()> {
             .delete(&oldest)
             .await
             .with_context(|| format!("deleting snapshot {oldest}"))?;
+        ev_crash::reach("snapshot", "pruned");
     }
     Ok(())
 }

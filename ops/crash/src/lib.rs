@@ -205,10 +205,8 @@ pub fn reach(name: &'static str, kind: &'static str) {
     {
         eprintln!("{LAST_WORDS}{name}/{kind}:{hit}");
         // The system refuses nobody this.
-        let _ = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         std::process::abort();
     }
 }

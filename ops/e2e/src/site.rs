@@ -9,7 +9,9 @@ use ev_contract::{
     v1::{Adjustment, Receipt},
     wire::{self, Encoding},
 };
-use ev_testkit::{NatsServer, PATIENCE, Process, TcpProxy, crash_program, free_port, our_program, wait_for};
+use ev_testkit::{
+    NatsServer, PATIENCE, Process, TcpProxy, crash_program, free_port, our_program, wait_for,
+};
 use futures::StreamExt;
 use serde_json::Value;
 use tempfile::TempDir;

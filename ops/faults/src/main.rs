@@ -17,6 +17,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Machine {
+    /// Deterministic simulation of everything but processes
+    Sim(ev_faults::sim::command::Args),
     /// Real processes, real drivers, and whatever can go wrong; judged by what users saw
     Run(nemesis::RunArgs),
     /// Judge the history of a run once more
@@ -31,6 +33,7 @@ enum Machine {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().machine {
+        Machine::Sim(args) => ev_faults::sim::command::main(&args).map(|()| ExitCode::SUCCESS),
         Machine::Run(args) => nemesis::run(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),
         Machine::PowerCut(options) => power_cut::run(&options).map(|()| ExitCode::SUCCESS),

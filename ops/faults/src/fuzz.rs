@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ev_fuzz::{TARGETS, Target, corpus_dir, seeds, target};
+use ev_fuzz::{PACK_NAME, TARGETS, Target, corpus_dir, pack, seeds, target};
 use ev_testkit::workspace_root;
 
 /// Options of the machine.
@@ -24,7 +24,7 @@ pub struct Args {
     /// Processes at once, each on a target of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: u16,
-    /// Keep the smallest set of inputs that reaches what was reached, in the committed corpus.
+    /// Renew the committed corpus: the smallest inputs that cover what was reached.
     #[arg(long)]
     keep: bool,
 }
@@ -38,8 +38,10 @@ const COVERAGE: &str = "-Cpasses=sancov-module \
     -Ccodegen-units=1";
 /// Longer inputs only repeat what shorter ones do; the borders' own bounds have tests.
 const INPUT_BYTES_MAX: u32 = 8_192;
-/// In the repository. Beyond, an input must be small to be worth a file.
+/// Of a committed input: a longer one mostly holds several short ones.
 const KEPT_INPUT_BYTES_MAX: u32 = 1_024;
+/// Of a committed corpus, for each target.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
 /// One input may take so long: far beyond the slowest one.
 const INPUT_SECONDS_MAX: u32 = 10;
 const MEMORY_MIB_MAX: u32 = 2_048;
@@ -214,15 +216,18 @@ impl Search {
         ))
     }
 
-    /// Adds to the committed corpus what reaches more than it does.
+    /// Writes the smallest inputs that cover what was reached into the committed corpus.
     fn keep(&self) -> Result<()> {
-        let kept = corpus_dir(self.target);
-        fs::create_dir_all(&kept).context("make the corpus")?;
+        let cover = self.corpus.with_extension("cover");
+        if cover.exists() {
+            fs::remove_dir_all(&cover).context("remove the last cover")?;
+        }
+        fs::create_dir_all(&cover).context("make a folder for a cover")?;
         let status = self
             .engine()
-            .arg("-merge=1")
+            .arg("-set_cover_merge=1")
             .arg(format!("-max_len={KEPT_INPUT_BYTES_MAX}"))
-            .arg(&kept)
+            .arg(&cover)
             .arg(&self.corpus)
             .stdin(Stdio::null())
             .stderr(Stdio::null())
@@ -231,6 +236,13 @@ impl Search {
         if !status.success() {
             bail!("the corpus of {} cannot be merged", self.target.name);
         }
-        Ok(())
+        let mut inputs = Vec::new();
+        for entry in fs::read_dir(&cover).context("read the cover")? {
+            inputs.push(fs::read(entry.context("read the cover")?.path())?);
+        }
+        inputs.sort_by(|a, b| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
+        let kept = corpus_dir(self.target);
+        fs::create_dir_all(&kept).context("make the corpus")?;
+        fs::write(kept.join(PACK_NAME), pack(&inputs, KEPT_BYTES_MAX)).context("write the corpus")
     }
 }

@@ -58,7 +58,7 @@ pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }
 
-pub use seeds::{corpus_dir, seeds};
+pub use seeds::{PACK_NAME, corpus_dir, pack, seeds};
 
 /// How the `wire` target names a message in its first byte, and the `border` target a subject, so
 /// that inputs can be made of fixtures.

@@ -21,7 +21,15 @@ pub fn corpus_dir(target: &Target) -> PathBuf {
 /// # Errors
 /// When a file cannot be read.
 pub fn seeds(target: &Target) -> io::Result<Vec<(String, Vec<u8>)>> {
-    let mut seeds = files(&corpus_dir(target))?;
+    let mut seeds = Vec::new();
+    for (name, bytes) in files(&corpus_dir(target))? {
+        if name == PACK_NAME {
+            let found = unpack(&bytes).into_iter().enumerate();
+            seeds.extend(found.map(|(n, input)| (format!("{name} {n}"), input)));
+        } else {
+            seeds.push((name, bytes));
+        }
+    }
     let fixtures = files(&here().join("../../nats/tests/fixtures"))?;
     match target.name {
         "wire" => seeds.extend(fixtures.iter().filter_map(|f| prefixed(f, word_byte))),
@@ -60,6 +68,37 @@ pub fn seeds(target: &Target) -> io::Result<Vec<(String, Vec<u8>)>> {
         _ => {}
     }
     Ok(seeds)
+}
+
+/// The file with what searches found: each input after its length in two bytes.
+pub const PACK_NAME: &str = "found.pack";
+
+/// As many of the inputs, from the first on, as fit.
+#[must_use]
+pub fn pack(inputs: &[Vec<u8>], bytes_max: usize) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for input in inputs {
+        let Ok(len) = u16::try_from(input.len()) else {
+            break;
+        };
+        if packed.len() + 2 + input.len() > bytes_max {
+            break;
+        }
+        packed.extend_from_slice(&len.to_be_bytes());
+        packed.extend_from_slice(input);
+    }
+    packed
+}
+
+fn unpack(mut packed: &[u8]) -> Vec<Vec<u8>> {
+    let mut inputs = Vec::new();
+    while let Some((len, rest)) = packed.split_first_chunk::<2>() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(rest.len());
+        let (input, rest) = rest.split_at(len);
+        inputs.push(input.to_vec());
+        packed = rest;
+    }
+    inputs
 }
 
 /// Which fixtures come on which subject.

@@ -33,26 +33,10 @@ fn stands<T: Serialize + DeserializeOwned>(
 
 macro_rules! messages {
     ($($name:ident),+ $(,)?) => {
-        const MESSAGES: &[(&str, Check)] = &[$((stringify!($name), stands::<v1::$name>)),+];
-
-        /// The name of the structure that is written for this `type`, for fixtures.
-        fn reads_type(index: usize, word: &str) -> bool {
-            let mut types = Vec::new();
-            $(types.push(word_of::<v1::$name>());)+
-            types[index].contains(&word)
-        }
+        /// Each by its `type`.
+        const MESSAGES: &[(&str, Check)] =
+            &[$((<v1::$name as wire::Message>::TYPE, stands::<v1::$name>)),+];
     };
-}
-
-trait Words {
-    const WORDS: &'static [&'static str];
-}
-impl<T: wire::Message> Words for T {
-    const WORDS: &'static [&'static str] = &[T::TYPE];
-}
-
-fn word_of<T: Words>() -> &'static [&'static str] {
-    T::WORDS
 }
 
 messages! {
@@ -99,8 +83,9 @@ pub fn wire(bytes: &[u8]) {
 /// The first byte of a `wire` input for a message of this `type`.
 #[must_use]
 pub fn wire_first_byte(word: &str, encoding: Encoding) -> u8 {
-    let index = (0..MESSAGES.len())
-        .find(|index| reads_type(*index, word))
+    let index = MESSAGES
+        .iter()
+        .position(|(known, _)| *known == word)
         .unwrap_or(MESSAGES.len());
     u8::try_from(index).unwrap_or_default() | bit_of(encoding)
 }

@@ -71,12 +71,13 @@ pub struct Acked {
     pub seq: u64,
 }
 
-/// Appends a frame, again and again until a copy is acknowledged. Never concludes that a copy did
-/// not land. The engine ends this task when it has applied a copy.
+/// Appends a frame of a [kind](ev_crash::FRAME_KINDS), again and again until a copy is
+/// acknowledged. Never concludes that a copy did not land. The engine ends this task when it has applied a copy.
 pub async fn append(
     client: async_nats::Client,
     js: jetstream::Context,
     frame: uuid::Uuid,
+    kind: &'static str,
     bytes: Bytes,
     acked: mpsc::Sender<Acked>,
     metrics: Arc<Metrics>,
@@ -88,6 +89,7 @@ pub async fn append(
         while client.connection_state() != State::Connected {
             tokio::time::sleep(CONNECTION_LOOK).await;
         }
+        ev_crash::reach("append", kind);
         let attempt = async {
             js.publish(subjects::LEDGER, bytes.clone())
                 .await
@@ -97,6 +99,7 @@ pub async fn append(
         };
         let error = match tokio::time::timeout(ACK_WAIT, attempt).await {
             Ok(Ok(ack)) => {
+                ev_crash::reach("appended", kind);
                 // The engine may have ended.
                 let _ = acked
                     .send(Acked {

@@ -280,8 +280,11 @@ async fn prepare(
     js: &jetstream::Context,
 ) -> anyhow::Result<(Places, Beginning)> {
     let ledger = ledger::ensure(js, &streams::LEDGER, config.stream_replicas).await?;
+    ev_crash::reach("prepared", "ledger");
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
+    ev_crash::reach("prepared", "cdr");
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
+    ev_crash::reach("prepared", "snapshots");
     let log = match snapshots::newest(&bucket).await? {
         Some(state) => {
             tracing::info!(seq = state.basis().seq, "going on from a snapshot");

@@ -69,7 +69,13 @@ impl Out {
                     unflushed = 0;
                 }
                 match tokio::time::timeout(PUBLISH_WAIT, publish(&client, message, flush)).await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => {
+                        if ev_crash::ARMED {
+                            // What has been sent is to have left before the end.
+                            let _ = client.flush().await;
+                            ev_crash::reach("sent", "one");
+                        }
+                    }
                     Ok(Err(error)) => {
                         counted.dropped();
                         tracing::debug!(%error, "message not published");

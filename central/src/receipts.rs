@@ -55,9 +55,13 @@ pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes
         let message = PublishMessage::build()
             .payload(bytes.clone())
             .expected_last_subject_sequence(0);
+        ev_crash::reach("receipt", "one");
         let error = match js.send_publish(subject.clone(), message).await {
             Ok(ack) => match ack.await {
-                Ok(_) => return Copied::Written,
+                Ok(_) => {
+                    ev_crash::reach("receipt-copied", "one");
+                    return Copied::Written;
+                }
                 Err(error) => error,
             },
             Err(error) => error,

@@ -38,13 +38,14 @@ fn name(seq: u64) -> String {
 /// # Errors
 /// When it cannot be encoded or stored.
 pub async fn write(store: &ObjectStore, state: &State) -> anyhow::Result<()> {
-    let mut bytes = MAGIC.to_vec();
-    rmp_serde::encode::write_named(&mut bytes, state).context("encoding a snapshot")?;
+    let bytes = encode(state)?;
     let name = name(state.basis().seq);
+    ev_crash::reach("snapshot", "begin");
     store
         .put(name.as_str(), &mut bytes.as_slice())
         .await
         .with_context(|| format!("storing snapshot {name}"))?;
+    ev_crash::reach("snapshot", "stored");
     let mut names = names(store).await?;
     while names.len() > SNAPSHOTS_KEPT {
         let oldest = names.remove(0);
@@ -52,6 +53,7 @@ pub async fn write(store: &ObjectStore, state: &State) -> anyhow::Result<()> {
             .delete(&oldest)
             .await
             .with_context(|| format!("deleting snapshot {oldest}"))?;
+        ev_crash::reach("snapshot", "pruned");
     }
     Ok(())
 }
@@ -87,8 +89,26 @@ async fn read(store: &ObjectStore, name: &str) -> anyhow::Result<State> {
     let mut object = store.get(name).await.context("opening")?;
     let mut bytes = Vec::new();
     object.read_to_end(&mut bytes).await.context("reading")?;
+    decode(&bytes)
+}
+
+/// Reads the bytes of a snapshot.
+///
+/// # Errors
+/// When they are none of this format.
+pub fn decode(bytes: &[u8]) -> anyhow::Result<State> {
     let rest = bytes
         .strip_prefix(MAGIC)
         .context("it is no snapshot of this format")?;
     rmp_serde::from_slice(rest).context("decoding")
+}
+
+/// The bytes of a snapshot.
+///
+/// # Errors
+/// Only for a defect of this program.
+pub fn encode(state: &State) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = MAGIC.to_vec();
+    rmp_serde::encode::write_named(&mut bytes, state).context("encoding a snapshot")?;
+    Ok(bytes)
 }

@@ -56,6 +56,8 @@ const SYNC_RETRY_MS_MAX: u64 = 30_000;
 /// After a change of state the heartbeat waits so long for the next change: a start and its phases
 /// come together.
 const BEAT_SETTLE: Duration = Duration::from_millis(50);
+/// In a build with crash points, how long the charger has to take a command.
+const HARDWARE_TAKES: Duration = Duration::from_millis(20);
 /// At the end, how long saying goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Answers under way: one per command that waits for the hardware, and those of this moment.
@@ -366,8 +368,26 @@ impl Actor {
             tracing::warn!(cp = %self.config.id, "{alarm}");
         }
         for command in fx.hardware {
+            let kind = match &command {
+                HwCommand::Start { .. } => Some("start"),
+                HwCommand::Stop { .. } => Some("stop"),
+                HwCommand::SetLimit { .. }
+                | HwCommand::Unlock { .. }
+                | HwCommand::SetService { .. }
+                | HwCommand::Reset => None,
+            };
+            if let Some(kind) = kind {
+                ev_crash::reach("hardware", kind);
+            }
             if self.hardware.try_send(command).is_err() {
                 tracing::debug!(cp = %self.config.id, "the hardware driver is busy; the command is repeated");
+            }
+            if ev_crash::ARMED
+                && let Some(kind) = kind
+            {
+                // The charger is a task of this process: it is to have got the command.
+                sleep(HARDWARE_TAKES).await;
+                ev_crash::reach("hardware-asked", kind);
             }
         }
         for (reply_to, answer) in fx.replies {
@@ -376,8 +396,18 @@ impl Actor {
                     to: Some(to),
                     encoding,
                 }) => {
+                    let kind = answer_kind(&answer);
                     let reply = self.reply(answer);
+                    if let Some(kind) = kind {
+                        ev_crash::reach("answer", kind);
+                    }
                     self.uplink.answer(to, &reply, encoding).await;
+                    if ev_crash::ARMED
+                        && let Some(kind) = kind
+                    {
+                        self.uplink.flush().await;
+                        ev_crash::reach("answered", kind);
+                    }
                 }
                 Some(Waiter::Central { to: None, .. } | Waiter::Cabinet(_)) | None => {}
             }
@@ -440,7 +470,10 @@ impl Actor {
                 sent_mono_ms,
                 reply,
             } => self.synced(sent_mono_ms, reply).await,
-            UplinkEvent::Evt(outcome) => self.feed(Input::Evt(outcome)).await,
+            UplinkEvent::Evt(outcome) => {
+                ev_crash::reach("evt-answer", "one");
+                self.feed(Input::Evt(outcome)).await;
+            }
         }
     }
 
@@ -453,6 +486,7 @@ impl Actor {
             .as_ref()
             .and_then(|r| r.error.as_ref()?.retry_after_ms);
         if let Some(reply) = reply {
+            ev_crash::reach("sync-answer", "one");
             if let Some(problem) = reply.error {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
             }
@@ -582,14 +616,17 @@ impl Actor {
             .map(|bytes| rmp_serde::from_slice(bytes))
             .collect();
         match values {
-            Ok(records) if !records.is_empty() => self.uplink.evt(&EvtRequest {
-                tag: Tag::new(),
-                to: CENTRAL.to_owned(),
-                epoch: self.core.spool().epoch().clone(),
-                first: run.first,
-                from: run.from,
-                records,
-            }),
+            Ok(records) if !records.is_empty() => {
+                ev_crash::reach("evt", "one");
+                self.uplink.evt(&EvtRequest {
+                    tag: Tag::new(),
+                    to: CENTRAL.to_owned(),
+                    epoch: self.core.spool().epoch().clone(),
+                    first: run.first,
+                    from: run.from,
+                    records,
+                });
+            }
             Ok(_) => self.feed(Input::Evt(EvtOutcome::Unanswered)).await,
             Err(e) => {
                 tracing::error!(cp = %self.config.id, error = %e, "a record in the spool is damaged");
@@ -622,6 +659,7 @@ impl Actor {
             next: self.core.spool().next(),
             sessions: self.core.open_sessions().collect(),
         };
+        ev_crash::reach("sync", "one");
         self.uplink.sync(&request, self.clock.now().mono_ms);
     }
 
@@ -649,6 +687,7 @@ impl Actor {
         let subject = Subject::Heartbeat {
             cp: self.config.id.clone(),
         };
+        ev_crash::reach("heartbeat", "one");
         self.uplink.publish(subject, &heartbeat).await;
     }
 
@@ -660,6 +699,7 @@ impl Actor {
                 driver,
                 session: live.session_id,
             };
+            ev_crash::reach("live", "one");
             self.uplink.publish(subject, &live).await;
         }
     }
@@ -721,6 +761,12 @@ impl Actor {
         }
         self.uplink.close(GOODBYE).await;
     }
+}
+
+/// What an answer is named after where it passes a crash point.
+fn answer_kind(answer: &Answer) -> Option<&'static str> {
+    let (_, verb) = answer.command_id.as_ref()?.as_str().rsplit_once('-')?;
+    ["start", "stop"].into_iter().find(|known| *known == verb)
 }
 
 fn draw() -> Draw {

@@ -156,6 +156,7 @@ async fn converse(stream: UnixStream, all: &[Reachable]) -> io::Result<()> {
     };
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
+    ev_crash::reach("cabinet", "one");
     write.write_all(&bytes).await
 }
 

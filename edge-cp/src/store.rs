@@ -12,7 +12,7 @@ use std::{
 use edge_core::{Row, Stored, spool};
 use ev_contract::{
     ids::Epoch,
-    v1::EdgeRecord,
+    v1::{EdgeFact, EdgeRecord},
     wire::{Encoding, encode},
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -238,6 +238,7 @@ fn create(connection: &mut Connection) -> Result<(), StoreError> {
         .map_err(sqlite(failed))?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)
         .map_err(sqlite(failed))?;
+    ev_crash::reach("create", "one");
     tx.commit().map_err(sqlite(failed))
 }
 
@@ -272,7 +273,45 @@ fn commit(connection: &mut Connection, rows: &[Row]) -> Result<(), StoreError> {
     for row in rows {
         write(&tx, row)?;
     }
-    tx.commit().map_err(sqlite("commit to the store"))
+    ev_crash::reach("commit", commit_kind(rows));
+    tx.commit().map_err(sqlite("commit to the store"))?;
+    ev_crash::reach("committed", commit_kind(rows));
+    Ok(())
+}
+
+/// What a commit is named after where it passes a crash point.
+fn commit_kind(rows: &[Row]) -> &'static str {
+    if !ev_crash::ARMED {
+        return "record";
+    }
+    let has = |kind: &&&str| {
+        rows.iter().any(|row| match row {
+            Row::Command(_) => **kind == "command",
+            Row::Append(record) => {
+                **kind
+                    == match record.fact {
+                        EdgeFact::Started { .. } => "started",
+                        EdgeFact::Phase { .. } => "phase",
+                        EdgeFact::EnergyEnded { .. } => "energy-ended",
+                        EdgeFact::Ended { .. } => "ended",
+                        EdgeFact::Accepted { .. }
+                        | EdgeFact::OpenedAtEdge { .. }
+                        | EdgeFact::Checkpoint { .. }
+                        | EdgeFact::Connector { .. }
+                        | EdgeFact::Booted { .. }
+                        | EdgeFact::Anomaly { .. } => "record",
+                    }
+            }
+            Row::Free { .. } => **kind == "free",
+            Row::Session(_)
+            | Row::DropSession(_)
+            | Row::DropCommand(_)
+            | Row::Tx(_)
+            | Row::DropTx(_)
+            | Row::Connector(_) => **kind == "record",
+        })
+    };
+    ev_crash::COMMIT_KINDS.iter().find(has).unwrap_or(&"record")
 }
 
 fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {

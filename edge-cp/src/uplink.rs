@@ -272,6 +272,11 @@ impl Uplink {
         }
     }
 
+    /// Sends what is under way.
+    pub async fn flush(&self) {
+        let _ = timeout(PUBLISH_TIMEOUT, self.client.flush()).await;
+    }
+
     /// Sends what is under way and closes, within a deadline.
     pub async fn close(&self, within: Duration) {
         if self.is_up() {

@@ -136,6 +136,7 @@ impl Engine {
                 self.metrics.answered(item.verb, "accepted", "");
             }
         }
+        ev_crash::reach("answer", answer_kind(item.verb));
         match &ask.asker {
             Asker::Driver(driver) => {
                 let kind = match wish {
@@ -301,6 +302,7 @@ impl Engine {
 
     pub(super) fn answer_sync(&self, item: &Item, cp: &CpId, sync: &SyncRequest) {
         self.metrics.answered(item.verb, "accepted", "");
+        ev_crash::reach("answer", "sync");
         self.reply(
             item.reply.as_ref(),
             &SyncReply {
@@ -320,6 +322,7 @@ impl Engine {
             return;
         }
         self.metrics.answered(item.verb, "accepted", "");
+        ev_crash::reach("answer", "evt");
         self.reply(
             item.reply.as_ref(),
             &EvtReply {
@@ -347,6 +350,7 @@ impl Engine {
 
     /// Answers a question from the applied state. Its frame was appended after it came.
     pub(super) fn answer_query(&self, item: &Item, asker: &Asker, query: &Query) {
+        ev_crash::reach("answer", "other");
         let result = match query {
             Query::Status(id) => self.status(item, asker, *id),
             Query::List(page) => self.list(item, asker, page),
@@ -597,6 +601,14 @@ impl Engine {
             .filter(|e| e.value.phase() == phase)
             .count();
         i64::try_from(count).unwrap_or(i64::MAX)
+    }
+}
+
+/// What an answer to a request is named after where it passes a crash point.
+fn answer_kind(verb: &'static str) -> &'static str {
+    match verb {
+        "start" | "stop" => verb,
+        _ => "other",
     }
 }
 

@@ -482,6 +482,7 @@ impl Engine {
             self.client.clone(),
             self.js.clone(),
             frame.id,
+            frame_kind(&items),
             bytes.clone(),
             self.acked.0.clone(),
             Arc::clone(&self.metrics),
@@ -507,6 +508,7 @@ impl Engine {
             return;
         };
         in_flight.append.abort();
+        ev_crash::reach("applied", frame_kind(&in_flight.items));
         self.metrics.appended(in_flight.since.elapsed());
         for kind in applied.void() {
             self.metrics.void(&format!("{kind:?}").to_lowercase());
@@ -613,6 +615,15 @@ impl Engine {
         self.metrics
             .progress(self.log.state().basis().seq, known_to);
     }
+}
+
+/// What a frame is named after where it passes a crash point.
+fn frame_kind(items: &[(Item, Part)]) -> &'static str {
+    if !ev_crash::ARMED {
+        return "other";
+    }
+    let has = |kind: &&&str| items.iter().any(|(item, _)| **kind == item.verb);
+    ev_crash::FRAME_KINDS.iter().find(has).unwrap_or(&"other")
 }
 
 /// Who is to be told about an item.

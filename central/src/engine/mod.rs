@@ -544,6 +544,7 @@ impl Engine {
             } else {
                 Encoding::MsgPack
             };
+            ev_crash::reach("update", "one");
             self.out.send(subject.to_string(), &update, encoding);
         }
     }
@@ -627,6 +628,9 @@ impl Engine {
         let subject = subject.clone();
         let cp = cp.clone();
         let sent = Instant::now();
+        if let "start" | "stop" = verb {
+            ev_crash::reach("command", verb);
+        }
         let asked = send_command(self.client.clone(), cp.clone(), verb, id, message);
         tokio::spawn(async move {
             let answer = asked.await;
@@ -723,6 +727,9 @@ impl Engine {
         self.heard.sign_of_life(&cp, wall());
         self.metrics
             .command(verb, answer.outcome.as_str(), Some(took));
+        if let "start" | "stop" = verb {
+            ev_crash::reach("command-answer", verb);
+        }
         let finally = match answer.outcome {
             Outcome::NotYet | Outcome::Unrecognised => false,
             Outcome::Taken

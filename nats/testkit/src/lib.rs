@@ -20,6 +20,6 @@ pub use cluster::Cluster;
 pub use nats::NatsServer;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder};
-pub use programs::{nats_server_program, our_program, workspace_root};
+pub use programs::{crash_program, nats_server_program, our_program, workspace_root};
 pub use proxy::TcpProxy;
 pub use wait::{PATIENCE, wait_for, wait_until};

@@ -152,6 +152,26 @@ impl Process {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Whether it has ended, for those who cannot reap it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        use rustix::process::{WaitId, WaitIdOptions, waitid};
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            // One that has been reaped is no child any more.
+            .is_none_or(|pid| !matches!(waitid(WaitId::Pid(pid), options), Ok(None)))
+    }
+
+    /// Sets a variable for the next run, or removes it.
+    pub fn set_env(&mut self, key: &str, value: Option<&str>) {
+        self.spec.env.retain(|(k, _)| k != key);
+        if let Some(value) = value {
+            self.spec.env.push((key.into(), value.into()));
+        }
+    }
+
     #[must_use]
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

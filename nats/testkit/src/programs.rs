@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 const NATS_SERVER_MIN: (u32, u32, u32) = (2, 15, 1);
 
 const BUILD_LINE: &str = "cargo build --workspace --bins";
+const CRASH_BUILD_LINE: &str = "ops/dev test --only tests -- -p ev-e2e killed_at";
 
 /// The folder of the workspace's `Cargo.toml`.
 #[must_use]
@@ -25,21 +26,40 @@ pub fn workspace_root() -> &'static Path {
 /// # Errors
 /// When it has not been built; the message has the line that builds it.
 pub fn our_program(name: &str) -> Result<PathBuf> {
-    let dir = match env::var_os("EV_BIN_DIR") {
+    existing(name, &program_dir()?, BUILD_LINE)
+}
+
+/// Path of one of our own programs in a build with crash points: in `EV_CRASH_BIN_DIR` if set, else
+/// in the folder `crash` beside the ordinary ones.
+///
+/// # Errors
+/// When it has not been built; the message says who builds it.
+pub fn crash_program(name: &str) -> Result<PathBuf> {
+    let dir = match env::var_os("EV_CRASH_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => {
-            // target/debug/deps/some_test-0123456789abcdef
-            let test = env::current_exe().context("find the running test's own path")?;
-            test.parent()
-                .and_then(Path::parent)
-                .context("the running test lies in no target folder")?
-                .to_owned()
-        }
+        None => program_dir()?.join("crash"),
     };
+    existing(name, &dir, CRASH_BUILD_LINE)
+}
+
+fn program_dir() -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("EV_BIN_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    // target/debug/deps/some_test-0123456789abcdef
+    let test = env::current_exe().context("find the running test's own path")?;
+    let dir = test
+        .parent()
+        .and_then(Path::parent)
+        .context("the running test lies in no target folder")?;
+    Ok(dir.to_owned())
+}
+
+fn existing(name: &str, dir: &Path, build_line: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     ensure!(
         path.is_file(),
-        "program {name} is not at {}; build it: {BUILD_LINE}",
+        "program {name} is not at {}; build it: {build_line}",
         path.display()
     );
     Ok(path)

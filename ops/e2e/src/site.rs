@@ -9,7 +9,9 @@ use ev_contract::{
     v1::{Adjustment, Receipt},
     wire::{self, Encoding},
 };
-use ev_testkit::{NatsServer, PATIENCE, Process, TcpProxy, free_port, our_program, wait_for};
+use ev_testkit::{
+    NatsServer, PATIENCE, Process, TcpProxy, crash_program, free_port, our_program, wait_for,
+};
 use futures::StreamExt;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -42,6 +44,8 @@ pub struct Layout {
     pub charger: Charger,
     /// How many times faster than real the chargers' physics run.
     pub sim_speed: u32,
+    /// Programs with crash points.
+    pub crash_points: bool,
     /// Lines for `central.toml`.
     pub central_extra: String,
     /// Lines for each `[charge_point.simulator]`.
@@ -58,6 +62,7 @@ impl Layout {
             connectors: 1,
             charger,
             sim_speed: 60,
+            crash_points: false,
             central_extra: String::new(),
             simulator_extra: String::new(),
         }
@@ -105,14 +110,14 @@ impl Site {
                 layout.central_extra
             );
             std::fs::write(&path, text).context("write central's configuration")?;
-            centrals.push(spawn("central", "run", &path, &[])?);
+            centrals.push(spawn(layout, "central", &path, &[])?);
             http_ports.push(port);
         }
         let path = dir.path().join("edge-cp.toml");
         std::fs::write(&path, edge_toml(layout, &uplink.url(), dir.path())?)
             .context("write the agent's configuration")?;
         let speed = layout.sim_speed.to_string();
-        let agent = spawn("edge-cp", "run", &path, &["--sim-speed", &speed])?;
+        let agent = spawn(layout, "edge-cp", &path, &["--sim-speed", &speed])?;
         let site = Self {
             nats,
             uplink,
@@ -360,9 +365,14 @@ impl Site {
     }
 }
 
-fn spawn(program: &str, verb: &str, config: &Path, extra: &[&str]) -> Result<Process> {
-    Process::ours(program)?
-        .arg(verb)
+fn spawn(layout: &Layout, program: &str, config: &Path, extra: &[&str]) -> Result<Process> {
+    let path = if layout.crash_points {
+        crash_program(program)?
+    } else {
+        our_program(program)?
+    };
+    Process::program(program, path)
+        .arg("run")
         .arg("--config")
         .arg(config)
         .args(extra)

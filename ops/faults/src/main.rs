@@ -1,3 +1,4 @@
+mod fuzz;
 mod nemesis;
 mod power_cut;
 mod storm;
@@ -24,6 +25,8 @@ enum Machine {
     Judge(nemesis::JudgeArgs),
     /// A virtual machine whose power is cut under load
     PowerCut(power_cut::Options),
+    /// Bytes that nobody would send, for every decoder and both cores
+    Fuzz(fuzz::Args),
     /// All charge points at once, floods, and a reader that stands still
     Storm(storm::Args),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Machine::Run(args) => nemesis::run(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),
         Machine::PowerCut(options) => power_cut::run(&options).map(|()| ExitCode::SUCCESS),
+        Machine::Fuzz(args) => fuzz::run(&args).map(|()| ExitCode::SUCCESS),
         Machine::Storm(args) => storm::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

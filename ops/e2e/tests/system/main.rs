@@ -3,6 +3,7 @@
 
 mod charging;
 mod clients;
+mod crash_points;
 mod faults;
 mod input;
 mod ledger;

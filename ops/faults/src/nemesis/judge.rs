@@ -629,6 +629,7 @@ impl<'a> Judge<'a> {
                 answer.unix < expires - CLOCK_MS
             }
             // True or not depends on more than anybody can see.
+            "late" if first.verb.starts_with("cp_") => false,
             "request_id_reused" | "charge_point_offline" | "charger_offline" | "no_answer"
             | "clock_unsure" | "storage_failed" | "limit_below_fee" | "rejected_by_charger"
             | "amount_invalid" | "occupied_locally" => false,

@@ -278,6 +278,7 @@ async fn act(args: &RunArgs, seed: u64, mix: Mix, town: &Arc<Town>) -> Result<()
     let url = system.url_of("operators");
     let caller = Caller::connect(&url, "op.olga".into(), Tongue::Json, history.clone()).await?;
     let operator = Operator::new(caller, town.clone(), ids, seed);
+    operator.wait_for_charge_points().await?;
 
     history.note(Event::Stage { stage: Stage::Mess });
     let (stop, stopped) = watch::channel(false);
@@ -358,9 +359,7 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
     join_all(drivers.iter_mut().map(Driver::settle)).await;
     note("every wish is settled".into());
     join_all(drivers.iter_mut().map(Driver::stop_most)).await;
-    if let Err(error) = users::go_home(town).await {
-        note(format!("{error:#}"));
-    }
+    users::go_home(town).await;
     note("cars have gone".into());
     let mut last = String::new();
     while Instant::now() < deadline {

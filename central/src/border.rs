@@ -181,7 +181,7 @@ pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
     let request_id = match &read {
         Ok(Question::Request(ask, _)) => Some(ask.request.to_string()),
         Ok(Question::Query(..)) => None,
-        Err(_) => reader.request_id(),
+        Err(_) => request_id(message),
     };
     Ok(Asked {
         asker: Some(asker),
@@ -209,6 +209,21 @@ impl From<InvalidId> for Unread {
     fn from(invalid: InvalidId) -> Self {
         Code::InvalidId.about(&invalid.to_string()).into()
     }
+}
+
+/// The request's id out of a message that is not read otherwise, so that the asker can tell which
+/// one is meant.
+#[must_use]
+pub fn request_id(message: &async_nats::Message) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Only {
+        request_id: String,
+    }
+    (message.payload.len() <= REQUEST_BYTES_MAX)
+        .then(|| wire::decode::<Only>(&message.payload, encoding(message)).ok())
+        .flatten()
+        .map(|only| only.request_id)
+        .filter(|id| id.len() <= 64)
 }
 
 struct Reader<'m> {
@@ -261,20 +276,6 @@ impl Reader<'_> {
         } else {
             Err(Unread::NotForCentral)
         }
-    }
-
-    /// The request's id out of a message that could not be read otherwise, so that the asker can
-    /// tell which one it was.
-    fn request_id(&self) -> Option<String> {
-        #[derive(serde::Deserialize)]
-        struct Only {
-            request_id: String,
-        }
-        (self.bytes.len() <= REQUEST_BYTES_MAX)
-            .then(|| wire::decode::<Only>(self.bytes, self.encoding).ok())
-            .flatten()
-            .map(|only| only.request_id)
-            .filter(|id| id.len() <= 64)
     }
 
     fn request(&self, id: &str, expires_at: i64, wish: Wish) -> Result<Question, Unread> {
@@ -612,7 +613,11 @@ fn incoming(raw: rmpv::Value) -> Incoming {
     Incoming { raw, record }
 }
 
-fn cp_of(message: &async_nats::Message) -> Result<CpId, (String, Problem)> {
+/// Which charge point a message comes from.
+///
+/// # Errors
+/// A sentence for whoever sent it.
+pub fn cp_of(message: &async_nats::Message) -> Result<CpId, (String, Problem)> {
     match Subject::parse(&message.subject) {
         Some(Subject::Sync { cp } | Subject::Event { cp } | Subject::Heartbeat { cp }) => Ok(cp),
         Some(_) | None => {
@@ -625,6 +630,10 @@ fn cp_of(message: &async_nats::Message) -> Result<CpId, (String, Problem)> {
     }
 }
 
+/// Words of health kept of a heartbeat. An agent has a handful; what is beyond is left out, since
+/// the heartbeat is remembered and the rest of it is needed.
+const HEALTH_WORDS_MAX: usize = 32;
+
 /// Reads a heartbeat.
 ///
 /// # Errors
@@ -633,12 +642,15 @@ pub fn read_heartbeat(
     message: &async_nats::Message,
 ) -> Result<ev_contract::v1::Heartbeat, Ignored> {
     let cp = cp_of(message).map_err(|_| Ignored::Unreadable)?;
-    let heartbeat: ev_contract::v1::Heartbeat = (message.payload.len() <= REQUEST_BYTES_MAX)
+    let mut heartbeat: ev_contract::v1::Heartbeat = (message.payload.len() <= REQUEST_BYTES_MAX)
         .then(|| wire::decode(&message.payload, encoding(message)).ok())
         .flatten()
         .ok_or(Ignored::Unreadable)?;
     if heartbeat.to != CENTRAL || heartbeat.cp_id != cp {
         return Err(Ignored::NotForCentral);
     }
+    heartbeat.health.truncate(HEALTH_WORDS_MAX);
+    heartbeat.health.shrink_to_fit();
+    heartbeat.connectors.truncate(CONNECTORS_MAX);
     Ok(heartbeat)
 }

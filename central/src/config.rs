@@ -6,6 +6,8 @@ use central_core::decide::Settings;
 use ev_contract::ids::ReplicaId;
 use serde::Deserialize;
 
+use crate::admission::Limits;
+
 /// What `central.toml` says.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +49,13 @@ pub struct Config {
     /// Ledger messages between two snapshots.
     #[serde(default = "snapshot_every")]
     pub snapshot_every: u64,
+    /// What one driver, operator or charge point may ask.
+    #[serde(default)]
+    pub limits: Limits,
 }
+
+/// Above what any replica can answer: as good as no limit.
+const RATE_MAX: u32 = 1_000_000;
 
 fn http_addr() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8080))
@@ -171,6 +179,14 @@ impl Config {
         if config.snapshot_every < 10 {
             return Err(wrong("snapshot_every", "give 10 or more"));
         }
+        for (key, rate) in config.limits.named() {
+            if !(1..=RATE_MAX).contains(&rate.per_s) || !(1..=RATE_MAX).contains(&rate.burst) {
+                return Err(wrong(
+                    key,
+                    "give { per_s = N, burst = N }, each 1 to 1000000",
+                ));
+            }
+        }
         Ok(config)
     }
 
@@ -220,6 +236,11 @@ mod tests {
             ("snapshot_every = 1", "snapshot_every"),
             ("colour = 1", "colour"),
             ("http_addr = \"nowhere\"", "http_addr"),
+            (
+                "[limits]\ndriver_stops = { per_s = 0, burst = 1 }",
+                "limits.driver_stops",
+            ),
+            ("[limits]\nguests = { per_s = 1, burst = 1 }", "guests"),
         ] {
             let error = Config::parse(&format!("{base}{extra}\n"), "central.toml").unwrap_err();
             let text = error.to_string();

@@ -14,6 +14,11 @@ use ev_contract::{
 };
 
 const OFFLINE_AFTER: Duration = Duration::from_millis(OFFLINE_AFTER_MS);
+/// Charge points that are remembered at once; who else calls is not heard. A server takes 20,000
+/// connections.
+const EARS_MAX: usize = 65_536;
+/// Between two looks for charge points that can be forgotten, when there are so many.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 struct Ear {
@@ -28,6 +33,7 @@ struct Ear {
 pub struct Hearing {
     since: Instant,
     ears: HashMap<CpId, Ear>,
+    swept_at: Option<Instant>,
 }
 
 impl Hearing {
@@ -37,12 +43,16 @@ impl Hearing {
         Self {
             since: Instant::now(),
             ears: HashMap::new(),
+            swept_at: None,
         }
     }
 
     /// A heartbeat came. Says whether the charge point was out of reach before.
     pub fn heartbeat(&mut self, heartbeat: Heartbeat, wall: UnixMs) -> bool {
         let now = Instant::now();
+        if !self.has_room_for(&heartbeat.cp_id, now) {
+            return false;
+        }
         let before = self.ears.get(&heartbeat.cp_id);
         let was_away = before.is_none_or(|ear| now - ear.heard_at > OFFLINE_AFTER);
         let other_epoch = before.and_then(|ear| match &ear.heartbeat {
@@ -69,6 +79,9 @@ impl Hearing {
     /// A charge point answered something.
     pub fn sign_of_life(&mut self, cp: &CpId, wall: UnixMs) {
         let now = Instant::now();
+        if !self.has_room_for(cp, now) {
+            return;
+        }
         self.ears
             .entry(cp.clone())
             .and_modify(|ear| {
@@ -81,6 +94,19 @@ impl Hearing {
                 wall,
                 other_epoch: None,
             });
+    }
+
+    /// One that is out of reach says as much by being unknown, so it can be forgotten.
+    fn has_room_for(&mut self, cp: &CpId, now: Instant) -> bool {
+        if self.ears.len() < EARS_MAX || self.ears.contains_key(cp) {
+            return true;
+        }
+        if self.swept_at.is_none_or(|at| now - at >= SWEEP_EVERY) {
+            self.swept_at = Some(now);
+            self.ears
+                .retain(|_, ear| now - ear.heard_at <= OFFLINE_AFTER);
+        }
+        self.ears.len() < EARS_MAX
     }
 
     /// For how long a charge point has not been heard.

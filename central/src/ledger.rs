@@ -3,10 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use async_nats::jetstream::{
-    self,
-    consumer::{DeliverPolicy, push},
-    stream,
+use async_nats::{
+    connection::State,
+    jetstream::{
+        self,
+        consumer::{DeliverPolicy, push},
+        stream,
+    },
 };
 use bytes::Bytes;
 use ev_contract::{streams::StreamDef, subjects};
@@ -21,6 +24,9 @@ const ACK_WAIT: Duration = Duration::from_secs(3);
 /// Between two appends of one frame; grows to the second.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks whether the connection is back.
+const CONNECTION_LOOK: Duration = Duration::from_millis(20);
 
 /// Messages read and not yet applied. The server pauses beyond.
 pub const READ_AHEAD: usize = 1_024;
@@ -68,6 +74,7 @@ pub struct Acked {
 /// Appends a frame, again and again until a copy is acknowledged. Never concludes that a copy did
 /// not land. The engine ends this task when it has applied a copy.
 pub async fn append(
+    client: async_nats::Client,
     js: jetstream::Context,
     frame: uuid::Uuid,
     bytes: Bytes,
@@ -76,6 +83,11 @@ pub async fn append(
 ) {
     let mut wait = RETRY_FIRST;
     loop {
+        // Copies that are sent while the connection is down are not lost: all of them would land
+        // when it is back.
+        while client.connection_state() != State::Connected {
+            tokio::time::sleep(CONNECTION_LOOK).await;
+        }
         let attempt = async {
             js.publish(subjects::LEDGER, bytes.clone())
                 .await

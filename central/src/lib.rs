@@ -3,6 +3,7 @@
 //!
 //! - [`config`]: the configuration file
 //! - [`border`]: from bytes to questions
+//! - [`admission`], [`held`]: how much of them
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams
 //! - [`orders`]: commands to charge points
@@ -10,11 +11,13 @@
 //! - [`out`]: what leaves
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 
+pub mod admission;
 pub mod border;
 pub mod config;
 pub mod engine;
 pub mod health;
 pub mod heard;
+pub mod held;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
@@ -43,6 +46,9 @@ use crate::{
 
 /// A server that has not been heard for two of these is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// What waits in the client library for the connection; while it is down, whoever sends more waits.
+/// Few, since what waits there can be large and can no longer be taken back.
+const CLIENT_QUEUE: usize = 1_024;
 /// Between two attempts to prepare streams while the server is not ready for them.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -131,11 +137,12 @@ async fn serve(
     health: watch::Sender<Health>,
     watched: watch::Receiver<Health>,
 ) -> anyhow::Result<()> {
-    let client = connect(&config).await?;
+    let links = Links::connect(&config, &metrics).await?;
+    let client = links.main.clone();
     let js = jetstream::new(client.clone());
     let (places, beginning) = loop {
         tokio::select! {
-            prepared = prepare(&config, &client, &js) => match prepared {
+            prepared = prepare(&config, &links, &js) => match prepared {
                 Ok(prepared) => break prepared,
                 Err(error) => {
                     tracing::warn!(error = %format!("{error:#}"), "not ready; trying again");
@@ -150,8 +157,13 @@ async fn serve(
     let (entries_to, entries) = mpsc::channel(ledger::READ_AHEAD);
     let reader = tokio::spawn(ledger::read(places.ledger.clone(), from, entries_to));
     let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
-    let (questions, heartbeats, subscribed) =
-        subscriptions::start(client, out.clone(), Arc::clone(&metrics), watched);
+    let (questions, heartbeats, subscribed) = subscriptions::start(
+        links,
+        config.limits.clone(),
+        out.clone(),
+        Arc::clone(&metrics),
+        watched,
+    );
     let engine = Engine::new(config, places, out, metrics, health, beginning);
     engine
         .run(Inputs {
@@ -168,35 +180,92 @@ async fn serve(
     Ok(())
 }
 
-async fn connect(config: &Config) -> anyhow::Result<async_nats::Client> {
+/// Messages that the client library keeps for the task that takes them; it drops what is beyond.
+/// Their sizes are not counted there, so that these numbers bound memory: by the server's
+/// `max_payload` in the worst case, by the contract's sizes in the usual one.
+mod untaken {
+    /// The ledger, and answers of charge points. The server sends the ledger only so far ahead.
+    pub const MAIN: usize = 65_536;
+    /// Requests of up to 16 KiB.
+    pub const REQUESTS: usize = 2_048;
+    /// Runs of records of up to 256 KiB. The agents of those beyond ask again after five seconds.
+    pub const RECORDS: usize = 1_024;
+    /// Syncs and heartbeats of some hundred bytes: all charge points of a server at once.
+    pub const PRESENCE: usize = 8_192;
+}
+
+/// The connections. One per kind of question, since a connection is what a flood fills first, and
+/// what the server closes when it is not read fast enough: the ledger, and answers, must not wait
+/// behind anybody's requests, and nobody's requests behind another kind.
+#[derive(Debug, Clone)]
+struct Links {
+    /// The ledger, answers, commands.
+    main: async_nats::Client,
+    /// Requests of drivers and operators.
+    requests: async_nats::Client,
+    /// Spool records.
+    records: async_nats::Client,
+    /// Syncs and heartbeats.
+    presence: async_nats::Client,
+}
+
+impl Links {
+    async fn connect(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let named = |kind: &str| format!("central {}{kind}", config.replica);
+        let link = |name, untaken| connect(config, metrics, name, untaken);
+        Ok(Self {
+            main: link(named(""), untaken::MAIN).await?,
+            requests: link(named(" requests"), untaken::REQUESTS).await?,
+            records: link(named(" records"), untaken::RECORDS).await?,
+            presence: link(named(" presence"), untaken::PRESENCE).await?,
+        })
+    }
+}
+
+async fn connect(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    name: String,
+    untaken: usize,
+) -> anyhow::Result<async_nats::Client> {
     let servers: Vec<async_nats::ServerAddr> = config
         .servers()
         .map(str::parse)
         .collect::<Result<_, _>>()
         .context("nats_url")?;
+    let metrics = Arc::clone(metrics);
+    let called = name.clone();
     async_nats::ConnectOptions::new()
-        .name(format!("central {}", config.replica))
+        .name(name)
         .retry_on_initial_connect()
         .ping_interval(PING_INTERVAL)
-        .client_capacity(8_192)
-        .subscription_capacity(65_536)
+        .client_capacity(CLIENT_QUEUE)
+        .subscription_capacity(untaken)
         .reconnect_delay_callback(|attempts| {
             // 50 ms, doubling to two seconds, with jitter: replicas do not come back in step.
             let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
             let delay = Duration::from_millis(50 * 2u64.pow(exponent)).min(Duration::from_secs(2));
             delay.mul_f64(0.5 + rand::random::<f64>())
         })
-        .event_callback(|event| async move {
-            match event {
-                async_nats::Event::Connected => tracing::info!("connected to nats-server"),
-                async_nats::Event::Disconnected => tracing::warn!("nats-server is out of reach"),
-                async_nats::Event::ServerError(error) => {
-                    tracing::error!(%error, "nats-server refused something");
+        .event_callback(move |event| {
+            let (metrics, link) = (Arc::clone(&metrics), called.clone());
+            async move {
+                match event {
+                    async_nats::Event::Connected => {
+                        tracing::info!(link, "connected to nats-server")
+                    }
+                    async_nats::Event::Disconnected => {
+                        tracing::warn!(link, "nats-server is out of reach");
+                    }
+                    async_nats::Event::ServerError(error) => {
+                        tracing::error!(link, %error, "nats-server refused something");
+                    }
+                    async_nats::Event::SlowConsumer(_) => {
+                        // Counted and not logged: in a storm there is one for each message.
+                        metrics.ignored("came_too_fast");
+                    }
+                    other => tracing::debug!(link, %other, "nats"),
                 }
-                async_nats::Event::SlowConsumer(_) => {
-                    tracing::warn!("messages came faster than they were taken");
-                }
-                other => tracing::debug!(%other, "nats"),
             }
         })
         .connect(servers)
@@ -207,7 +276,7 @@ async fn connect(config: &Config) -> anyhow::Result<async_nats::Client> {
 /// Streams, snapshot, and how far the ledger goes.
 async fn prepare(
     config: &Config,
-    client: &async_nats::Client,
+    links: &Links,
     js: &jetstream::Context,
 ) -> anyhow::Result<(Places, Beginning)> {
     let ledger = ledger::ensure(js, &streams::LEDGER, config.stream_replicas).await?;
@@ -235,7 +304,8 @@ async fn prepare(
         None
     };
     let places = Places {
-        client: client.clone(),
+        client: links.main.clone(),
+        intake: [&links.requests, &links.records, &links.presence].map(Clone::clone),
         js: js.clone(),
         ledger,
         cdr,

@@ -14,6 +14,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     ignored: IntCounterVec,
+    refused: IntCounterVec,
     sessions: IntGaugeVec,
     charge_points: IntGaugeVec,
     commands: IntCounterVec,
@@ -73,6 +74,13 @@ impl Metrics {
                     "Messages passed over, by reason."
                 ),
                 &["reason"]
+            )),
+            refused: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_refused_total",
+                    "Messages not let in, by verb (`read`: a driver's question, `op`: an operator's request) and why: `rate` (this asker sends too many), `askers` (too many askers), `full` (no memory left for this kind)."
+                ),
+                &["verb", "why"]
             )),
             sessions: register!(IntGaugeVec::new(
                 Opts::new("ev_sessions", "Open sessions by phase."),
@@ -197,6 +205,11 @@ impl Metrics {
     /// A message was passed over.
     pub fn ignored(&self, reason: &str) {
         self.ignored.with_label_values(&[reason]).inc();
+    }
+
+    /// A message was not let in.
+    pub fn refused(&self, verb: &str, why: &str) {
+        self.refused.with_label_values(&[verb, why]).inc();
     }
 
     /// How many sessions are open in each phase.

@@ -8,13 +8,22 @@ use ev_contract::wire::{self, CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::metrics::Metrics;
+use crate::{
+    held::{Held, OUT_BYTES_MAX, Share},
+    metrics::Metrics,
+};
 
-/// Messages that wait for the connection. At the bound the newest is dropped and counted: whoever
-/// waits for a reply repeats, and watchers poll.
+/// Messages that wait for the connection, of at most [`OUT_BYTES_MAX`] together. At either bound
+/// the newest is dropped and counted: whoever waits for a reply repeats, and watchers poll.
 const OUT_MAX: usize = 65_536;
+/// Refusals of floods that wait. They go when nothing else does, and those beyond are dropped and
+/// counted: a flood is answered as far as that costs nobody else anything.
+const REFUSALS_MAX: usize = 4_096;
 /// How long one publish may take before it counts as dropped.
 const PUBLISH_WAIT: Duration = Duration::from_secs(2);
+/// Handed to the client library, which does not count bytes, before it is asked whether they are
+/// written.
+const UNFLUSHED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a shutdown waits for what is on its way.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
@@ -23,12 +32,15 @@ struct Message {
     subject: String,
     payload: Bytes,
     encoding: Encoding,
+    _held: Held,
 }
 
 /// Where outgoing messages are put.
 #[derive(Debug, Clone)]
 pub struct Out {
     queue: mpsc::Sender<Message>,
+    refusals: mpsc::Sender<Message>,
+    share: Share,
     metrics: Arc<Metrics>,
 }
 
@@ -40,22 +52,23 @@ impl Out {
         metrics: Arc<Metrics>,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (queue, mut waiting) = mpsc::channel::<Message>(OUT_MAX);
+        let (refusals, mut refused) = mpsc::channel::<Message>(REFUSALS_MAX);
         let counted = Arc::clone(&metrics);
         let task = tokio::spawn(async move {
-            while let Some(message) = waiting.recv().await {
-                let publish = async {
-                    match message.encoding {
-                        Encoding::MsgPack => client.publish(message.subject, message.payload).await,
-                        Encoding::Json => {
-                            let mut headers = HeaderMap::new();
-                            headers.insert(CONTENT_TYPE, CONTENT_TYPE_JSON);
-                            client
-                                .publish_with_headers(message.subject, headers, message.payload)
-                                .await
-                        }
-                    }
+            let mut unflushed = 0;
+            loop {
+                let message = tokio::select! {
+                    biased;
+                    Some(message) = waiting.recv() => message,
+                    Some(message) = refused.recv() => message,
+                    else => break,
                 };
-                match tokio::time::timeout(PUBLISH_WAIT, publish).await {
+                unflushed += message.payload.len();
+                let flush = unflushed > UNFLUSHED_BYTES_MAX;
+                if flush {
+                    unflushed = 0;
+                }
+                match tokio::time::timeout(PUBLISH_WAIT, publish(&client, message, flush)).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => {
                         counted.dropped();
@@ -71,26 +84,79 @@ impl Out {
                 tracing::warn!("shut down before everything was sent: not connected");
             }
         });
-        (Self { queue, metrics }, task)
+        let out = Self {
+            queue,
+            refusals,
+            share: Share::new(OUT_BYTES_MAX),
+            metrics,
+        };
+        (out, task)
     }
 
     /// Sends a message.
     pub fn send<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
-        match wire::encode(message, encoding) {
-            Ok(payload) => {
-                let message = Message {
-                    subject,
-                    payload: payload.into(),
-                    encoding,
-                };
-                if self.queue.try_send(message).is_err() {
-                    self.metrics.dropped();
-                }
-            }
+        self.put(&self.queue, subject, message, encoding);
+    }
+
+    /// Sends the refusal of one message of a flood, if there is nothing better to do.
+    pub fn refuse<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
+        if self.refusals.capacity() == 0 {
+            self.metrics.dropped();
+        } else {
+            self.put(&self.refusals, subject, message, encoding);
+        }
+    }
+
+    fn put<T: Serialize>(
+        &self,
+        queue: &mpsc::Sender<Message>,
+        subject: String,
+        message: &T,
+        encoding: Encoding,
+    ) {
+        let payload: Bytes = match wire::encode(message, encoding) {
+            Ok(payload) => payload.into(),
             Err(error) => {
                 self.metrics.dropped();
                 tracing::error!(%error, %subject, "message cannot be encoded");
+                return;
             }
+        };
+        let sent = self
+            .share
+            .hold(payload.len() + subject.len())
+            .is_some_and(|held| {
+                let message = Message {
+                    subject,
+                    payload,
+                    encoding,
+                    _held: held,
+                };
+                queue.try_send(message).is_ok()
+            });
+        if !sent {
+            self.metrics.dropped();
         }
     }
+}
+
+async fn publish(
+    client: &async_nats::Client,
+    message: Message,
+    flush: bool,
+) -> Result<(), async_nats::Error> {
+    match message.encoding {
+        Encoding::MsgPack => client.publish(message.subject, message.payload).await?,
+        Encoding::Json => {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, CONTENT_TYPE_JSON);
+            client
+                .publish_with_headers(message.subject, headers, message.payload)
+                .await?;
+        }
+    }
+    if flush {
+        client.flush().await?;
+    }
+    Ok(())
 }

@@ -1,60 +1,76 @@
 //! The subscriptions: from NATS to the engine. Only while this replica serves.
+//!
+//! Each has a task and a connection or a queue of its own, so that none waits behind another, and
+//! no task ever waits for anything but the next message: what cannot be taken is refused.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use async_nats::Subscriber;
+use async_nats::{Message, Subscriber};
 use ev_contract::{
     codes::{Code, Problem},
-    subjects,
+    subjects::{self, Subject},
     v1::{EvtReply, Heartbeat, SyncReply},
     wire::Tag,
 };
 use futures::StreamExt;
+use serde::Serialize;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
-    border::{self, Question},
-    engine::{self, Item, ItemKind, QUESTIONS_MAX},
+    Links,
+    admission::{Gate, Limits, Refusal},
+    border::{self, Question, ReplyTo},
+    engine::{self, Item, ItemKind},
     health::{Health, Stage},
+    held::{self, HEARTBEATS_MAX, Held, QUESTION_BYTES, QUESTIONS_MAX, Shares},
     metrics::Metrics,
     out::Out,
 };
 
-/// Heartbeats that wait. At the bound the newest is dropped: another follows in five seconds.
-const HEARTBEATS_MAX: usize = 65_536;
+/// Bytes of an `evt` that count as one more of it.
+const EVT_UNIT_BYTES: usize = 16 * 1024;
+/// What is told when a share of memory is used up: as long as the engine needs to empty a full
+/// one, spread so that those who are told at once do not come back at once.
+const RETRY_FULL: Duration = Duration::from_secs(1);
 
 struct Shared {
-    client: async_nats::Client,
     out: Out,
     metrics: Arc<Metrics>,
+    shares: Shares,
+    limits: Limits,
     questions: mpsc::Sender<Item>,
-    heartbeats: mpsc::Sender<Heartbeat>,
+    heartbeats: mpsc::Sender<(Heartbeat, Held)>,
 }
 
 /// Starts the task that subscribes when this replica serves and unsubscribes when it no longer does.
-pub fn start(
-    client: async_nats::Client,
+pub(crate) fn start(
+    links: Links,
+    limits: Limits,
     out: Out,
     metrics: Arc<Metrics>,
     health: watch::Receiver<Health>,
 ) -> (
     mpsc::Receiver<Item>,
-    mpsc::Receiver<Heartbeat>,
+    mpsc::Receiver<(Heartbeat, Held)>,
     JoinHandle<()>,
 ) {
     let (questions, questions_in) = mpsc::channel(QUESTIONS_MAX);
     let (heartbeats, heartbeats_in) = mpsc::channel(HEARTBEATS_MAX);
-    let shared = Shared {
-        client,
+    let shared = Arc::new(Shared {
         out,
         metrics,
+        shares: Shares::default(),
+        limits,
         questions,
         heartbeats,
-    };
-    let task = tokio::spawn(run(shared, health));
+    });
+    let task = tokio::spawn(run(links, shared, health));
     (questions_in, heartbeats_in, task)
 }
 
@@ -64,25 +80,28 @@ const DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// Before another attempt to subscribe; the connection is being made again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 
-async fn run(shared: Shared, mut health: watch::Receiver<Health>) {
+async fn run(links: Links, shared: Arc<Shared>, mut health: watch::Receiver<Health>) {
     while until(&mut health, true).await {
-        let mut subscriptions = match Subscriptions::open(&shared.client).await {
-            Ok(subscriptions) => subscriptions,
+        let sources = match subscribe(&links, &shared.limits).await {
+            Ok(sources) => sources,
             Err(error) => {
                 tracing::error!(%error, "cannot subscribe");
                 tokio::time::sleep(SUBSCRIBE_AGAIN).await;
                 continue;
             }
         };
-        let goes_on = tokio::select! {
-            () = subscriptions.listen(&shared) => true,
-            goes_on = until(&mut health, false) => goes_on,
-        };
-        if !goes_on {
-            return;
+        let mut takers = JoinSet::new();
+        for (subscriber, source) in sources {
+            takers.spawn(take(
+                subscriber,
+                source,
+                Arc::clone(&shared),
+                health.clone(),
+            ));
         }
+        // They end when this replica no longer serves.
+        while takers.join_next().await.is_some() {}
         if health.borrow().stage == Stage::Draining {
-            subscriptions.drain(&shared).await;
             // The engine sees that no more questions come.
             return;
         }
@@ -97,180 +116,329 @@ async fn until(health: &mut watch::Receiver<Health>, serving: bool) -> bool {
         .is_ok()
 }
 
-struct Subscriptions {
-    heartbeats: Subscriber,
-    requests: [Subscriber; 2],
-    events: Subscriber,
-    syncs: Subscriber,
+/// What comes in by one subscription, and how much of it each asker may send.
+enum Source {
+    Drivers(Box<DriverGates>),
+    Operators(Gate),
+    Records(Gate),
+    Syncs(Gate),
+    Heartbeats(Gate),
 }
 
-impl Subscriptions {
-    async fn open(client: &async_nats::Client) -> Result<Self, async_nats::SubscribeError> {
-        let queue =
-            |subject: &'static str| client.queue_subscribe(subject, subjects::QUEUE_CENTRAL.into());
-        Ok(Self {
-            heartbeats: client.subscribe(subjects::CP_HEARTBEATS).await?,
-            requests: [
-                queue(subjects::DRIVER_REQUESTS).await?,
-                queue(subjects::OPERATOR_REQUESTS).await?,
-            ],
-            events: queue(subjects::CP_EVENTS).await?,
-            syncs: queue(subjects::CP_SYNCS).await?,
-        })
-    }
+struct DriverGates {
+    starts: Gate,
+    stops: Gate,
+    reads: Gate,
+}
 
-    async fn listen(&mut self, shared: &Shared) {
-        let [drivers, operators] = &mut self.requests;
+async fn subscribe(
+    links: &Links,
+    limits: &Limits,
+) -> Result<[(Subscriber, Source); 5], async_nats::SubscribeError> {
+    let queue = async |link: &async_nats::Client, subject: &'static str| {
+        link.queue_subscribe(subject, subjects::QUEUE_CENTRAL.into())
+            .await
+    };
+    let drivers = Source::Drivers(Box::new(DriverGates {
+        starts: Gate::new(limits.driver_starts),
+        stops: Gate::new(limits.driver_stops),
+        reads: Gate::new(limits.driver_reads),
+    }));
+    let operators = Source::Operators(Gate::new(limits.operator));
+    let records = Source::Records(Gate::new(limits.charge_point_evts));
+    let syncs = Source::Syncs(Gate::new(limits.charge_point_syncs));
+    let heartbeats = Source::Heartbeats(Gate::new(limits.charge_point_heartbeats));
+    // Heartbeats first: a question that comes next is decided with what they say.
+    Ok([
+        (
+            links.presence.subscribe(subjects::CP_HEARTBEATS).await?,
+            heartbeats,
+        ),
+        (queue(&links.presence, subjects::CP_SYNCS).await?, syncs),
+        (queue(&links.records, subjects::CP_EVENTS).await?, records),
+        (
+            queue(&links.requests, subjects::OPERATOR_REQUESTS).await?,
+            operators,
+        ),
+        (
+            queue(&links.requests, subjects::DRIVER_REQUESTS).await?,
+            drivers,
+        ),
+    ])
+}
+
+/// Takes what comes until this replica no longer serves. When it ends in order, takes also what is
+/// on its way; what comes later goes to others.
+async fn take(
+    mut subscriber: Subscriber,
+    mut source: Source,
+    shared: Arc<Shared>,
+    health: watch::Receiver<Health>,
+) {
+    {
+        let mut watched = health.clone();
+        let mut ended = std::pin::pin!(until(&mut watched, false));
         loop {
             tokio::select! {
-                Some(message) = self.heartbeats.next() => shared.heartbeat(&message),
-                Some(message) = drivers.next() => shared.request(&message),
-                Some(message) = operators.next() => shared.request(&message),
-                Some(message) = self.events.next() => shared.event(&message),
-                Some(message) = self.syncs.next() => shared.sync(&message),
-                else => return,
+                _ = &mut ended => break,
+                message = subscriber.next() => match message {
+                    Some(message) => shared.take(&mut source, &message),
+                    None => return,
+                },
             }
         }
     }
-
-    /// Takes what is on its way to this replica; what comes later goes to others.
-    async fn drain(mut self, shared: &Shared) {
-        let all = [&mut self.heartbeats, &mut self.events, &mut self.syncs]
-            .into_iter()
-            .chain(&mut self.requests);
-        for subscriber in all {
-            if let Err(error) = subscriber.drain().await {
-                tracing::warn!(%error, "cannot unsubscribe");
-            }
+    if health.borrow().stage != Stage::Draining {
+        return;
+    }
+    if let Err(error) = subscriber.drain().await {
+        tracing::warn!(%error, "cannot unsubscribe");
+    }
+    let rest = async {
+        while let Some(message) = subscriber.next().await {
+            shared.take(&mut source, &message);
         }
-        if tokio::time::timeout(DRAIN_WAIT, self.listen(shared))
-            .await
-            .is_err()
-        {
-            tracing::warn!("shut down before all subscriptions were drained");
-        }
+    };
+    if tokio::time::timeout(DRAIN_WAIT, rest).await.is_err() {
+        tracing::warn!("shut down before a subscription was drained");
     }
 }
 
 impl Shared {
-    fn heartbeat(&self, message: &async_nats::Message) {
-        match border::read_heartbeat(message) {
-            Ok(heartbeat) => {
-                if self.heartbeats.try_send(heartbeat).is_err() {
-                    self.metrics.ignored("heartbeats_full");
-                }
-            }
-            Err(ignored) => self.metrics.ignored(ignored.as_str()),
+    fn take(&self, source: &mut Source, message: &Message) {
+        match source {
+            Source::Heartbeats(gate) => self.heartbeat(gate, message),
+            Source::Drivers(_) | Source::Operators(_) => self.request(source, message),
+            Source::Records(gate) => self.event(gate, message),
+            Source::Syncs(gate) => self.sync(gate, message),
         }
     }
 
-    fn request(&self, message: &async_nats::Message) {
+    fn heartbeat(&self, gate: &mut Gate, message: &Message) {
+        if let Err(refusal) = gate.admit(&message.subject.as_str(), 1, Instant::now()) {
+            self.metrics.refused("hb", refusal.as_str());
+            return;
+        }
+        let heartbeat = match border::read_heartbeat(message) {
+            Ok(heartbeat) => heartbeat,
+            Err(ignored) => return self.metrics.ignored(ignored.as_str()),
+        };
+        let taken = self
+            .shares
+            .heartbeats
+            .hold(QUESTION_BYTES + message.payload.len())
+            .is_some_and(|held| self.heartbeats.try_send((heartbeat, held)).is_ok());
+        if !taken {
+            self.metrics.refused("hb", "full");
+        }
+    }
+
+    fn request(&self, source: &mut Source, message: &Message) {
         let reply = match border::reply_to(message) {
             Ok(reply) => reply,
             Err(ignored) => {
                 tracing::debug!(subject = %message.subject, why = ignored.as_str(), "request passed over");
-                self.metrics.ignored(ignored.as_str());
-                return;
+                return self.metrics.ignored(ignored.as_str());
             }
         };
+        if let Err((verb, to, problem)) = self.admit_request(source, message) {
+            self.metrics.answered(verb, "error", problem.code.as_str());
+            let answer = engine::error_reply(to, border::request_id(message), problem);
+            self.answer(reply, &answer, true);
+            return;
+        }
         let asked = match border::read(message) {
             Ok(asked) => asked,
-            Err(ignored) => {
-                self.metrics.ignored(ignored.as_str());
-                return;
-            }
+            Err(ignored) => return self.metrics.ignored(ignored.as_str()),
         };
-        let to = asked
-            .asker
-            .as_ref()
-            .map_or_else(String::new, |a| a.as_str().to_owned());
-        let problem = match asked.question {
-            Err(problem) => problem,
+        let (problem, flood) = match asked.question {
+            Err(problem) => (problem, false),
             Ok(question) => {
                 let kind = match question {
                     Question::Request(ask, wish) => ItemKind::Request(ask, wish),
                     Question::Query(asker, query) => ItemKind::Query(asker, query),
                 };
-                match self
-                    .questions
-                    .try_send(Item::asked(kind, reply.clone(), asked.verb))
-                {
+                let share = match source {
+                    Source::Operators(_) => &self.shares.operators,
+                    Source::Drivers(_)
+                    | Source::Records(_)
+                    | Source::Syncs(_)
+                    | Source::Heartbeats(_) => &self.shares.drivers,
+                };
+                let held = share.hold(QUESTION_BYTES + message.payload.len());
+                match self.put(kind, &reply, asked.verb, held) {
                     Ok(()) => return,
-                    Err(_) => overloaded(),
+                    Err(problem) => (problem, true),
                 }
             }
         };
         self.metrics
             .answered(asked.verb, "error", problem.code.as_str());
-        self.out.send(
-            reply.subject,
-            &engine::error_reply(to, asked.request_id, problem),
-            reply.encoding,
-        );
+        let to = asked
+            .asker
+            .map_or_else(String::new, |a| a.as_str().to_owned());
+        let answer = engine::error_reply(to, asked.request_id, problem);
+        self.answer(reply, &answer, flood);
     }
 
-    fn sync(&self, message: &async_nats::Message) {
+    /// Whether this asker may ask. The subject alone says who it is and how much its question
+    /// counts: what is refused is not read.
+    fn admit_request(
+        &self,
+        source: &mut Source,
+        message: &Message,
+    ) -> Result<(), (&'static str, String, Problem)> {
+        let verb = message.subject.rsplit('.').next().unwrap_or_default();
+        let (gate, what, verb) = match source {
+            Source::Drivers(gates) => match verb {
+                "start" => (&mut gates.starts, "starts", "start"),
+                "stop" => (&mut gates.stops, "stops", "stop"),
+                _ => (&mut gates.reads, "questions", "read"),
+            },
+            Source::Operators(gate) => (gate, "requests", "op"),
+            Source::Records(_) | Source::Syncs(_) | Source::Heartbeats(_) => return Ok(()),
+        };
+        let to = match Subject::parse(&message.subject) {
+            Some(Subject::Driver { driver, .. }) => driver.to_string(),
+            Some(Subject::Operator { operator, .. }) => operator.to_string(),
+            // Nobody's: all of those are counted as one asker's.
+            Some(_) | None => String::new(),
+        };
+        gate.admit(&to, 1, Instant::now()).map_err(|refusal| {
+            self.metrics.refused(verb, refusal.as_str());
+            (verb, to, overloaded(what, refusal))
+        })
+    }
+
+    /// Hands a question to the engine.
+    fn put(
+        &self,
+        kind: ItemKind,
+        reply: &ReplyTo,
+        verb: &'static str,
+        held: Option<Held>,
+    ) -> Result<(), Problem> {
+        if let Some(held) = held {
+            let item = Item::asked(kind, reply.clone(), verb, held);
+            if self.questions.try_send(item).is_ok() {
+                return Ok(());
+            }
+        }
+        self.metrics.refused(verb, "full");
+        Err(full())
+    }
+
+    fn sync(&self, gate: &mut Gate, message: &Message) {
         let reply = match border::reply_to(message) {
             Ok(reply) => reply,
             Err(ignored) => return self.metrics.ignored(ignored.as_str()),
         };
-        let (to, problem) = match border::read_sync(message) {
-            Ok((cp, sync)) => {
+        let taken = self
+            .admit_charge_point(gate, message, "sync", 1)
+            .and_then(|()| {
+                let (cp, sync) = border::read_sync(message).map_err(not_flooding)?;
                 let to = cp.to_string();
-                let item = Item::asked(ItemKind::Sync(cp, sync), reply.clone(), "sync");
-                match self.questions.try_send(item) {
-                    Ok(()) => return,
-                    Err(_) => (to, overloaded()),
-                }
-            }
-            Err(problem) => problem,
+                let held = self
+                    .shares
+                    .syncs
+                    .hold(QUESTION_BYTES + message.payload.len());
+                self.put(ItemKind::Sync(cp, sync), &reply, "sync", held)
+                    .map_err(|problem| (to, problem, true))
+            });
+        let Err((to, error, flood)) = taken else {
+            return;
         };
-        tracing::warn!(cp = to, %problem, "sync not taken");
-        self.metrics
-            .answered("sync", "error", problem.code.as_str());
+        self.metrics.answered("sync", "error", error.code.as_str());
+        if !flood {
+            tracing::warn!(cp = to, %error, "sync not taken");
+        }
         let answer = SyncReply {
             tag: Tag::new(),
             to,
             epoch: String::new(),
             next: 0,
-            error: Some(problem),
+            error: Some(error),
             ts: engine::wall(),
         };
-        self.out.send(reply.subject, &answer, reply.encoding);
+        self.answer(reply, &answer, flood);
     }
 
-    fn event(&self, message: &async_nats::Message) {
+    fn event(&self, gate: &mut Gate, message: &Message) {
         let reply = match border::reply_to(message) {
             Ok(reply) => reply,
             Err(ignored) => return self.metrics.ignored(ignored.as_str()),
         };
-        let (to, problem) = match border::read_run(message) {
-            Ok(run) => {
+        let count =
+            1 + u32::try_from(message.payload.len() / EVT_UNIT_BYTES).unwrap_or(u32::MAX - 1);
+        let taken = self
+            .admit_charge_point(gate, message, "evt", count)
+            .and_then(|()| {
+                let run = border::read_run(message).map_err(not_flooding)?;
                 let to = run.cp.to_string();
-                let item = Item::asked(ItemKind::Run(run), reply.clone(), "evt");
-                match self.questions.try_send(item) {
-                    Ok(()) => return,
-                    Err(_) => (to, overloaded()),
-                }
-            }
-            Err(problem) => problem,
+                // Each record lies there twice: as it came, and as what it says.
+                let bytes: usize = run.records.iter().map(|r| 2 * held::bytes_of(&r.raw)).sum();
+                let held = self.shares.records.hold(QUESTION_BYTES + bytes);
+                self.put(ItemKind::Run(run), &reply, "evt", held)
+                    .map_err(|problem| (to, problem, true))
+            });
+        let Err((to, error, flood)) = taken else {
+            return;
         };
-        tracing::warn!(cp = to, %problem, "records not taken");
-        self.metrics.answered("evt", "error", problem.code.as_str());
+        self.metrics.answered("evt", "error", error.code.as_str());
+        if !flood {
+            tracing::warn!(cp = to, %error, "records not taken");
+        }
         let answer = EvtReply {
             tag: Tag::new(),
             to,
             epoch: String::new(),
             next: 0,
-            error: Some(problem),
+            error: Some(error),
             ts: engine::wall(),
         };
-        self.out.send(reply.subject, &answer, reply.encoding);
+        self.answer(reply, &answer, flood);
+    }
+
+    fn admit_charge_point(
+        &self,
+        gate: &mut Gate,
+        message: &Message,
+        verb: &'static str,
+        count: u32,
+    ) -> Result<(), (String, Problem, bool)> {
+        gate.admit(&message.subject.as_str(), count, Instant::now())
+            .map_err(|refusal| {
+                self.metrics.refused(verb, refusal.as_str());
+                let to = border::cp_of(message).map_or_else(|_| String::new(), |cp| cp.to_string());
+                (to, overloaded(verb, refusal), true)
+            })
+    }
+
+    fn answer<T: Serialize>(&self, reply: ReplyTo, answer: &T, flood: bool) {
+        if flood {
+            self.out.refuse(reply.subject, answer, reply.encoding);
+        } else {
+            self.out.send(reply.subject, answer, reply.encoding);
+        }
     }
 }
 
-fn overloaded() -> Problem {
-    let mut problem = Code::Overloaded.about("its queue is full");
-    problem.retry_after_ms = Some(1_000);
+fn not_flooding((to, problem): (String, Problem)) -> (String, Problem, bool) {
+    (to, problem, false)
+}
+
+fn overloaded(what: &str, refusal: Refusal) -> Problem {
+    let mut problem = match refusal {
+        Refusal::TooMany(_) => Code::Overloaded.about(&format!("too many {what} from you")),
+        Refusal::NoRoom => Code::Overloaded.about("too many ask at once"),
+    };
+    problem.retry_after_ms = u64::try_from(refusal.retry_after().as_millis()).ok();
+    problem
+}
+
+fn full() -> Problem {
+    let mut problem = Code::Overloaded.about("too many questions wait");
+    let wait = RETRY_FULL.mul_f64(0.5 + rand::random::<f64>());
+    problem.retry_after_ms = u64::try_from(wait.as_millis()).ok();
     problem
 }

@@ -46,6 +46,10 @@ const OPEN_RETRY: Duration = Duration::from_secs(5);
 const LIVE_EVERY: Duration = Duration::from_secs(1);
 /// Between syncs, before jitter.
 const SYNC_EVERY_MS: u64 = 60_000;
+/// Longest wait before the sync after a reconnect. Many connections that were only stalled come back
+/// in the same moment, without the jitter of a new one; what this charge point is has not changed
+/// meanwhile, and nothing else waits for a sync.
+const SYNC_RETURN_MS_MAX: u64 = 2_000;
 /// First and longest pause after an unanswered sync.
 const SYNC_RETRY_MS_MIN: u64 = 1_000;
 const SYNC_RETRY_MS_MAX: u64 = 30_000;
@@ -250,6 +254,7 @@ struct Actor {
     waiters: BTreeMap<ReplyTo, Waiter>,
     next_waiter: u64,
     sync: SyncState,
+    ever_up: bool,
     beat_due: Instant,
     beaten: Vec<(ConnectorState, Option<SessionId>)>,
     stopping: bool,
@@ -294,6 +299,7 @@ impl Actor {
                 at: now,
                 failures: 0,
             },
+            ever_up: false,
             beat_due: now,
             beaten: Vec::new(),
             stopping: false,
@@ -415,8 +421,14 @@ impl Actor {
     async fn uplink_event(&mut self, event: UplinkEvent) {
         match event {
             UplinkEvent::Up => {
+                let wait = if self.ever_up {
+                    rand::rng().random_range(0..=SYNC_RETURN_MS_MAX)
+                } else {
+                    0
+                };
+                self.ever_up = true;
                 self.sync = SyncState::Due {
-                    at: Instant::now(),
+                    at: Instant::now() + Duration::from_millis(wait),
                     failures: 0,
                 };
                 self.beat_due = Instant::now();
@@ -437,6 +449,9 @@ impl Actor {
             SyncState::Due { failures, .. } | SyncState::Asked { failures } => failures,
         };
         let refused = reply.as_ref().is_none_or(|r| r.error.is_some());
+        let told = reply
+            .as_ref()
+            .and_then(|r| r.error.as_ref()?.retry_after_ms);
         if let Some(reply) = reply {
             if let Some(problem) = reply.error {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
@@ -450,7 +465,9 @@ impl Actor {
             self.feed(input).await;
         }
         let random = rand::rng().random();
-        let (wait, failures) = if refused {
+        let (wait, failures) = if let Some(told) = told {
+            (edge_core::spool::told_ms(told, random), failures + 1)
+        } else if refused {
             let wait = edge_core::spool::backoff_ms(
                 SYNC_RETRY_MS_MIN,
                 SYNC_RETRY_MS_MAX,

@@ -1,9 +1,14 @@
 //! The connection of one charge point to NATS. Nothing here ever makes the actor wait: what cannot
 //! be sent at once is dropped or answered as unanswered, and repeated by those who care.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request, connection::State};
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Request, ServerAddr, connection::State,
+};
 use edge_core::EvtOutcome;
 use ev_contract::{
     ids::CpId,
@@ -24,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RECONNECT_MS_MAX: u64 = 5_000;
 /// First pause between two attempts to connect, before jitter.
 const RECONNECT_MS_MIN: u64 = 200;
+/// Longest wait before the first attempt after a loss. 2,000 charge points that return within 2 s
+/// are one a millisecond, which a server and central serve in passing; drivers do not notice 2 s.
+const RETURN_MS_MAX: u64 = 2_000;
 /// How long an answer of central's may take. The core gives up after the same time.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(edge_core::limits::EVT_TIMEOUT_MS);
 /// A publish waits only when the client's queue is full.
@@ -84,6 +92,7 @@ impl Uplink {
     ) -> Result<Self, async_nats::ConnectError> {
         let told = events.clone();
         let name = cp.clone();
+        let ever_tried = AtomicBool::new(false);
         let options = ConnectOptions::new()
             .name(cp.as_str())
             .retry_on_initial_connect()
@@ -91,14 +100,19 @@ impl Uplink {
             .ping_interval(PING_INTERVAL)
             .connection_timeout(CONNECT_TIMEOUT)
             .subscription_capacity(COMMANDS_MAX)
-            .reconnect_delay_callback(reconnect_delay)
+            .reconnect_delay_callback(move |attempts| reconnect_delay(&ever_tried, attempts))
             .event_callback(move |event| {
                 let (told, name) = (told.clone(), name.clone());
                 async move {
                     on_event(&name, event, &told).await;
                 }
             });
-        let client = options.connect(url).await?;
+        // Several servers of a cluster, any of which will do. The library takes a text for one.
+        let servers: Vec<ServerAddr> = url
+            .split(',')
+            .map(|one| one.trim().parse())
+            .collect::<Result<_, _>>()?;
+        let client = options.connect(servers).await?;
         Ok(Self {
             client,
             cp: cp.clone(),
@@ -193,10 +207,17 @@ impl Uplink {
                     if let Some(problem) = &reply.error {
                         tracing::debug!(cp = %cp, code = %problem.code, "central did not take the records");
                     }
-                    EvtOutcome::Answered {
-                        epoch: reply.epoch,
-                        next: reply.next,
-                        refused: reply.error.is_some(),
+                    match reply
+                        .error
+                        .as_ref()
+                        .and_then(|problem| problem.retry_after_ms)
+                    {
+                        Some(retry_after_ms) => EvtOutcome::Busy { retry_after_ms },
+                        None => EvtOutcome::Answered {
+                            epoch: reply.epoch,
+                            next: reply.next,
+                            refused: reply.error.is_some(),
+                        },
                     }
                 }
             };
@@ -301,14 +322,25 @@ fn decoded<T: serde::de::DeserializeOwned>(cp: &CpId, bytes: &[u8]) -> Option<T>
         .ok()
 }
 
-/// Doubling pauses with jitter, so that charge points that lost a server together do not return
-/// together.
-fn reconnect_delay(attempts: usize) -> Duration {
-    let shift = u32::try_from(attempts.saturating_sub(1))
-        .unwrap_or(u32::MAX)
-        .min(10);
-    let whole = (RECONNECT_MS_MIN << shift).min(RECONNECT_MS_MAX);
-    Duration::from_millis(rand::rng().random_range(whole / 2..=whole * 3 / 2))
+/// When to try to connect, by how many attempts were made since the connection was lost.
+///
+/// The very first attempt of a program is made at once. The first after a loss waits for any time
+/// up to [`RETURN_MS_MAX`]: a server that was away for a moment has lost all of its charge points
+/// in the same moment. After that pauses double, half of each by chance.
+fn reconnect_delay(ever_tried: &AtomicBool, attempts: usize) -> Duration {
+    let mut rng = rand::rng();
+    let first = attempts <= 1;
+    if !ever_tried.swap(true, Ordering::Relaxed) {
+        return Duration::ZERO;
+    }
+    let ms = if first {
+        rng.random_range(0..=RETURN_MS_MAX)
+    } else {
+        let shift = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(10);
+        let whole = (RECONNECT_MS_MIN << shift).min(RECONNECT_MS_MAX);
+        rng.random_range(whole / 2..=whole * 3 / 2)
+    };
+    Duration::from_millis(ms)
 }
 
 async fn on_event(cp: &CpId, event: Event, told: &mpsc::Sender<UplinkEvent>) {
@@ -339,4 +371,39 @@ async fn on_event(cp: &CpId, event: Event, told: &mpsc::Sender<UplinkEvent>) {
 #[must_use]
 pub fn heartbeat_pause() -> Duration {
     Duration::from_millis(rand::rng().random_range(HEARTBEAT_MS * 4 / 5..=HEARTBEAT_MS * 6 / 5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_connects_at_once_and_returns_by_chance() {
+        let ever_tried = AtomicBool::new(false);
+        assert_eq!(reconnect_delay(&ever_tried, 1), Duration::ZERO);
+        for attempts in [1, 2, 3, 10, 1_000_000] {
+            let delays: Vec<_> = (0..2_000)
+                .map(|_| reconnect_delay(&ever_tried, attempts).as_millis())
+                .collect();
+            let (min, max) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
+            assert!(max - min >= 150, "{attempts}: {min} to {max}");
+            assert!(*max <= u128::from(RECONNECT_MS_MAX * 3 / 2));
+        }
+    }
+
+    #[test]
+    fn those_who_lost_a_server_together_return_one_by_one() {
+        let ever_tried = AtomicBool::new(true);
+        let mut of_each_tenth = [0_u32; 10];
+        for _ in 0..2_000 {
+            let ms = reconnect_delay(&ever_tried, 1).as_millis();
+            let tenth = ms * 10 / u128::from(RETURN_MS_MAX + 1);
+            of_each_tenth[usize::try_from(tenth).unwrap()] += 1;
+        }
+        // 200 are expected in each; 120 or 280 are six standard deviations away.
+        assert!(
+            of_each_tenth.iter().all(|n| (120..=280).contains(n)),
+            "{of_each_tenth:?}"
+        );
+    }
 }

@@ -24,6 +24,10 @@ use ev_contract::{
 use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
 use crate::border::{Page, Query, ReplyTo};
 
+/// What an asker is told whose question the ledger could not take; up to twice that, so that many
+/// who are told at once do not come back at once.
+const RETRY_MS: u64 = 500;
+
 /// The answer to something that was not decided or looked up.
 #[must_use]
 pub fn error_reply(to: String, request_id: Option<String>, problem: Problem) -> ErrorReply {
@@ -58,7 +62,7 @@ impl Engine {
     pub(super) fn refuse(&self, item: &Item, code: Code, what: &str) {
         let mut problem = code.about(what);
         if code == Code::Overloaded {
-            problem.retry_after_ms = Some(1_000);
+            problem.retry_after_ms = Some(RETRY_MS + rand::random_range(0..RETRY_MS));
         }
         self.metrics.answered(item.verb, "error", code.as_str());
         match &item.kind {
@@ -164,10 +168,14 @@ impl Engine {
 
     /// Passes a one-off act on to the charge point; its answer is the answer. The charge point
     /// remembers the command, so that a repeat does it once.
-    fn pass_on(&self, item: Item, cp: &CpId, connector: Option<i64>, act: Act) {
+    fn pass_on(&mut self, item: Item, cp: &CpId, connector: Option<i64>, act: Act) {
         let ItemKind::Request(ask, _) = &item.kind else {
             return;
         };
+        if self.asked >= super::ASKED_MAX {
+            self.refuse(&item, Code::Overloaded, "too many charge points are asked");
+            return;
+        }
         // Askers choose request ids for themselves: the content tells two askers' apart.
         let digest: String = ask.content.iter().map(|b| format!("{b:02x}")).collect();
         let Ok(id) = CommandId::new(format!("op-{digest}")) else {
@@ -226,6 +234,7 @@ impl Engine {
                 ))
             }
         };
+        self.asked += 1;
         tokio::spawn(async move {
             let answer = asked.await;
             // The engine may have ended.

@@ -27,6 +27,7 @@ use super::Engine;
 use crate::{
     border::{Query, ReplyTo},
     health::Stage,
+    held::Held,
     ledger,
 };
 
@@ -63,6 +64,8 @@ pub struct Item {
     probed: bool,
     /// Whether the asker has been told that the outcome is not known.
     told: bool,
+    /// Its share of memory, until it is answered.
+    _held: Option<Held>,
 }
 
 /// What it is.
@@ -89,8 +92,9 @@ pub enum ItemKind {
 impl Item {
     /// A question from outside.
     #[must_use]
-    pub fn asked(kind: ItemKind, reply: ReplyTo, verb: &'static str) -> Self {
+    pub fn asked(kind: ItemKind, reply: ReplyTo, verb: &'static str, held: Held) -> Self {
         Self {
+            _held: Some(held),
             reply: Some(reply),
             verb,
             ..Self::own(kind)
@@ -107,6 +111,7 @@ impl Item {
             not_before: None,
             probed: false,
             told: false,
+            _held: None,
         }
     }
 
@@ -147,43 +152,144 @@ impl Item {
     }
 }
 
-/// The queue.
+/// Who waits. Each has a lane of its own, so that none of them waits behind another.
+#[derive(Debug, Clone, Copy)]
+enum Lane {
+    /// Central's own.
+    Own,
+    Drivers,
+    Operators,
+    Syncs,
+    Records,
+}
+
+impl Lane {
+    /// As they lie in [`Waiting`].
+    const ALL: [Self; 5] = [
+        Self::Own,
+        Self::Drivers,
+        Self::Operators,
+        Self::Syncs,
+        Self::Records,
+    ];
+    /// How they fill every other frame. Runs of records are large: where they come last, a full
+    /// frame may have no room for any; where they come first, for nothing else.
+    const RECORDS_FIRST: [Self; 5] = [
+        Self::Records,
+        Self::Own,
+        Self::Drivers,
+        Self::Operators,
+        Self::Syncs,
+    ];
+
+    /// Questions of one frame that a lane may have before the others had theirs.
+    const fn share(self) -> usize {
+        match self {
+            Self::Own | Self::Operators | Self::Syncs => 150,
+            Self::Drivers => 450,
+            Self::Records => RECORDS_MAX,
+        }
+    }
+}
+
+impl ItemKind {
+    const fn lane(&self) -> Lane {
+        match self {
+            Self::Request(
+                Ask {
+                    asker: Asker::Driver(_),
+                    ..
+                },
+                _,
+            )
+            | Self::Query(Asker::Driver(_), _) => Lane::Drivers,
+            Self::Request(..) | Self::Query(..) => Lane::Operators,
+            Self::Sync(..) => Lane::Syncs,
+            Self::Run(_) => Lane::Records,
+            Self::Answered(_) | Self::Release(_) | Self::Forget(_) | Self::Barrier => Lane::Own,
+        }
+    }
+}
+
+/// The queues. What waits in them is bounded by the memory that each kind may hold.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    queue: VecDeque<Item>,
+    lanes: [VecDeque<Item>; Lane::ALL.len()],
+    records_first: bool,
 }
 
 impl Waiting {
     pub(super) fn push(&mut self, item: Item) {
-        self.queue.push_back(item);
+        self.lanes[item.kind.lane() as usize].push_back(item);
     }
 
     pub(super) fn len(&self) -> usize {
-        self.queue.len()
+        self.lanes.iter().map(VecDeque::len).sum()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.lanes.iter().all(VecDeque::is_empty)
     }
 
     pub(super) fn clear(&mut self) {
-        self.queue.clear();
+        *self = Self::default();
     }
 
-    /// Takes what is due, in order; what must wait stays.
+    /// Takes what is due, as far as it may fit into one frame: each lane in its own order, first
+    /// the shares of all, then what there is beyond. What must wait stays.
     fn take_due(&mut self, must_wait: impl Fn(&Item) -> bool) -> VecDeque<Item> {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.queue)
-            .into_iter()
-            .partition(|item| item.not_before.is_none_or(|at| at <= now) && !must_wait(item));
-        self.queue = later;
+        let mut due = VecDeque::new();
+        let mut beyond = VecDeque::new();
+        self.records_first = !self.records_first;
+        let order = if self.records_first {
+            Lane::RECORDS_FIRST
+        } else {
+            Lane::ALL
+        };
+        for lane in order {
+            let queue = &mut self.lanes[lane as usize];
+            let mut later = VecDeque::new();
+            let mut taken = 0;
+            while taken < RECORDS_MAX
+                && let Some(item) = queue.pop_front()
+            {
+                if item.not_before.is_some_and(|at| at > now) || must_wait(&item) {
+                    later.push_back(item);
+                    continue;
+                }
+                taken += 1;
+                if taken <= lane.share() {
+                    due.push_back(item);
+                } else {
+                    beyond.push_back(item);
+                }
+            }
+            later.append(queue);
+            *queue = later;
+        }
+        due.append(&mut beyond);
         due
     }
 
     fn put_back(&mut self, items: VecDeque<Item>) {
         for item in items.into_iter().rev() {
-            self.queue.push_front(item);
+            self.lanes[item.kind.lane() as usize].push_front(item);
         }
+    }
+
+    /// Takes all that are so.
+    fn take_if(&mut self, so: impl Fn(&Item) -> bool) -> Vec<Item> {
+        let mut taken = Vec::new();
+        for queue in &mut self.lanes {
+            if queue.iter().any(&so) {
+                let (out, rest): (VecDeque<_>, VecDeque<_>) =
+                    std::mem::take(queue).into_iter().partition(&so);
+                *queue = rest;
+                taken.extend(out);
+            }
+        }
+        taken
     }
 }
 
@@ -373,6 +479,7 @@ impl Engine {
         };
         self.metrics.frame(frame.records.len(), bytes.len());
         let append = tokio::spawn(ledger::append(
+            self.client.clone(),
             self.js.clone(),
             frame.id,
             bytes.clone(),
@@ -495,14 +602,11 @@ impl Engine {
         for (reply, who, verb) in told {
             self.tell_unknown(reply, who, verb);
         }
-        if self.waiting.queue.iter().any(late) {
-            let (old, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.waiting.queue)
-                .into_iter()
-                .partition(|item| late(item) && item.reply.is_some());
-            self.waiting.queue = rest;
-            for item in old {
-                self.refuse(&item, Code::Overloaded, "the ledger does not take frames");
-            }
+        for item in self
+            .waiting
+            .take_if(|item| item.reply.is_some() && late(item))
+        {
+            self.refuse(&item, Code::Overloaded, "the ledger does not take frames");
         }
         self.metrics.queue(self.waiting.len());
         let known_to = self.known_to.max(self.log.state().basis().seq);

@@ -26,6 +26,7 @@ use central_core::{
     view,
 };
 use ev_contract::{
+    codes::Code,
     ids::{CommandId, CpId},
     subjects::Subject,
     time::{Now, UnixMs},
@@ -43,6 +44,7 @@ use crate::{
     config::Config,
     health::{Health, Stage},
     heard::Hearing,
+    held::Held,
     ledger::{Acked, Entry},
     metrics::Metrics,
     orders::{self, Orders},
@@ -51,9 +53,13 @@ use crate::{
     schedule::Schedule,
 };
 
-/// Questions that wait for the engine. At the bound a new one is answered `overloaded` at once.
-pub const QUESTIONS_MAX: usize = 8_192;
-/// Results of tasks of the engine's own, of which there are boundedly many.
+/// Questions and heartbeats taken in before the engine turns to other things.
+const TAKEN_AT_ONCE_MAX: usize = 1_024;
+/// Charge points that are asked at once whether they are there, and one-off acts that wait for a
+/// charge point's answer. Each holds a request for up to [`orders::ANSWER_WAIT`]; beyond is
+/// answered `overloaded`.
+const ASKED_MAX: usize = 1_024;
+/// Results of tasks of the engine's own: the bounds of those together, with room.
 const RESULTS_MAX: usize = 4_096;
 /// How often the engine looks at the time when nothing happens.
 const TURN: Duration = Duration::from_millis(20);
@@ -99,6 +105,7 @@ pub struct Engine {
     config: Config,
     settings: Settings,
     client: async_nats::Client,
+    intake: [async_nats::Client; 3],
     js: jetstream::Context,
     ledger: Stream,
     cdr: Stream,
@@ -114,6 +121,8 @@ pub struct Engine {
     waiting: Waiting,
     in_flight: Option<InFlight>,
     known_to: u64,
+    /// Charge points asked for somebody who waits.
+    asked: usize,
     uncopied: BTreeSet<CdrId>,
     copy_at: Schedule<CdrId>,
     copying: usize,
@@ -136,7 +145,7 @@ pub struct Inputs {
     /// Questions.
     pub questions: mpsc::Receiver<Item>,
     /// Heartbeats.
-    pub heartbeats: mpsc::Receiver<Heartbeat>,
+    pub heartbeats: mpsc::Receiver<(Heartbeat, Held)>,
     /// The ledger.
     pub entries: mpsc::Receiver<Entry>,
     /// Set when it is time to go.
@@ -148,6 +157,8 @@ pub struct Inputs {
 pub struct Places {
     /// The connection.
     pub client: async_nats::Client,
+    /// The connections of the subscriptions.
+    pub intake: [async_nats::Client; 3],
     /// JetStream on it.
     pub js: jetstream::Context,
     /// The ledger.
@@ -189,6 +200,7 @@ impl Engine {
             settings,
             config,
             client: places.client,
+            intake: places.intake,
             js: places.js,
             ledger: places.ledger,
             cdr: places.cdr,
@@ -202,6 +214,7 @@ impl Engine {
             waiting: Waiting::default(),
             in_flight: None,
             known_to: 0,
+            asked: 0,
             uncopied: BTreeSet::new(),
             copy_at: Schedule::default(),
             looked_late: now,
@@ -252,14 +265,22 @@ impl Engine {
                 Some(result) = self.results.1.recv() => self.result(result),
                 Some(item) = inputs.questions.recv() => {
                     self.ask(item);
-                    for _ in 0..QUESTIONS_MAX {
+                    for _ in 0..TAKEN_AT_ONCE_MAX {
                         match inputs.questions.try_recv() {
                             Ok(item) => self.ask(item),
                             Err(_) => break,
                         }
                     }
                 }
-                Some(heartbeat) = inputs.heartbeats.recv() => self.heartbeat(heartbeat),
+                Some((heartbeat, _)) = inputs.heartbeats.recv() => {
+                    self.heartbeat(heartbeat);
+                    for _ in 0..TAKEN_AT_ONCE_MAX {
+                        match inputs.heartbeats.try_recv() {
+                            Ok((heartbeat, _)) => self.heartbeat(heartbeat),
+                            Err(_) => break,
+                        }
+                    }
+                }
                 _ = turn.tick() => {}
                 _ = inputs.stop.changed(), if draining.is_none() => {
                     if *inputs.stop.borrow() {
@@ -325,14 +346,18 @@ impl Engine {
     }
 
     fn turn(&mut self) {
-        let connected = self.client.connection_state() == async_nats::connection::State::Connected;
+        let up = |client: &async_nats::Client| {
+            client.connection_state() == async_nats::connection::State::Connected
+        };
+        let connected = up(&self.client);
+        let hears = self.intake.iter().all(up);
         let frame_since = self.in_flight.as_ref().map(|f| f.since);
         self.health.send_modify(|h| {
             h.turned_at = Instant::now();
-            h.connected = connected;
+            h.connected = connected && hears;
             h.frame_since = frame_since;
         });
-        self.metrics.connected(connected);
+        self.metrics.connected(connected && hears);
         if self.alarmed() {
             return;
         }
@@ -342,7 +367,9 @@ impl Engine {
             self.answer_late();
         }
         self.cut_frame();
-        if self.serving() {
+        // What is asked while the connection is down gets no answer, and all of it would leave at
+        // once when it is back.
+        if connected && self.serving() {
             self.attempt_orders();
             self.copy_receipts();
         }
@@ -616,7 +643,12 @@ impl Engine {
         });
     }
 
-    fn probe(&self, cp: CpId, item: Item) {
+    fn probe(&mut self, cp: CpId, item: Item) {
+        if self.asked >= ASKED_MAX {
+            self.refuse(&item, Code::Overloaded, "too many charge points are asked");
+            return;
+        }
+        self.asked += 1;
         let results = self.results.0.clone();
         let message = PingCommand {
             tag: Tag::new(),
@@ -647,13 +679,17 @@ impl Engine {
                 took,
             } => self.command_back(&subject, cp, verb, answer, took),
             TaskDone::Probed { cp, there, item } => {
+                self.asked = self.asked.saturating_sub(1);
                 if there {
                     self.heard.sign_of_life(&cp, wall());
                     self.orders.hurry(&cp);
                 }
                 self.waiting.push(item.probed(there));
             }
-            TaskDone::Acted { item, cp, answer } => self.acted(*item, &cp, answer),
+            TaskDone::Acted { item, cp, answer } => {
+                self.asked = self.asked.saturating_sub(1);
+                self.acted(*item, &cp, answer);
+            }
             TaskDone::Copied { id, result } => self.copied(id, result),
             TaskDone::Snapshot { seq, ok } => {
                 self.snapshot_under_way = false;
@@ -707,7 +743,7 @@ impl Engine {
         };
         if finally {
             tracing::info!(%session, %cp, ?verb, outcome = %answer.outcome,
-                code = answer.code.map(ev_contract::codes::Code::as_str), "charge point answered");
+                code = answer.code.map(Code::as_str), "charge point answered");
             self.waiting.push(Item::answered(CommandAnswer {
                 cp,
                 session: *session,

@@ -121,8 +121,9 @@ pub(crate) struct Desk {
     pub(crate) began_mono_ms: u64,
     pub(crate) link_mono_ms: Option<i64>,
     pub(crate) boot_mono_ms: Option<i64>,
-    /// The device's last list of its transactions, by host wall time.
-    pub(crate) listed: Option<(UnixMs, Vec<RunningTx>)>,
+    /// The device's last list of its transactions, by the monotonic clock: the wall clock may be set
+    /// before the next transaction begins.
+    pub(crate) listed: Option<(i64, Vec<RunningTx>)>,
     /// Why the store cannot be written, while it cannot.
     pub(crate) storage: Option<String>,
     pub(crate) commands: BTreeMap<ev_contract::ids::CommandId, CommandRow>,
@@ -640,16 +641,18 @@ impl ChargePoint {
         running: &[RunningTx],
         booted: Option<String>,
     ) {
+        let when = cx.stamp.central_of(at);
         for c in self.connectors.values_mut() {
-            transactions::reconcile(c, cx, at, running, booted.as_deref());
+            transactions::reconcile(c, cx, when, running, booted.as_deref());
         }
+        let mono = cx.stamp.mono_of(at);
         if self
             .desk
             .listed
             .as_ref()
-            .is_none_or(|(last, _)| *last <= at)
+            .is_none_or(|(last, _)| *last <= mono)
         {
-            self.desk.listed = Some((at, running.to_vec()));
+            self.desk.listed = Some((mono, running.to_vec()));
         }
     }
 

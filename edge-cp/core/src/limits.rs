@@ -87,6 +87,9 @@ pub const EVT_RETRY_MS_MIN: u64 = 500;
 /// Longest wait after unanswered `evt`s: a returning central is found within half a minute, and a
 /// thousand charge points make some 50 requests a second meanwhile.
 pub const EVT_RETRY_MS_MAX: u64 = 30_000;
+/// Longest that central can make this charge point wait by telling it when to come back. A wrong
+/// number there must not silence it.
+pub const RETRY_AFTER_MS_MAX: u64 = 60_000;
 /// An `evt` without an answer for so long is sent again. Central's answer takes milliseconds.
 pub const EVT_TIMEOUT_MS: u64 = 5_000;
 

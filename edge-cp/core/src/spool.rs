@@ -8,7 +8,7 @@ use ev_contract::{
     limits::{EVT_BYTES_MAX, EVT_RECORDS_MAX},
 };
 
-use crate::limits::{EVT_RETRY_MS_MAX, EVT_RETRY_MS_MIN, EVT_TIMEOUT_MS};
+use crate::limits::{EVT_RETRY_MS_MAX, EVT_RETRY_MS_MIN, EVT_TIMEOUT_MS, RETRY_AFTER_MS_MAX};
 
 /// Where the spool stands. The records themselves are in the store.
 #[derive(Debug, Clone)]
@@ -55,6 +55,11 @@ pub enum EvtOutcome {
         next: u64,
         /// It could not take the run.
         refused: bool,
+    },
+    /// It has too much to do, and says when to come back.
+    Busy {
+        /// In so many milliseconds.
+        retry_after_ms: u64,
     },
     /// It did not answer, or could not be asked.
     Unanswered,
@@ -173,6 +178,14 @@ impl Spool {
             Sending::Rest { failures, .. } => (self.first, failures),
         };
         match outcome {
+            EvtOutcome::Busy { retry_after_ms } => {
+                // Central lives and has named a time: that is no reason to stay away longer.
+                self.sending = Sending::Rest {
+                    due_mono_ms: mono_ms + told_ms(*retry_after_ms, random),
+                    failures,
+                };
+                None
+            }
             EvtOutcome::Unanswered => {
                 self.rest(mono_ms, failures + 1, random);
                 None
@@ -259,6 +272,14 @@ pub fn backoff_ms(min: u64, max: u64, failures: u32, random: u64) -> u64 {
     half + random % (whole - half + 1)
 }
 
+/// How long to wait when central has said how long: that, and up to half of it more, so that many
+/// who were told the same do not return at once.
+#[must_use]
+pub fn told_ms(retry_after_ms: u64, random: u64) -> u64 {
+    let told = retry_after_ms.clamp(1, RETRY_AFTER_MS_MAX);
+    told + random % (told / 2 + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,6 +360,28 @@ mod tests {
         spool.poll(mono, 0);
         spool.answered(&answer("e1", 1), mono, 0);
         assert_eq!(spool.poll(mono, 0), None, "no progress must not spin");
+    }
+
+    #[test]
+    fn a_busy_central_is_left_alone_for_as_long_as_it_says_and_not_for_ever() {
+        for random in [0, 1, 499, 500, u64::MAX] {
+            let mut spool = spool();
+            assert!(spool.poll(0, 0).is_some());
+            let busy = EvtOutcome::Busy {
+                retry_after_ms: 1_000,
+            };
+            assert_eq!(spool.answered(&busy, 0, random), None);
+            assert_eq!(spool.poll(999, 0), None);
+            assert!(spool.poll(1_500, 0).is_some());
+            assert_eq!(spool.depth(), 5);
+        }
+        let mut spool = spool();
+        assert!(spool.poll(0, 0).is_some());
+        let busy = EvtOutcome::Busy {
+            retry_after_ms: u64::MAX,
+        };
+        spool.answered(&busy, 0, 0);
+        assert!(spool.poll(2 * RETRY_AFTER_MS_MAX, 0).is_some());
     }
 
     #[test]

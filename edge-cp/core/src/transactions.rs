@@ -168,6 +168,7 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     observe(c, d, cx, begun.reading.clone());
     let start = cx.reading(begun.reading);
     let at = cx.stamp.central_of(begun.at);
+    let began_mono = cx.stamp.mono_of(begun.at);
     let row = TxRow {
         origin: begun.origin,
         n: 0,
@@ -204,8 +205,9 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     }
     take_early_ends(c, d, cx);
     // It may have begun, and ended, before the device's last list of what runs.
-    if let Some((at, running)) = d.listed.clone() {
-        reconcile(c, cx, at, &running, None);
+    if let Some((mono, running)) = d.listed.clone().filter(|(mono, _)| *mono > began_mono) {
+        let when = cx.stamp.central_at(mono);
+        reconcile(c, cx, when, &running, None);
     }
 }
 
@@ -1075,7 +1077,7 @@ fn unknown_to_hardware(
     }
 }
 
-/// The hardware listed its transactions as of `at`.
+/// The hardware listed its transactions as of `at`, by central's clock.
 pub(crate) fn reconcile(
     c: &mut Connector,
     cx: &mut Cx,

@@ -233,20 +233,32 @@ impl Driver {
             .map_err(|e| anyhow::anyhow!("{}", e.error))
     }
 
-    /// The charge points.
+    /// The charge points, all pages of them.
     ///
     /// # Errors
     /// When no answer comes.
     pub async fn list(&self) -> Result<ListReply> {
-        let request = ListRequest {
-            tag: Tag::new(),
-            to: CENTRAL.into(),
-            after: None,
-            rows: None,
-        };
-        let reply: Result<ListReply, ErrorReply> =
-            self.ask(&self.subject("list"), &request).await?;
-        reply.map_err(|e| anyhow::anyhow!("{}", e.error))
+        let mut charge_points = Vec::new();
+        let mut after = None;
+        loop {
+            let request = ListRequest {
+                tag: Tag::new(),
+                to: CENTRAL.into(),
+                after: after.take(),
+                rows: None,
+            };
+            let reply: Result<ListReply, ErrorReply> =
+                self.ask(&self.subject("list"), &request).await?;
+            let mut reply = reply.map_err(|e| anyhow::anyhow!("{}", e.error))?;
+            charge_points.append(&mut reply.charge_points);
+            after = reply.next.clone();
+            if after.is_none() {
+                return Ok(ListReply {
+                    charge_points,
+                    ..reply
+                });
+            }
+        }
     }
 
     /// All sessions.

@@ -1,4 +1,6 @@
 mod nemesis;
+mod power_cut;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -14,15 +16,24 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Machine {
+    /// Deterministic simulation of everything but processes
+    Sim(ev_faults::sim::command::Args),
     /// Real processes, real drivers, and whatever can go wrong; judged by what users saw
     Run(nemesis::RunArgs),
     /// Judge the history of a run once more
     Judge(nemesis::JudgeArgs),
+    /// A virtual machine whose power is cut under load
+    PowerCut(power_cut::Options),
+    /// All charge points at once, floods, and a reader that stands still
+    Storm(storm::Args),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().machine {
+        Machine::Sim(args) => ev_faults::sim::command::main(&args).map(|()| ExitCode::SUCCESS),
         Machine::Run(args) => nemesis::run(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),
+        Machine::PowerCut(options) => power_cut::run(&options).map(|()| ExitCode::SUCCESS),
+        Machine::Storm(args) => storm::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }

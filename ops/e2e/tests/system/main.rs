@@ -10,6 +10,7 @@ mod local;
 mod operators;
 mod races;
 mod records;
+mod storms;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

@@ -105,7 +105,11 @@ impl Mix {
             let (name, weight) = match word.split_once('=') {
                 Some((name, weight)) => (
                     name,
-                    Some(weight.parse().with_context(|| format!("the weight in {word}"))?),
+                    Some(
+                        weight
+                            .parse()
+                            .with_context(|| format!("the weight in {word}"))?,
+                    ),
                 ),
                 None => (*word, None),
             };
@@ -375,11 +379,7 @@ async fn suffer(
     fault
 }
 
-async fn carry_out(
-    system: &System,
-    fault: &Fault,
-    stop: &watch::Receiver<bool>,
-) -> Result<String> {
+async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>) -> Result<String> {
     let whole = |up, down| Weather {
         up,
         down,
@@ -478,7 +478,10 @@ async fn carry_out(
             return Ok(note);
         }
         Kind::Clock => {
-            let name = fault.targets.first().and_then(|t| t.strip_prefix("clock of "));
+            let name = fault
+                .targets
+                .first()
+                .and_then(|t| t.strip_prefix("clock of "));
             let member = system.member(name.context("a target")?)?;
             let file = member.clock.as_ref().context("no clock of its own")?;
             set_clock(file, fault.amount)?;
@@ -587,7 +590,10 @@ mod tests {
         let of = |text: &str| Mix::parse(text).expect("a mix").0;
         assert_eq!(of("").len(), KINDS.len());
         assert_eq!(of("-clock").len(), KINDS.len() - 1);
-        assert_eq!(of("cut=9,reset"), BTreeMap::from([(Kind::Cut, 9), (Kind::Reset, 8)]));
+        assert_eq!(
+            of("cut=9,reset"),
+            BTreeMap::from([(Kind::Cut, 9), (Kind::Reset, 8)])
+        );
         assert!(Mix::parse("rain").is_err());
     }
 }

@@ -131,8 +131,8 @@ pub struct History {
 
 impl History {
     pub fn create(path: &Path, loud: bool) -> Result<Self> {
-        let file = File::create(path)
-            .with_context(|| format!("create the history {}", path.display()))?;
+        let file =
+            File::create(path).with_context(|| format!("create the history {}", path.display()))?;
         Ok(Self {
             began: Instant::now(),
             file: Mutex::new(BufWriter::new(file)),

@@ -259,9 +259,7 @@ impl<'a> Judge<'a> {
                         let known = self.sessions.entry(id).or_default();
                         known.begun_from = *begun;
                         known.known_at.get_or_insert(n);
-                        known.place = body["cp_id"]
-                            .as_str()
-                            .zip(body["connector"].as_u64());
+                        known.place = body["cp_id"].as_str().zip(body["connector"].as_u64());
                     }
                 }
                 _ => {}
@@ -279,8 +277,7 @@ impl<'a> Judge<'a> {
                 let known = self.sessions.entry(id).or_default();
                 known.wishes.insert((wish.who, wish.id));
                 known.begun_from = first.line;
-                known.known_at =
-                    Some(known.known_at.map_or(answer.line, |at| at.min(answer.line)));
+                known.known_at = Some(known.known_at.map_or(answer.line, |at| at.min(answer.line)));
                 known.driver = driver_of(wish.who).or(first.body["driver_id"].as_str());
                 if let Some(cp) = first.body["cp_id"].as_str() {
                     let connector = first.body["connector"].as_u64().unwrap_or(1);
@@ -304,8 +301,7 @@ impl<'a> Judge<'a> {
                 known.place = known
                     .place
                     .or(view["cp_id"].as_str().zip(view["connector"].as_u64()));
-                known.known_at =
-                    Some(known.known_at.map_or(answer.line, |at| at.min(answer.line)));
+                known.known_at = Some(known.known_at.map_or(answer.line, |at| at.min(answer.line)));
                 if is_over(&view["state"]) {
                     known.ended(answer.line);
                 } else {
@@ -459,8 +455,16 @@ impl<'a> Judge<'a> {
     /// Promise 4.
     fn ended_is_for_good(&mut self) {
         let fields = [
-            "state", "status", "energy_mwh", "cost", "ended_at", "reason", "receipt", "driver_id",
-            "cp_id", "connector",
+            "state",
+            "status",
+            "energy_mwh",
+            "cost",
+            "ended_at",
+            "reason",
+            "receipt",
+            "driver_id",
+            "cp_id",
+            "connector",
         ];
         let mut blames = Vec::new();
         for (id, sightings) in &self.sightings {
@@ -487,7 +491,10 @@ impl<'a> Judge<'a> {
                     if let Some(field) = changed {
                         let text = format!(
                             "session {id} had ended, and its {field} is {} in line {} and {} in line {}",
-                            last.view[*field], last.answered, sighting.view[*field], sighting.answered
+                            last.view[*field],
+                            last.answered,
+                            sighting.view[*field],
+                            sighting.answered
                         );
                         blames.push((text, *id));
                         break;
@@ -588,7 +595,9 @@ impl<'a> Judge<'a> {
         let (from, to) = (first.line, answer.line);
         let body = first.body;
         let driver = driver_of(wish.who).or(body["driver_id"].as_str());
-        let session = body["session_id"].as_str().and_then(|id| self.sessions.get(id));
+        let session = body["session_id"]
+            .as_str()
+            .and_then(|id| self.sessions.get(id));
         let own = wish.who.starts_with("op.")
             || session.is_some_and(|s| s.driver.is_some() && s.driver == driver);
         if answer.body["status"] == "accepted" {
@@ -611,7 +620,9 @@ impl<'a> Judge<'a> {
                 .perhaps_open(from, to)
                 .any(|(_, k)| here(k) && k.driver == driver),
             "limit_reached" => {
-                let open = self.perhaps_open(from, to).filter(|(_, k)| k.driver == driver);
+                let open = self
+                    .perhaps_open(from, to)
+                    .filter(|(_, k)| k.driver == driver);
                 open.count() < SESSIONS_PER_DRIVER
             }
             "driver_blocked" => {
@@ -630,9 +641,16 @@ impl<'a> Judge<'a> {
             }
             // True or not depends on more than anybody can see.
             "late" if first.verb.starts_with("cp_") => false,
-            "request_id_reused" | "charge_point_offline" | "charger_offline" | "no_answer"
-            | "clock_unsure" | "storage_failed" | "limit_below_fee" | "rejected_by_charger"
-            | "amount_invalid" | "occupied_locally" => false,
+            "request_id_reused"
+            | "charge_point_offline"
+            | "charger_offline"
+            | "no_answer"
+            | "clock_unsure"
+            | "storage_failed"
+            | "limit_below_fee"
+            | "rejected_by_charger"
+            | "amount_invalid"
+            | "occupied_locally" => false,
             // Everything that was asked was well formed and about what exists.
             _ => true,
         };
@@ -722,9 +740,7 @@ impl<'a> Judge<'a> {
                 blames.push(("no session without a wish", text, *id));
             }
             let spans = receipt["meters"].as_array().into_iter().flatten();
-            let counted: i64 = spans
-                .map(|s| int(&s["to_mwh"]) - int(&s["from_mwh"]))
-                .sum();
+            let counted: i64 = spans.map(|s| int(&s["to_mwh"]) - int(&s["from_mwh"])).sum();
             if counted != int(&receipt["energy_mwh"]) {
                 let text = format!("session {id}: the spans are {counted} mWh: {receipt}");
                 blames.push(("a receipt adds up", text, *id));
@@ -738,7 +754,10 @@ impl<'a> Judge<'a> {
             };
             let copy = self.sessions.get(id).and_then(|k| k.receipts.first());
             if copy.is_some_and(|copy| *copy != receipt) {
-                let text = format!("session {id}: line {} is not what the stream has", answer.line);
+                let text = format!(
+                    "session {id}: line {} is not what the stream has",
+                    answer.line
+                );
                 blames.push(("a receipt never changes", text, id));
             }
         }
@@ -750,7 +769,9 @@ impl<'a> Judge<'a> {
     /// Numbers without holes, and no energy sold twice.
     fn receipts_are_in_order(&mut self) {
         let mut numbers: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
-        let mut spans: BTreeMap<(&str, u64, u64), Vec<(i64, i64, &str)>> = BTreeMap::new();
+        // By charge point, connector and meter epoch: from, to, whose.
+        type Span<'a> = (i64, i64, &'a str);
+        let mut spans: BTreeMap<(&str, u64, u64), Vec<Span<'_>>> = BTreeMap::new();
         for (id, known) in &self.sessions {
             for receipt in &known.receipts {
                 let cp = receipt["cp_id"].as_str().unwrap_or_default();
@@ -823,7 +844,11 @@ impl<'a> Judge<'a> {
         for known in self.sessions.values() {
             let Some(place) = known.place else { continue };
             let energy = all.entry(place).or_default();
-            energy.receipts += known.receipts.iter().map(|r| int(&r["energy_mwh"])).sum::<i64>();
+            energy.receipts += known
+                .receipts
+                .iter()
+                .map(|r| int(&r["energy_mwh"]))
+                .sum::<i64>();
             energy.adjustments += known
                 .adjustments
                 .iter()
@@ -848,7 +873,11 @@ impl<'a> Judge<'a> {
                     energy.receipts,
                     energy.adjustments,
                     (energy.metered() - billed).abs(),
-                    if energy.metered() > billed { "few" } else { "many" },
+                    if energy.metered() > billed {
+                        "few"
+                    } else {
+                        "many"
+                    },
                 );
                 let ids: Vec<&str> = self
                     .sessions
@@ -870,7 +899,11 @@ impl<'a> Judge<'a> {
                 continue;
             }
             for receipt in &known.receipts {
-                let adjusted: i64 = known.adjustments.iter().map(|a| int(&a["energy_mwh"])).sum();
+                let adjusted: i64 = known
+                    .adjustments
+                    .iter()
+                    .map(|a| int(&a["energy_mwh"]))
+                    .sum();
                 for span in receipt["meters"].as_array().into_iter().flatten() {
                     rows.push((
                         int(&span["from_mwh"]),
@@ -955,7 +988,10 @@ impl<'a> Judge<'a> {
             .wishes
             .iter()
             .filter(|w| w.first().line < calm && !w.definite().any(|a| a.line < calm));
-        row("  outcome unknown when the faults ended", unknown.count().to_string());
+        row(
+            "  outcome unknown when the faults ended",
+            unknown.count().to_string(),
+        );
         let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
         for wish in &self.wishes {
             let first = wish.first();
@@ -965,20 +1001,36 @@ impl<'a> Judge<'a> {
                 Some(a) => a.body["reason"].as_str().unwrap_or("?").to_owned(),
             };
             if matches!(first.verb, "start" | "session_start" | "stop") {
-                *outcomes.entry(format!("{} {outcome}", first.verb)).or_default() += 1;
+                *outcomes
+                    .entry(format!("{} {outcome}", first.verb))
+                    .or_default() += 1;
             }
         }
         for (outcome, count) in outcomes {
             row(&format!("  {outcome}"), count.to_string());
         }
-        let local = self.sessions.values().filter(|k| k.wishes.is_empty()).count();
-        let ended = self.sessions.values().filter(|k| k.ended_at.is_some()).count();
-        row("sessions accepted", (self.sessions.len() - local).to_string());
+        let local = self
+            .sessions
+            .values()
+            .filter(|k| k.wishes.is_empty())
+            .count();
+        let ended = self
+            .sessions
+            .values()
+            .filter(|k| k.ended_at.is_some())
+            .count();
+        row(
+            "sessions accepted",
+            (self.sessions.len() - local).to_string(),
+        );
         row("sessions begun at the cabinet", local.to_string());
         row("sessions ended", ended.to_string());
         let receipts: usize = self.sessions.values().map(|k| k.receipts.len()).sum();
-        let adjustments: Vec<&&Value> =
-            self.sessions.values().flat_map(|k| &k.adjustments).collect();
+        let adjustments: Vec<&&Value> = self
+            .sessions
+            .values()
+            .flat_map(|k| &k.adjustments)
+            .collect();
         let of_energy = adjustments.iter().filter(|a| int(&a["energy_mwh"]) != 0);
         row("receipts", receipts.to_string());
         row("adjustments", adjustments.len().to_string());
@@ -987,15 +1039,24 @@ impl<'a> Judge<'a> {
         let sum = |of: &dyn Fn(&Energy) -> i64| energy.values().map(of).sum::<i64>();
         row("energy metered, mWh", sum(&Energy::metered).to_string());
         row("energy on receipts, mWh", sum(&|e| e.receipts).to_string());
-        row("energy of adjustments, mWh", sum(&|e| e.adjustments).to_string());
-        let updates = self.lines.iter().filter(|l| matches!(l.event, Event::Update { .. }));
+        row(
+            "energy of adjustments, mWh",
+            sum(&|e| e.adjustments).to_string(),
+        );
+        let updates = self
+            .lines
+            .iter()
+            .filter(|l| matches!(l.event, Event::Update { .. }));
         row("updates heard", updates.count().to_string());
         if let (Some(calm), Some(collect)) = (
             self.lines.get(calm),
             self.lines.get(self.stage_line(Stage::Collect)),
         ) {
             let s = (collect.t - calm.t) as f64 / 1_000.0;
-            row("seconds from the last fault to the last end", format!("{s:.1}"));
+            row(
+                "seconds from the last fault to the last end",
+                format!("{s:.1}"),
+            );
         }
         let mut faults: BTreeMap<&str, usize> = BTreeMap::new();
         for line in self.lines {

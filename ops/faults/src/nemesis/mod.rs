@@ -61,7 +61,12 @@ pub struct RunArgs {
     #[arg(long)]
     cluster: bool,
     /// Which faults, with weights; a minus leaves one out
-    #[arg(long, value_name = "KIND[=WEIGHT],...", default_value = "", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "KIND[=WEIGHT],...",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
     mix: String,
     /// How many times faster than real the chargers run
     #[arg(long, value_name = "X", default_value_t = 60)]
@@ -220,7 +225,10 @@ async fn play(args: &RunArgs, mounts: bool) -> Result<ExitCode> {
     let verdict = judge::judge(&lines);
     let code = pronounce(&lines, &verdict);
     if code != ExitCode::SUCCESS {
-        println!("again: {command}\njudge again: faults judge {}", file.display());
+        println!(
+            "again: {command}\njudge again: faults judge {}",
+            file.display()
+        );
     }
     Ok(code)
 }
@@ -269,8 +277,7 @@ async fn act(args: &RunArgs, seed: u64, mix: Mix, town: &Arc<Town>) -> Result<()
         } else {
             Tongue::Json
         };
-        let caller =
-            Caller::connect(&url, format!("driver.{id}"), tongue, history.clone()).await?;
+        let caller = Caller::connect(&url, format!("driver.{id}"), tongue, history.clone()).await?;
         background.spawn(caller.clone().listen(id.clone()));
         drivers.push(Driver::new(id, caller, town.clone(), seed));
     }

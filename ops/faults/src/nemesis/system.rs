@@ -352,7 +352,11 @@ impl System {
     pub async fn cabinet(&self, cp: &str) -> Result<Value> {
         let (ok, body) = self.ctl(cp, &["status"]).await;
         ensure!(ok, "{cp} does not answer: {body}");
-        let mut all = body["charge_points"].as_array().cloned().into_iter().flatten();
+        let mut all = body["charge_points"]
+            .as_array()
+            .cloned()
+            .into_iter()
+            .flatten();
         all.find(|c| c["id"] == cp)
             .with_context(|| format!("{cp} is missing"))
     }
@@ -386,7 +390,12 @@ impl System {
     pub async fn wait_ready(&self, central: usize) -> Result<()> {
         let deadline = Instant::now() + COME_UP;
         while let Err(error) = self.is_ready(central).await {
-            not_for_ever(deadline, error, &format!("central-{} is ready", central + 1)).await?;
+            not_for_ever(
+                deadline,
+                error,
+                &format!("central-{} is ready", central + 1),
+            )
+            .await?;
         }
         Ok(())
     }

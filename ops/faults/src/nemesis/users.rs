@@ -220,11 +220,13 @@ impl Driver {
             wish.verb == "start" && answer["status"] == "accepted",
         ) {
             self.town.publish(session);
-            self.sessions.entry(session.into()).or_insert_with(|| Known {
-                cp: answer["cp_id"].as_str().unwrap_or_default().into(),
-                connector: answer["connector"].as_u64().unwrap_or(1),
-                ended: false,
-            });
+            self.sessions
+                .entry(session.into())
+                .or_insert_with(|| Known {
+                    cp: answer["cp_id"].as_str().unwrap_or_default().into(),
+                    connector: answer["connector"].as_u64().unwrap_or(1),
+                    ended: false,
+                });
         }
     }
 
@@ -233,11 +235,14 @@ impl Driver {
             return;
         };
         let ended = matches!(view["state"].as_str(), Some("completed" | "failed"));
-        let known = self.sessions.entry(session.into()).or_insert_with(|| Known {
-            cp: view["cp_id"].as_str().unwrap_or_default().into(),
-            connector: view["connector"].as_u64().unwrap_or(1),
-            ended,
-        });
+        let known = self
+            .sessions
+            .entry(session.into())
+            .or_insert_with(|| Known {
+                cp: view["cp_id"].as_str().unwrap_or_default().into(),
+                connector: view["connector"].as_u64().unwrap_or(1),
+                ended,
+            });
         known.ended |= ended;
     }
 
@@ -425,7 +430,11 @@ impl Driver {
 
     /// Stops most of what is open; the rest ends when its car goes.
     pub async fn stop_most(&mut self) {
-        let Some(answer) = self.caller.insist("status", &json!({}), SETTLE_ATTEMPTS).await else {
+        let Some(answer) = self
+            .caller
+            .insist("status", &json!({}), SETTLE_ATTEMPTS)
+            .await
+        else {
             return;
         };
         self.see_all(&answer);
@@ -537,7 +546,8 @@ impl Operator {
                 let body = json!({ "driver_id": driver, "reason": "the card was lost" });
                 self.wish("driver_block", body).await;
                 pause_for(self.chance.duration_ms(500, 5_000), stop).await;
-                self.wish("driver_unblock", json!({ "driver_id": driver })).await;
+                self.wish("driver_unblock", json!({ "driver_id": driver }))
+                    .await;
             }
             (4, _) => {
                 let body = json!({
@@ -602,7 +612,8 @@ impl Operator {
             self.wish("cp_enable", json!({ "cp_id": place.cp })).await;
         }
         for driver in self.drivers.clone() {
-            self.wish("driver_unblock", json!({ "driver_id": driver })).await;
+            self.wish("driver_unblock", json!({ "driver_id": driver }))
+                .await;
         }
     }
 
@@ -610,7 +621,11 @@ impl Operator {
     pub async fn wait_for_charge_points(&self) -> anyhow::Result<()> {
         let wanted = self.town.system.plan.charge_points.len();
         for _ in 0..WAIT_POLLS_MAX {
-            let answer = self.caller.ask("cp_ls", &json!({})).await.unwrap_or_default();
+            let answer = self
+                .caller
+                .ask("cp_ls", &json!({}))
+                .await
+                .unwrap_or_default();
             let all = answer["charge_points"].as_array().into_iter().flatten();
             if all.filter(|cp| cp["link"] == "online").count() == wanted {
                 return Ok(());
@@ -634,7 +649,10 @@ impl Operator {
             if let Some(before) = &before {
                 body["before"] = before.clone().into();
             }
-            let answer = self.caller.insist("session_ls", &body, SETTLE_ATTEMPTS).await;
+            let answer = self
+                .caller
+                .insist("session_ls", &body, SETTLE_ATTEMPTS)
+                .await;
             match answer.as_ref().and_then(|a| a["next"].as_str()) {
                 Some(next) => before = Some(next.into()),
                 None => break,
@@ -668,9 +686,19 @@ pub async fn passers_by(town: Arc<Town>, seed: u64, stop: watch::Receiver<bool>)
             7 => act("fault", &["--effect", "ended", "--raw", "OverCurrent"]),
             8 => vec!["link".into(), "down".into(), cp.into()],
             9 => vec!["link".into(), "up".into(), cp.into()],
-            10 => vec!["power-cut".into(), cp.into(), "--seconds".into(), "2".into()],
+            10 => vec![
+                "power-cut".into(),
+                cp.into(),
+                "--seconds".into(),
+                "2".into(),
+            ],
             _ => {
-                let mut args = vec!["power-cut".into(), cp.into(), "--seconds".into(), "1".into()];
+                let mut args = vec![
+                    "power-cut".into(),
+                    cp.into(),
+                    "--seconds".into(),
+                    "1".into(),
+                ];
                 args.push("--lose".into());
                 args
             }
@@ -683,7 +711,8 @@ pub async fn passers_by(town: Arc<Town>, seed: u64, stop: watch::Receiver<bool>)
             let later = chance.duration_ms(500, 10_000);
             tokio::spawn(async move {
                 pause_for(later, &stop).await;
-                town.at_cabinet(&cp, &["clear", &cp, "--connector", &n]).await;
+                town.at_cabinet(&cp, &["clear", &cp, "--connector", &n])
+                    .await;
                 town.at_cabinet(&cp, &["link", "up", &cp]).await;
             });
         }

@@ -1,0 +1,3 @@
+//! Machines that look for the fault that breaks a promise.
+
+pub mod sim;

@@ -1,0 +1,36 @@
+#!/bin/busybox sh
+# The only program of the machine besides the two under test. Whatever ends is
+# started again, as an init system would do; nothing is ever stopped in order.
+
+/bin/busybox mkdir -p /proc /sys /dev /data
+/bin/busybox --install -s /bin
+export PATH=/bin
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+for module in /modules/*; do
+    insmod "$module"
+done
+
+ip link set lo up
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+
+# The defaults of ext4: ordered data, barriers, a commit every five seconds.
+mount -t ext4 /dev/vda /data || poweroff -f
+mkdir -p /data/nats
+echo "machine: the disk is mounted"
+
+while true; do
+    # The address is that of the tests' machine; everything else is in the file.
+    EV_NATS_STORE=/data/nats nats-server -c /etc/nats/single.conf --addr 0.0.0.0
+    echo "machine: nats-server ended with $?"
+    sleep 1
+done &
+
+while true; do
+    RUST_LOG=info,async_nats=warn NO_COLOR=1 central run --config /etc/central.toml
+    echo "machine: central ended with $?"
+    sleep 1
+done

@@ -10,6 +10,7 @@ mod faults;
 mod history;
 mod judge;
 mod link;
+mod older;
 mod system;
 mod users;
 
@@ -86,6 +87,19 @@ pub struct JudgeArgs {
     history: PathBuf,
 }
 
+/// Which scenes are played.
+#[derive(Debug, Args)]
+pub struct OlderCopyArgs {
+    /// Only these, by number
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    scenes: Vec<usize>,
+}
+
+/// Replaces the server's store by an older copy.
+pub fn older_copy(args: &OlderCopyArgs) -> Result<ExitCode> {
+    until_a_signal(older::play(&args.scenes))
+}
+
 /// Judges the history in a file.
 pub fn judge_file(args: &JudgeArgs) -> Result<ExitCode> {
     let lines = history::read(&args.history)?;
@@ -99,13 +113,18 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         "--minutes: give more than 0 and at most 1440"
     );
     let mounts = in_a_mount_namespace()?;
+    until_a_signal(play(args, mounts))
+}
+
+/// Whatever runs is dropped at a signal, and every process with it.
+fn until_a_signal(play: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("make a runtime")?;
     runtime.block_on(async {
         tokio::select! {
-            code = play(args, mounts) => code,
+            code = play => code,
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
             () = terminated() => Ok(ExitCode::from(143)),
         }

@@ -9,9 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ev_testkit::{
-    Process, ProcessBuilder, nats_server_program, our_program, workspace_root,
-};
+use ev_testkit::{Process, ProcessBuilder, nats_server_program, our_program, workspace_root};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +18,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{history::Place, link::{Link, distinct_port};
+use super::{
+    history::Place,
+    link::{Link, distinct_port},
+};
 
 /// How long anything may take to come up on a machine that is busy with other things.
 pub const COME_UP: Duration = Duration::from_secs(90);

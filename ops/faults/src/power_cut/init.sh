@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The only program of the machine besides the two under test. Whatever ends is
-# started again, as an init system would do; nothing is ever stopped in order.
+# Starts nats-server and central and nothing else. What ends is started again, as
+# an init system would do; nothing is ever stopped in order.
 
 /bin/busybox mkdir -p /proc /sys /dev /data
 /bin/busybox --install -s /bin
@@ -30,7 +30,7 @@ while true; do
 done &
 
 while true; do
-    RUST_LOG=info,async_nats=warn NO_COLOR=1 central run --config /etc/central.toml
+    RUST_LOG=info,async_nats=warn central run --config /etc/central.toml
     echo "machine: central ended with $?"
     sleep 1
 done

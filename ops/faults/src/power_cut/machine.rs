@@ -30,6 +30,8 @@ const MEMORY_MIB: u32 = 1024;
 /// Sparse: it takes the space of what is written.
 const DISK_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 
+const CONSOLE: &str = "console.log";
+
 const CONSOLE_TAIL_LINES: usize = 40;
 
 /// How the server in the machine writes.
@@ -47,6 +49,8 @@ pub struct Workshop {
     kernel: PathBuf,
     root: PathBuf,
     folder: PathBuf,
+    // Held while this run uses the folder.
+    _lock: fs::File,
 }
 
 /// A running machine. Dropping it cuts its power.
@@ -72,19 +76,19 @@ impl Workshop {
             .context("EV_VM_PARTS is not set; run this as `ops/dev faults power-cut`")?;
         let folder = workspace_root().join(".dev/power-cut");
         fs::create_dir_all(&folder).context("make a folder for machines")?;
+        let lock = fs::File::create(folder.join("lock")).context("make a lock file")?;
+        lock.try_lock()
+            .context("another run uses .dev/power-cut; wait for its end")?;
+        // The console of this run and not of all runs.
+        fs::write(folder.join(CONSOLE), "").context("empty the machine's console")?;
         let root = folder.join("root.cpio");
         build_root(&parts, &root, &folder, durability).context("build the machine's root")?;
         Ok(Self {
             kernel: parts.join("vmlinuz"),
             root,
             folder,
+            _lock: lock,
         })
-    }
-
-    /// Where the machine's screen output goes.
-    #[must_use]
-    pub fn console(&self) -> PathBuf {
-        self.folder.join("console.log")
     }
 
     /// A disk with an empty file system.
@@ -115,6 +119,7 @@ impl Workshop {
         let socket = socket_folder.path().join("disk.sock");
         let listener = UnixListener::bind(&socket).context("listen for the machine")?;
         let disk = disk.serve(listener);
+        let console = self.folder.join(CONSOLE);
         let (nats_port, http_port) = (free_port(), free_port());
         // The kernel kills the emulator should this program be killed.
         let qemu = Command::new("setpriv")
@@ -145,7 +150,7 @@ impl Workshop {
             .arg("-chardev")
             .arg(format!(
                 "file,id=console,append=on,path={}",
-                self.console().display()
+                console.display()
             ))
             .args(["-serial", "chardev:console"])
             .arg("-blockdev")
@@ -169,7 +174,7 @@ impl Workshop {
             socket,
             nats_port,
             http_port,
-            console: self.console(),
+            console,
             _socket_folder: socket_folder,
         })
     }

@@ -18,7 +18,12 @@ use ev_e2e::{Driver, StartOptions, now_ms};
 use ev_testkit::{NatsServer, PATIENCE, wait_for};
 use futures::StreamExt;
 use serde::Serialize;
-use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch, task::JoinHandle};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    sync::watch,
+    task::JoinHandle,
+};
 
 /// Messages between two pauses.
 const BATCH: usize = 100;
@@ -292,45 +297,43 @@ fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
 }
 
-/// Subscribes to everything and reads nothing.
+/// Subscribes to everything and reads nothing but the server's greeting.
 pub struct StillConsumer {
+    /// What the server calls its connection.
+    cid: u64,
     _connection: TcpStream,
 }
 
-const STILL: &str = "stands-still";
-
 impl StillConsumer {
     pub async fn start(server: &NatsServer) -> Result<Self> {
-        let mut connection = TcpStream::connect(("127.0.0.1", server.client_port())).await?;
-        let hello = format!(
-            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"name\":\"{STILL}\"}}\r\nSUB ev.v1.> 1\r\n"
-        );
-        connection.write_all(hello.as_bytes()).await?;
-        wait_for("the server knows the reader", PATIENCE, async || {
-            let there = server.monitor("/connz").await?["connections"]
-                .as_array()
-                .context("connections")?
-                .iter()
-                .any(|c| c["name"] == STILL);
-            ensure!(there, "not yet");
-            Ok(())
-        })
-        .await?;
+        let connection = TcpStream::connect(("127.0.0.1", server.client_port())).await?;
+        let mut connection = BufReader::new(connection);
+        let mut greeting = String::new();
+        connection.read_line(&mut greeting).await?;
+        let info: serde_json::Value = serde_json::from_str(
+            greeting
+                .strip_prefix("INFO ")
+                .context("the server greets with INFO")?,
+        )?;
+        let cid = info["client_id"].as_u64().context("client_id")?;
+        let mut connection = connection.into_inner();
+        connection
+            .write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB ev.v1.> 1\r\n")
+            .await?;
         Ok(Self {
+            cid,
             _connection: connection,
         })
     }
 
     /// Why the server has closed its connection, once it has.
     pub async fn dropped_for(&self, server: &NatsServer) -> Result<String> {
+        let page = format!("/connz?state=closed&cid={}", self.cid);
         wait_for("the server drops the reader", PATIENCE, async || {
-            let closed = server.monitor("/connz?state=closed&limit=100000").await?;
-            closed["connections"]
-                .as_array()
-                .context("connections")?
-                .iter()
-                .find(|c| c["name"] == STILL)
-                .and_then(|c| c["reason"].as_str().map(str::to_owned))
+            let closed = server.monitor(&page).await?;
+            closed["connections"][0]["reason"]
+                .as_str()
+                .map(str::to_owned)
                 .context("it is connected")
         })
         .await

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, Request, connection::State};
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Request, ServerAddr, connection::State,
+};
 use edge_core::EvtOutcome;
 use ev_contract::{
     ids::CpId,
@@ -105,7 +107,12 @@ impl Uplink {
                     on_event(&name, event, &told).await;
                 }
             });
-        let client = options.connect(url).await?;
+        // Several servers of a cluster, any of which will do. The library takes a text for one.
+        let servers: Vec<ServerAddr> = url
+            .split(',')
+            .map(|one| one.trim().parse())
+            .collect::<Result<_, _>>()?;
+        let client = options.connect(servers).await?;
         Ok(Self {
             client,
             cp: cp.clone(),

@@ -382,6 +382,16 @@ async fn a_session_goes_from_start_to_end_and_its_energy_is_the_meters() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn any_server_of_a_list_will_do() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let _central = Central::start(&server).await?;
+    let nobody = format!("nats://127.0.0.1:{}", ev_testkit::free_port());
+    let agent = Agent::start(&format!("{nobody}, {}", server.url()), "")?;
+    agent.ready().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_kill_9_the_session_goes_on_with_what_the_car_took_meanwhile() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;

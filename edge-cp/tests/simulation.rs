@@ -103,11 +103,16 @@ impl Store {
             first: self.spool.keys().next().copied().unwrap_or(self.next),
             next: self.next,
             connectors: self.connectors.values().cloned().collect(),
-            sessions: self.sessions.values().cloned().collect(),
+            sessions: self.sessions.values().map(stored).collect(),
             commands: self.commands.values().cloned().collect(),
-            txs: self.txs.values().cloned().collect(),
+            txs: self.txs.values().map(stored).collect(),
         }
     }
+}
+
+/// As the real store does it, so that what serde skips is lost here too.
+fn stored<T: serde::Serialize + serde::de::DeserializeOwned>(row: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(row).unwrap()).unwrap()
 }
 
 struct World {

@@ -92,6 +92,7 @@ async fn everything_is_there_again_and_the_epoch_is_the_same() {
             signed: Some(vec![0, 1, 255]),
         },
         start_wall: UnixMs(1),
+        start_mono_ms: None,
         ended: true,
         end_register: None,
         end_wall: None,

@@ -11,7 +11,7 @@ mod upkeep;
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -134,6 +134,7 @@ pub struct Engine {
     last_upkeep: Instant,
     last_forget: Instant,
     looked_late: Instant,
+    connects: u64,
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
@@ -218,6 +219,7 @@ impl Engine {
             uncopied: BTreeSet::new(),
             copy_at: Schedule::default(),
             looked_late: now,
+            connects: 0,
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
@@ -362,6 +364,7 @@ impl Engine {
             return;
         }
         self.advance_stage();
+        self.show_after_reconnect();
         if self.looked_late.elapsed() >= LATE_EVERY {
             self.looked_late = Instant::now();
             self.answer_late();
@@ -376,6 +379,18 @@ impl Engine {
         if self.last_upkeep.elapsed() >= UPKEEP {
             self.last_upkeep = Instant::now();
             self.upkeep();
+        }
+    }
+
+    /// A server that was away may have come back with an older store. A frame says what its
+    /// appender has applied, so one is appended after each connection, whether anybody asks or
+    /// not: a replica that was restarted meanwhile knows only the older store, and has nothing
+    /// else to see it by.
+    fn show_after_reconnect(&mut self) {
+        let connects = self.client.statistics().connects.load(Ordering::Relaxed);
+        if connects != self.connects && self.serving() {
+            self.connects = connects;
+            self.waiting.push(Item::barrier());
         }
     }
 

@@ -641,11 +641,10 @@ impl ChargePoint {
         running: &[RunningTx],
         booted: Option<String>,
     ) {
-        let when = cx.stamp.central_of(at);
-        for c in self.connectors.values_mut() {
-            transactions::reconcile(c, cx, when, running, booted.as_deref());
-        }
         let mono = cx.stamp.mono_of(at);
+        for c in self.connectors.values_mut() {
+            transactions::reconcile(c, cx, mono, running, booted.as_deref());
+        }
         if self
             .desk
             .listed

@@ -114,6 +114,9 @@ pub struct Run {
     pub origin: OriginKey,
     /// When it began, as the device said.
     pub start_wall: UnixMs,
+    /// The same by the monotonic clock, unless the agent was started since.
+    #[serde(skip)]
+    pub start_mono_ms: Option<i64>,
     /// Its register.
     pub meter: Meter,
     /// What the device says of the energy.

@@ -50,6 +50,9 @@ pub struct TxRow {
     pub start: Reading,
     /// When it began, as the device said.
     pub start_wall: UnixMs,
+    /// The same by the monotonic clock, unless the agent was started since.
+    #[serde(skip)]
+    pub start_mono_ms: Option<i64>,
     /// It is over.
     pub ended: bool,
     /// Meter epoch and register at its end.
@@ -67,6 +70,7 @@ pub struct Unclaimed {
     pub(crate) start_number: Option<StartNumber>,
     pub(crate) meter: Meter,
     start_wall: UnixMs,
+    start_mono_ms: Option<i64>,
     since_mono_ms: u64,
     /// It comes from the start of a session that has ended: it is stopped at once.
     stop: bool,
@@ -86,6 +90,7 @@ impl Unclaimed {
             start_number: row.start_number,
             meter: Meter::new(row.start.clone()),
             start_wall: row.start_wall,
+            start_mono_ms: row.start_mono_ms,
             since_mono_ms: mono_ms,
             stop: row.start_number.is_some(),
             retry: Retry::default(),
@@ -144,7 +149,8 @@ pub(crate) fn plug(c: &mut Connector, d: &mut Desk, cx: &mut Cx, at: UnixMs, plu
             }
         }
         (Stage::Running(run), false) => {
-            if run.doubt.is_none() && at >= run.start_wall {
+            let before = is_older(run.start_mono_ms, run.start_wall, &cx.stamp, at);
+            if run.doubt.is_none() && !before {
                 let until = Deadline::after(&cx.stamp, UNPLUG_GRACE_MS);
                 run.doubt = Some(Doubt::Unplugged(until));
                 c.touched = true;
@@ -178,6 +184,7 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
         session_id: None,
         start,
         start_wall: begun.at,
+        start_mono_ms: Some(began_mono),
         ended: false,
         end_register: None,
         end_wall: None,
@@ -206,8 +213,7 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     take_early_ends(c, d, cx);
     // It may have begun, and ended, before the device's last list of what runs.
     if let Some((mono, running)) = d.listed.clone().filter(|(mono, _)| *mono > began_mono) {
-        let when = cx.stamp.central_at(mono);
-        reconcile(c, cx, when, &running, None);
+        reconcile(c, cx, mono, &running, None);
     }
 }
 
@@ -266,7 +272,10 @@ fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs) -> Owner {
         },
     };
     let (theirs, ours) = (&row.start, &run.meter);
-    let later = row.start_wall > run.start_wall;
+    let later = match (row.start_mono_ms, run.start_mono_ms) {
+        (Some(theirs), Some(ours)) => theirs > ours,
+        (None, _) | (_, None) => row.start_wall > run.start_wall,
+    };
     let beyond = theirs.meter_epoch != ours.last.meter_epoch
         || theirs.register_mwh >= ours.start.register_mwh;
     if later && beyond {
@@ -302,6 +311,7 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
         device_tx: row.device_tx.clone(),
         origin: row.origin.clone(),
         start_wall: row.start_wall,
+        start_mono_ms: row.start_mono_ms,
         meter: Meter::new(row.start.clone()),
         phase: Phase::Preparing,
         phase_mono_ms: None,
@@ -334,7 +344,8 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
     if let Some((tx, said, wall)) = c.phase.clone() {
         let started = c.session.as_ref().and_then(Session::run);
         let after_start = started.is_some_and(|r| {
-            wall >= r.start_wall && tx.as_ref().is_none_or(|tx| *tx == r.device_tx)
+            !is_older(r.start_mono_ms, r.start_wall, &cx.stamp, wall)
+                && tx.as_ref().is_none_or(|tx| *tx == r.device_tx)
         });
         if after_start {
             let when = cx.stamp.central_of(wall);
@@ -559,7 +570,10 @@ pub(crate) fn phase(
 ) {
     let mono = cx.stamp.mono_of(at);
     let when = cx.stamp.central_of(at);
-    if c.phase.as_ref().is_none_or(|&(_, _, last)| last <= at) {
+    if c.phase
+        .as_ref()
+        .is_none_or(|&(_, _, last)| cx.stamp.mono_of(last) <= mono)
+    {
         c.phase = Some((device_tx.cloned(), phase, at));
     }
     let news = c
@@ -568,7 +582,7 @@ pub(crate) fn phase(
         .and_then(Session::live_run_mut)
         .is_some_and(|run| {
             device_tx.is_none_or(|tx| *tx == run.device_tx)
-                && at >= run.start_wall
+                && !is_older(run.start_mono_ms, run.start_wall, &cx.stamp, at)
                 && is_news(&mut run.phase_mono_ms, mono)
         });
     if news {
@@ -616,7 +630,7 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
             Stage::AwaitingPlug { .. } | Stage::Starting(_) | Stage::Idle { .. } => None,
         };
         run.and_then(|run| d.txs.get(&run.origin))
-            .is_some_and(|row| is_end_of(row, &over, reading.as_ref()))
+            .is_some_and(|row| is_end_of(row, &over, reading.as_ref(), &cx.stamp))
     });
     if of_session {
         if let Some(reading) = &reading
@@ -630,7 +644,8 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
 
     let waiting = c.unclaimed.iter_mut().find(|u| {
         let row = d.txs.get(&u.origin);
-        u.over.is_none() && row.is_some_and(|row| is_end_of(row, &over, reading.as_ref()))
+        u.over.is_none()
+            && row.is_some_and(|row| is_end_of(row, &over, reading.as_ref(), &cx.stamp))
     });
     if let Some(waiting) = waiting {
         if let Some(reading) = reading {
@@ -726,9 +741,15 @@ fn tell_late_energy(
     }
 }
 
+/// Whether what the device dates `wall` was before the start of a transaction. The host's wall
+/// clock may have been set in between, which the monotonic one shows.
+fn is_older(start_mono_ms: Option<i64>, start_wall: UnixMs, stamp: &Stamp, wall: UnixMs) -> bool {
+    start_mono_ms.map_or(wall < start_wall, |start| stamp.mono_of(wall) < start)
+}
+
 /// Whether an end is that of a transaction: by key, else by start number, else by name unless it
 /// is older than the transaction, since names are reused.
-fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>) -> bool {
+fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>, stamp: &Stamp) -> bool {
     if let Some(theirs) = &over.origin {
         return *theirs == row.origin;
     }
@@ -737,7 +758,7 @@ fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>) -> bool {
     }
     let start = &row.start;
     let same_meter = reading.filter(|r| r.meter_epoch == start.meter_epoch);
-    let older = over.at < row.start_wall
+    let older = is_older(row.start_mono_ms, row.start_wall, stamp, over.at)
         || same_meter.is_some_and(|r| r.register_mwh < start.register_mwh)
         // The one before ended as this one began.
         || (over.at == row.start_wall
@@ -1077,15 +1098,20 @@ fn unknown_to_hardware(
     }
 }
 
-/// The hardware listed its transactions as of `at`, by central's clock.
+/// The hardware listed its transactions as of `mono`, by the monotonic clock.
 pub(crate) fn reconcile(
     c: &mut Connector,
     cx: &mut Cx,
-    at: UnixMs,
+    mono: i64,
     running: &[RunningTx],
     booted: Option<&str>,
 ) {
     let id = c.id();
+    let stamp = cx.stamp;
+    let is_after = |start_mono_ms: Option<i64>, start: &Reading| match start_mono_ms {
+        Some(start) => mono > start,
+        None => stamp.central_at(mono) > start.at,
+    };
     let listed = |origin: &OriginKey, device_tx: &DeviceTx| {
         running.iter().any(|r| {
             r.connector == id
@@ -1110,7 +1136,9 @@ pub(crate) fn reconcile(
                         run.doubt = None;
                         c.touched = true;
                     }
-                    (None | Some(Doubt::Unplugged(_)), false) if at > run.start_wall => {
+                    (None | Some(Doubt::Unplugged(_)), false)
+                        if is_after(run.start_mono_ms, &run.meter.start) =>
+                    {
                         run.doubt = Some(Doubt::Unlisted(until));
                         c.touched = true;
                     }
@@ -1123,7 +1151,7 @@ pub(crate) fn reconcile(
             Stage::Stopping(s) => {
                 if let Some(run) = &s.run
                     && !listed(&run.origin, &run.device_tx)
-                    && at > run.start_wall
+                    && is_after(run.start_mono_ms, &run.meter.start)
                     && s.gone.is_none()
                 {
                     s.gone = Some(until);
@@ -1134,7 +1162,7 @@ pub(crate) fn reconcile(
     }
     for waiting in &mut c.unclaimed {
         if !listed(&waiting.origin, &waiting.device_tx)
-            && at > waiting.start_wall
+            && is_after(waiting.start_mono_ms, &waiting.meter.start)
             && waiting.gone.is_none()
         {
             waiting.gone = Some(until);
@@ -1438,6 +1466,7 @@ fn synthesise_start(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         session_id: None,
         // Nothing is known of its start but that it was before its end.
         start_wall: UnixMs(0),
+        start_mono_ms: None,
         start,
         ended: false,
         end_register: None,
@@ -1609,6 +1638,7 @@ fn promote(c: &mut Connector, d: &mut Desk, cx: &mut Cx, index: usize) -> bool {
         booted: None,
         held: None,
         start_wall: waiting.start_wall,
+        start_mono_ms: waiting.start_mono_ms,
         meter: waiting.meter,
     };
     c.session = Some(Session {

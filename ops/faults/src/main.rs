@@ -21,6 +21,8 @@ enum Machine {
     Sim(ev_faults::sim::command::Args),
     /// Real processes, real drivers, and whatever can go wrong; judged by what users saw
     Run(nemesis::RunArgs),
+    /// The server's store is replaced by an older copy; every replica must notice
+    OlderCopy(nemesis::OlderCopyArgs),
     /// Judge the history of a run once more
     Judge(nemesis::JudgeArgs),
     /// A virtual machine whose power is cut under load
@@ -35,6 +37,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().machine {
         Machine::Sim(args) => ev_faults::sim::command::main(&args).map(|()| ExitCode::SUCCESS),
         Machine::Run(args) => nemesis::run(&args),
+        Machine::OlderCopy(args) => nemesis::older_copy(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),
         Machine::PowerCut(options) => power_cut::run(&options).map(|()| ExitCode::SUCCESS),
         Machine::Fuzz(args) => fuzz::run(&args).map(|()| ExitCode::SUCCESS),

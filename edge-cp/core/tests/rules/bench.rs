@@ -55,6 +55,11 @@ pub fn cp() -> CpId {
     CpId::new("CP-001").unwrap()
 }
 
+/// As the real store does it, so that what serde skips is lost here too.
+fn stored<T: serde::Serialize + serde::de::DeserializeOwned>(row: &T) -> T {
+    serde_json::from_str(&serde_json::to_string(row).unwrap()).unwrap()
+}
+
 impl Bench {
     /// Booted, nothing heard of central or hardware.
     pub fn cold() -> Self {
@@ -113,14 +118,9 @@ impl Bench {
             first: 1,
             next: self.records.len() as u64 + 1,
             connectors: self.connectors.values().cloned().collect(),
-            // As the real store does it, so that what serde skips is lost here too.
-            sessions: self
-                .sessions
-                .values()
-                .map(|s| serde_json::from_str(&serde_json::to_string(s).unwrap()).unwrap())
-                .collect(),
+            sessions: self.sessions.values().map(stored).collect(),
             commands: self.commands.values().cloned().collect(),
-            txs: self.txs.values().cloned().collect(),
+            txs: self.txs.values().map(stored).collect(),
         };
         self.core = ChargePoint::boot(identity(self.speed), stored, self.now());
     }

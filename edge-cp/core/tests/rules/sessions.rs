@@ -267,6 +267,42 @@ fn repeated_and_old_facts_change_nothing() {
 }
 
 #[test]
+fn a_host_clock_that_is_set_in_a_session_changes_neither_its_end_nor_its_energy() {
+    for set_ms in [-3_600_000, 3_600_000] {
+        let charging = || {
+            let (mut bench, id) = Bench::charging(|_| {});
+            bench.read(ONE, 5_000);
+            bench.pass(1_000);
+            bench.wall = bench.wall.plus_ms(set_ms);
+            bench.pass(1_000);
+            (bench, id)
+        };
+        // By its name alone.
+        let (mut bench, id) = charging();
+        bench.tx_ended(ONE, "tx-1", EndCode::EvStopped, 9_000);
+        assert_eq!(bench.last_told(id), "completed ev_stopped 9000");
+
+        // In the device's list, from which it is missing.
+        let (mut bench, id) = charging();
+        bench.read(ONE, 8_000);
+        bench.link_with(&[], ONE);
+        bench.pass(20_000);
+        assert_eq!(bench.last_told(id), "completed other 8000");
+
+        // By the plug.
+        let (mut bench, id) = charging();
+        bench.plug(ONE, false);
+        bench.pass(4_000);
+        assert_eq!(bench.last_told(id), "stopping");
+
+        // The device says that the car has paused.
+        let (mut bench, id) = charging();
+        bench.phase(ONE, HwPhase::SuspendedEv);
+        assert_eq!(bench.last_told(id), "suspended_ev");
+    }
+}
+
+#[test]
 fn an_end_before_its_start_waits_for_it_and_is_not_lost_without() {
     let start = |bench: &mut Bench| {
         bench.plug(ONE, true);

@@ -1,5 +1,7 @@
 //! The ledger audits itself; a restart reads it all.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use async_nats::jetstream;
 use ev_contract::{connector::Phase, streams, subjects};
@@ -45,6 +47,45 @@ async fn a_ledger_that_was_emptied_is_noticed() -> Result<()> {
     let js = jetstream::new(site.nats.connect().await?);
     js.get_stream(streams::LEDGER.name).await?.purge().await?;
     refuses_to_serve(&site, 0).await?;
+    Ok(())
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_is_noticed_also_by_a_replica_that_knows_nothing_else() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 2).await?;
+    let alice = site.driver("alice").await?;
+    let session = alice.start("CP-001").await?;
+    alice.wait_phase(&session, Phase::Charging).await?;
+    let copy = tempfile::tempdir()?;
+    site.nats.kill()?;
+    copy_folder(site.nats.data_dir(), copy.path())?;
+    site.nats.restart().await?;
+    alice.stop(&session).await?;
+    alice.wait_ended(&session).await?;
+    site.centrals[1].kill9()?;
+    site.nats.kill()?;
+    std::fs::remove_dir_all(site.nats.data_dir())?;
+    copy_folder(copy.path(), site.nats.data_dir())?;
+    site.nats.restart().await?;
+    site.centrals[1].restart()?;
+    // Nobody asks anything.
+    for central in [0, 1] {
+        refuses_to_serve(&site, central).await?;
+    }
     Ok(())
 }
 

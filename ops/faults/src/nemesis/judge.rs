@@ -640,6 +640,7 @@ impl<'a> Judge<'a> {
                 answer.unix < expires - CLOCK_MS
             }
             // True or not depends on more than anybody can see.
+            "late" if first.verb.starts_with("cp_") => false,
             "request_id_reused"
             | "charge_point_offline"
             | "charger_offline"
@@ -1125,4 +1126,192 @@ pub fn lines_about(lines: &[Line], about: &[String], most: usize) -> Vec<String>
         })
         .take(most)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const SESSION: &str = "0199c8f1-7a00-7abc-8def-0123456789ab";
+
+    /// What people see of one good session.
+    fn good() -> Vec<Event> {
+        let place = Place {
+            cp: "CP-001".into(),
+            connectors: 1,
+            unruly: false,
+            clocked: false,
+        };
+        let view = |state: &str, pos: u64| {
+            let receipt = (state == "completed").then_some("CP-001-1-000001");
+            let energy = if receipt.is_some() { 700 } else { 300 };
+            json!({"sessions": [{
+                "session_id": SESSION, "driver_id": "d", "cp_id": "CP-001", "connector": 1,
+                "state": state, "pos": pos, "energy_mwh": energy, "receipt": receipt,
+            }]})
+        };
+        vec![
+            Event::Began {
+                seed: 1,
+                command: String::new(),
+                charge_points: vec![place],
+            },
+            status(1_000, 0),
+            Event::Stage { stage: Stage::Mess },
+            asked(1, "start", wish("r-1")),
+            answered(1, accepted()),
+            asked(2, "status", json!({})),
+            answered(2, view("charging", 5)),
+            asked(3, "start", wish("r-2")),
+            answered(3, json!({"status": "denied", "reason": "occupied"})),
+            Event::Stage { stage: Stage::Calm },
+            asked(4, "start", wish("r-1")),
+            answered(4, accepted()),
+            asked(5, "status", json!({"session_id": SESSION})),
+            answered(5, view("completed", 9)),
+            Event::Stage {
+                stage: Stage::Collect,
+            },
+            asked(6, "history", json!({})),
+            answered(6, view("completed", 9)),
+            status(1_700, 0),
+            ready(200),
+            cdr(),
+            Event::Stage { stage: Stage::Over },
+        ]
+    }
+
+    fn wish(id: &str) -> Value {
+        json!({"request_id": id, "expires_at": 9_000_000, "cp_id": "CP-001", "connector": 1})
+    }
+
+    fn accepted() -> Value {
+        json!({"status": "accepted", "session_id": SESSION, "cp_id": "CP-001", "connector": 1})
+    }
+
+    fn asked(ask: u64, verb: &str, body: Value) -> Event {
+        Event::Asked {
+            ask,
+            who: "driver.d".into(),
+            verb: verb.into(),
+            body,
+        }
+    }
+
+    fn answered(ask: u64, body: Value) -> Event {
+        Event::Answered { ask, body }
+    }
+
+    fn status(register: i64, spool_depth: u64) -> Event {
+        Event::Status {
+            cp: "CP-001".into(),
+            body: json!({"spool_depth": spool_depth, "connectors": [
+                {"id": 1, "register_mwh": register, "meter_epoch": 1, "session_id": null},
+            ]}),
+        }
+    }
+
+    fn ready(status: u16) -> Event {
+        Event::Ready {
+            central: 0,
+            status,
+            body: String::new(),
+        }
+    }
+
+    fn cdr() -> Event {
+        Event::Cdr {
+            subject: format!("ev.v1.cdr.{SESSION}"),
+            body: json!({
+                "session_id": SESSION, "driver_id": "d", "cp_id": "CP-001", "connector": 1,
+                "number": "CP-001-1-000001", "origin": "app", "energy_mwh": 700, "flags": [],
+                "meters": [{"meter_epoch": 1, "from_mwh": 1_000, "to_mwh": 1_700}],
+            }),
+        }
+    }
+
+    fn rules(events: Vec<Event>) -> BTreeSet<&'static str> {
+        let lines: Vec<Line> = events
+            .into_iter()
+            .zip(0..)
+            .map(|(event, t)| Line {
+                t,
+                unix: i64::try_from(t).unwrap_or(0),
+                event,
+            })
+            .collect();
+        judge(&lines).violations.iter().map(|v| v.rule).collect()
+    }
+
+    fn changed(change: impl FnOnce(&mut Vec<Event>)) -> BTreeSet<&'static str> {
+        let mut events = good();
+        change(&mut events);
+        rules(events)
+    }
+
+    #[test]
+    fn a_good_history_breaks_nothing() {
+        assert_eq!(rules(good()), BTreeSet::new());
+    }
+
+    #[test]
+    fn each_broken_promise_is_found() {
+        type Change = fn(&mut Vec<Event>);
+        let cases: [(&str, Change); 16] = [
+            ("every session gets one receipt", |e| {
+                e.remove(19);
+            }),
+            ("every session gets one receipt", |e| e.insert(19, cdr())),
+            ("no session is lost", |e| {
+                e[16] = answered(6, json!({"sessions": []}));
+            }),
+            ("a listing is whole", |e| {
+                e[16] = answered(6, json!({"sessions": []}));
+            }),
+            ("a listing is whole", |e| {
+                // Seen open by a question that is asked after this answer.
+                e.insert(5, asked(9, "status", json!({})));
+                e.insert(6, answered(9, json!({"sessions": []})));
+            }),
+            ("metered is billed", |e| e[17] = status(1_701, 0)),
+            ("spools are empty at the end", |e| e[17] = status(1_700, 3)),
+            ("every replica serves", |e| e[18] = ready(503)),
+            ("the same request gets the same answer", |e| {
+                e[11] = answered(4, json!({"status": "denied", "reason": "occupied"}));
+            }),
+            ("every wish is settled", |e| {
+                e[8] = answered(3, json!({"status": "unknown", "reason": "not_ready"}));
+            }),
+            ("no answer is older than what was heard before", |e| {
+                if let Event::Answered { body, .. } = &mut e[16] {
+                    body["sessions"][0]["pos"] = 8.into();
+                }
+            }),
+            ("an ended session never changes", |e| {
+                if let Event::Answered { body, .. } = &mut e[16] {
+                    body["sessions"][0]["energy_mwh"] = 701.into();
+                }
+            }),
+            // Free the whole time: asked before anything had begun.
+            ("an answer is true", |e| {
+                e.swap(3, 7);
+                e.swap(4, 8);
+            }),
+            ("an answer is true", |e| {
+                e[13] = answered(5, json!({"type": "error", "reason": "session_not_found"}));
+            }),
+            ("a session answers one wish", |e| {
+                e[8] = answered(3, accepted())
+            }),
+            ("accepted carries the session id", |e| {
+                e[8] = answered(3, json!({"status": "accepted"}));
+            }),
+        ];
+        for (rule, change) in cases {
+            let found = changed(change);
+            assert!(found.contains(rule), "{rule} was not found, but {found:?}");
+        }
+    }
 }

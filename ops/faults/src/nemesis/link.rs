@@ -1,8 +1,10 @@
 //! A wire between two processes that can be bad in every way that a TCP peer can notice.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{Ipv4Addr, SocketAddr},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +27,22 @@ const COPY_BYTES: usize = 16 * 1024;
 const UNDER_WAY_MAX: usize = 256;
 /// A piece of a throttled line. Small, so that a slow line drips and does not gush.
 const THROTTLED_BYTES: usize = 512;
+
+/// A free port that this process has not been given before: many are chosen before the first of
+/// them is bound.
+pub fn distinct_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = free_port();
+        if GIVEN
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(port)
+        {
+            return port;
+        }
+    }
+}
 
 /// What happens to bytes in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +100,7 @@ pub struct Link {
 
 impl Link {
     pub async fn start(name: String, target_port: u16) -> Result<Self> {
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, distinct_port()));
         let listener = TcpListener::bind(listen)
             .await
             .with_context(|| format!("bind {listen} for {name}"))?;

@@ -10,6 +10,7 @@ mod faults;
 mod history;
 mod judge;
 mod link;
+mod older;
 mod system;
 mod users;
 
@@ -86,6 +87,19 @@ pub struct JudgeArgs {
     history: PathBuf,
 }
 
+/// Which scenes are played.
+#[derive(Debug, Args)]
+pub struct OlderCopyArgs {
+    /// Only these, by number
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    scenes: Vec<usize>,
+}
+
+/// Replaces the server's store by an older copy.
+pub fn older_copy(args: &OlderCopyArgs) -> Result<ExitCode> {
+    until_a_signal(older::play(&args.scenes))
+}
+
 /// Judges the history in a file.
 pub fn judge_file(args: &JudgeArgs) -> Result<ExitCode> {
     let lines = history::read(&args.history)?;
@@ -99,13 +113,18 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         "--minutes: give more than 0 and at most 1440"
     );
     let mounts = in_a_mount_namespace()?;
+    until_a_signal(play(args, mounts))
+}
+
+/// Whatever runs is dropped at a signal, and every process with it.
+fn until_a_signal(play: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("make a runtime")?;
     runtime.block_on(async {
         tokio::select! {
-            code = play(args, mounts) => code,
+            code = play => code,
             _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(130)),
             () = terminated() => Ok(ExitCode::from(143)),
         }
@@ -285,6 +304,7 @@ async fn act(args: &RunArgs, seed: u64, mix: Mix, town: &Arc<Town>) -> Result<()
     let url = system.url_of("operators");
     let caller = Caller::connect(&url, "op.olga".into(), Tongue::Json, history.clone()).await?;
     let operator = Operator::new(caller, town.clone(), ids, seed);
+    operator.wait_for_charge_points().await?;
 
     history.note(Event::Stage { stage: Stage::Mess });
     let (stop, stopped) = watch::channel(false);
@@ -365,9 +385,7 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
     join_all(drivers.iter_mut().map(Driver::settle)).await;
     note("every wish is settled".into());
     join_all(drivers.iter_mut().map(Driver::stop_most)).await;
-    if let Err(error) = users::go_home(town).await {
-        note(format!("{error:#}"));
-    }
+    users::go_home(town).await;
     note("cars have gone".into());
     let mut last = String::new();
     while Instant::now() < deadline {

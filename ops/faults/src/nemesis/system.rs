@@ -9,9 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ev_testkit::{
-    Process, ProcessBuilder, free_port, nats_server_program, our_program, workspace_root,
-};
+use ev_testkit::{Process, ProcessBuilder, nats_server_program, our_program, workspace_root};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -20,7 +18,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{history::Place, link::Link};
+use super::{
+    history::Place,
+    link::{Link, distinct_port},
+};
 
 /// How long anything may take to come up on a machine that is busy with other things.
 pub const COME_UP: Duration = Duration::from_secs(90);
@@ -74,9 +75,9 @@ pub struct System {
 impl System {
     pub async fn start(plan: Plan) -> Result<Self> {
         let mut system = Self {
-            server_ports: (0..plan.servers).map(|_| free_port()).collect(),
-            monitor_ports: (0..plan.servers).map(|_| free_port()).collect(),
-            http_ports: (0..plan.centrals).map(|_| free_port()).collect(),
+            server_ports: (0..plan.servers).map(|_| distinct_port()).collect(),
+            monitor_ports: (0..plan.servers).map(|_| distinct_port()).collect(),
+            http_ports: (0..plan.centrals).map(|_| distinct_port()).collect(),
             members: BTreeMap::new(),
             links: BTreeMap::new(),
             plan,
@@ -106,7 +107,7 @@ impl System {
 
     async fn start_servers(&mut self) -> Result<()> {
         let count = self.plan.servers;
-        let route_ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let route_ports: Vec<u16> = (0..count).map(|_| distinct_port()).collect();
         for n in 1..=count {
             let name = server(n);
             let dir = self.plan.dir.join(&name);
@@ -142,7 +143,7 @@ impl System {
                     // Servers tell each other and their clients where they are. Somewhere else, so
                     // that nobody goes around the lines that can be broken.
                     .arg("--cluster_advertise")
-                    .arg(format!("127.0.0.1:{}", free_port()))
+                    .arg(format!("127.0.0.1:{}", distinct_port()))
                     .arg("--no_advertise=true");
             }
             self.add(name, command, disk, None)?;

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -24,8 +23,9 @@ const PATIENCE_ATTEMPTS: u64 = 6;
 const SETTLE_ATTEMPTS: u32 = 40;
 /// A driver's car leaves a little energy for others: most sessions are short.
 const LIMITS_WH: [u64; 3] = [500, 3_000, 20_000];
-/// How long after a fault's end a wish may take to be answered, for waiting.
+/// Between two looks at something that will come.
 const POLL: Duration = Duration::from_millis(500);
+const WAIT_POLLS_MAX: u32 = 120;
 
 /// What all of them share.
 #[derive(Debug)]
@@ -617,6 +617,24 @@ impl Operator {
         }
     }
 
+    /// Until central has heard of all charge points.
+    pub async fn wait_for_charge_points(&self) -> anyhow::Result<()> {
+        let wanted = self.town.system.plan.charge_points.len();
+        for _ in 0..WAIT_POLLS_MAX {
+            let answer = self
+                .caller
+                .ask("cp_ls", &json!({}))
+                .await
+                .unwrap_or_default();
+            let all = answer["charge_points"].as_array().into_iter().flatten();
+            if all.filter(|cp| cp["link"] == "online").count() == wanted {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        anyhow::bail!("not all of {wanted} charge points are online")
+    }
+
     /// Open sessions of everybody.
     pub async fn open(&self) -> Option<usize> {
         let answer = self.caller.ask("session_ls", &json!({})).await?;
@@ -713,7 +731,7 @@ pub async fn meter_reader(town: Arc<Town>, stop: watch::Receiver<bool>) {
 }
 
 /// Everything at the cabinets as at the end of a day: chargers in order, cars gone.
-pub async fn go_home(town: &Town) -> Result<()> {
+pub async fn go_home(town: &Town) {
     for place in town.system.plan.charge_points.clone() {
         for connector in 1..=place.connectors {
             let n = connector.to_string();
@@ -725,8 +743,16 @@ pub async fn go_home(town: &Town) -> Result<()> {
                 tokio::time::sleep(POLL).await;
             }
         }
+        // Who has pressed start and has no car would otherwise be waited for for two minutes.
+        let body = town.look(&place.cp).await.unwrap_or_default();
+        for connector in body["connectors"].as_array().into_iter().flatten() {
+            if connector["plugged"] == false && connector["origin"] == "local" {
+                let n = connector["id"].to_string();
+                town.at_cabinet(&place.cp, &["stop", &place.cp, "--connector", &n])
+                    .await;
+            }
+        }
     }
-    Ok(())
 }
 
 /// Faults of chargers clear.

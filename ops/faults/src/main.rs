@@ -17,7 +17,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Machine {
     /// Deterministic simulation of everything but processes
-    Sim(ev_faults::sim::command::Args),
+    Sim(ev_sim::command::Args),
     /// Real processes, real drivers, and whatever can go wrong; judged by what users saw
     Run(nemesis::RunArgs),
     /// Judge the history of a run once more
@@ -30,7 +30,7 @@ enum Machine {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().machine {
-        Machine::Sim(args) => ev_faults::sim::command::main(&args).map(|()| ExitCode::SUCCESS),
+        Machine::Sim(args) => ev_sim::command::main(&args).map(|()| ExitCode::SUCCESS),
         Machine::Run(args) => nemesis::run(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),
         Machine::PowerCut(options) => power_cut::run(&options).map(|()| ExitCode::SUCCESS),

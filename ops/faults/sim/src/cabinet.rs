@@ -24,7 +24,7 @@ use ev_contract::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
+use crate::{
     charger::{Charger, Moment},
     dice::Dice,
     net::{Event, FromCharger, Net, Question, Subject, ToCabinet, ToReplica},

@@ -28,7 +28,7 @@ use ev_contract::{
 };
 use uuid::Uuid;
 
-use super::{
+use crate::{
     dice::Dice,
     judge::Said,
     net::{Event, Net, Question, Subject, ToCabinet, ToReplica},
@@ -203,7 +203,7 @@ pub struct Replica {
 impl Replica {
     /// One that has yet to begin.
     #[must_use]
-    pub fn new(index: usize, script: &super::script::Script) -> Self {
+    pub fn new(index: usize, script: &crate::script::Script) -> Self {
         Self {
             index,
             life: 0,

@@ -13,7 +13,7 @@ use ev_contract::{
     v1::{EndCode, EndReason, EndSource},
 };
 
-use super::{dice::Dice, script::Trouble};
+use crate::{dice::Dice, script::Trouble};
 
 /// Milliwatt-milliseconds in a milliwatt-hour.
 const MW_MS_PER_MWH: u64 = 3_600_000;

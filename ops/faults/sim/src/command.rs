@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Broken, Mix, Script, Totals, run, shrink::shrink};
+use crate::{Broken, Mix, Script, Totals, run, shrink::shrink};
 
 /// Runs seeds through the simulation and checks the promises after every step.
 #[derive(Debug, Clone, clap::Args)]

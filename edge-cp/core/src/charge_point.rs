@@ -18,7 +18,7 @@ use crate::{
     connector::{Connector, ConnectorRow, is_news},
     effects::{CommandRow, Draw, Effects, ReplyTo, Row},
     hardware::{HwAnswer, HwCommand, HwFact, HwReading, OriginKey, RunningTx, StartNumber},
-    limits::{COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TXS_KEPT, UNSTORED_MAX},
+    limits::{AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TXS_KEPT, UNSTORED_MAX},
     session::{SessionRow, StoredSession},
     spool::{EvtOutcome, SendRun, Spool},
     transactions::{self, TxRow, Unclaimed},
@@ -641,6 +641,11 @@ impl ChargePoint {
         running: &[RunningTx],
         booted: Option<String>,
     ) {
+        // A stamp from the future is one from before the wall clock was set back: how old the list
+        // is cannot be told, and an end is not concluded from it.
+        if at.ms_since(cx.stamp.now.wall) > AHEAD_MS_MAX {
+            return;
+        }
         let when = cx.stamp.central_of(at);
         for c in self.connectors.values_mut() {
             transactions::reconcile(c, cx, when, running, booted.as_deref());

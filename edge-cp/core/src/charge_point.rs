@@ -646,9 +646,8 @@ impl ChargePoint {
         if at.ms_since(cx.stamp.now.wall) > AHEAD_MS_MAX {
             return;
         }
-        let when = cx.stamp.central_of(at);
         for c in self.connectors.values_mut() {
-            transactions::reconcile(c, cx, when, running, booted.as_deref());
+            transactions::reconcile(c, cx, at, running, booted.as_deref());
         }
         let mono = cx.stamp.mono_of(at);
         if self

@@ -76,14 +76,15 @@ impl Stamp {
     /// A host wall time as central's: so long ago by the host's clock is so long ago by central's.
     #[must_use]
     pub fn central_of(&self, wall: UnixMs) -> UnixMs {
-        self.central_at(self.mono_of(wall))
+        let ago = signed(self.now.mono_ms).saturating_sub(self.mono_of(wall));
+        self.at.plus_ms(-ago)
     }
 
-    /// A moment on the monotonic clock as central's.
+    /// A moment on the monotonic clock as the host's wall clock would have shown it, had it always
+    /// been set as it is.
     #[must_use]
-    pub fn central_at(&self, mono_ms: i64) -> UnixMs {
-        let ago = signed(self.now.mono_ms).saturating_sub(mono_ms);
-        self.at.plus_ms(-ago)
+    pub const fn wall_at(&self, mono_ms: i64) -> UnixMs {
+        UnixMs(mono_ms.saturating_add(self.offset))
     }
 
     /// A host wall time on the monotonic clock, below zero for what was before its start. A step of

@@ -206,7 +206,7 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     take_early_ends(c, d, cx);
     // It may have begun, and ended, before the device's last list of what runs.
     if let Some((mono, running)) = d.listed.clone().filter(|(mono, _)| *mono > began_mono) {
-        let when = cx.stamp.central_at(mono);
+        let when = cx.stamp.wall_at(mono);
         reconcile(c, cx, when, &running, None);
     }
 }
@@ -1077,7 +1077,7 @@ fn unknown_to_hardware(
     }
 }
 
-/// The hardware listed its transactions as of `at`, by central's clock.
+/// The hardware listed its transactions as of `at`, by the host's wall clock.
 pub(crate) fn reconcile(
     c: &mut Connector,
     cx: &mut Cx,

@@ -5,6 +5,8 @@
 //! delivers energy, or ends without a trace. An end is always the hardware's word: of the
 //! transaction, of a later one on the same connector, or of a list without it.
 
+use std::cmp::Ordering;
+
 use ev_contract::{
     codes::Code,
     connector::Phase,
@@ -737,11 +739,14 @@ fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>) -> bool {
     }
     let start = &row.start;
     let same_meter = reading.filter(|r| r.meter_epoch == start.meter_epoch);
-    let older = over.at < row.start_wall
-        || same_meter.is_some_and(|r| r.register_mwh < start.register_mwh)
-        // The one before ended as this one began.
-        || (over.at == row.start_wall
-            && same_meter.is_some_and(|r| r.register_mwh == start.register_mwh));
+    // In one meter epoch the register tells what was first, whatever was done to the wall clock.
+    let older = match same_meter.map(|r| r.register_mwh.cmp(&start.register_mwh)) {
+        Some(Ordering::Less) => true,
+        // The one before may have ended as this one began.
+        Some(Ordering::Equal) => over.at <= row.start_wall,
+        Some(Ordering::Greater) => false,
+        None => over.at < row.start_wall,
+    };
     over.device_tx == row.device_tx && !older
 }
 

@@ -486,7 +486,7 @@ impl<'s> World<'s> {
                 self.net.schedule(now + for_ms, Event::UplinkUp(cabinet));
             }
             Action::CabinetClock { cabinet, by_ms } => {
-                self.cabinets[cabinet].off_ms += by_ms;
+                self.cabinets[cabinet].clock_set(by_ms);
             }
             Action::CrashReplica { replica, for_ms } => self.crash_replica(replica, for_ms),
             Action::Freeze { replica, for_ms } => {

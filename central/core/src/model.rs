@@ -185,7 +185,8 @@ pub struct Request {
     /// Of the content, so that the same id with other content is seen.
     #[serde(with = "serde_bytes")]
     pub content: [u8; 16],
-    /// The request's own `expires_at`, at most 30 s after it was decided.
+    /// The request's own `expires_at`. One that was refused for it may lie far ahead: then it is kept
+    /// until the horizon has come so far.
     pub expires_at: UnixMs,
     /// What it was answered with.
     pub answer: Answer,

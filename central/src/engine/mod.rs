@@ -130,7 +130,8 @@ pub struct Engine {
     snapshot_under_way: bool,
     extent_under_way: bool,
     last_extent: Instant,
-    behind_since: Option<Instant>,
+    /// Since when, and when last, the server said that the ledger ends too early.
+    behind: Option<(Instant, Instant)>,
     last_upkeep: Instant,
     last_forget: Instant,
     looked_late: Instant,
@@ -225,7 +226,7 @@ impl Engine {
             snapshot_under_way: false,
             extent_under_way: false,
             last_extent: now,
-            behind_since: None,
+            behind: None,
             last_upkeep: now,
             last_forget: now,
             acked: mpsc::channel(16),

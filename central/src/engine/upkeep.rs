@@ -33,6 +33,8 @@ const EXTENT_EVERY: Duration = Duration::from_secs(5);
 /// An answer that the stream ends below what is applied may come from a deposed leader, which can
 /// answer for 20 s. Only when it stays is it the truth.
 const BEHIND_MAX: Duration = Duration::from_secs(30);
+/// Longest time between two such answers: three looks.
+const BEHIND_GAP_MAX: Duration = Duration::from_secs(15);
 /// Between two looks for old things.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// Ended sessions that leave the state in one record.
@@ -176,11 +178,17 @@ impl Engine {
             return;
         }
         if extent.last >= applied {
-            self.behind_since = None;
+            self.behind = None;
             return;
         }
-        let since = *self.behind_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > BEHIND_MAX {
+        let now = Instant::now();
+        // A process that stood still has not seen it stay.
+        let since = match self.behind {
+            Some((since, last)) if now - last <= BEHIND_GAP_MAX => since,
+            Some(_) | None => now,
+        };
+        self.behind = Some((since, now));
+        if now - since > BEHIND_MAX {
             self.alarm(&Alarm::Rewound {
                 last: extent.last,
                 applied,

@@ -18,10 +18,10 @@ use crate::{
     connector::{Connector, ConnectorRow, is_news},
     effects::{CommandRow, Draw, Effects, ReplyTo, Row},
     hardware::{HwAnswer, HwCommand, HwFact, HwReading, OriginKey, RunningTx, StartNumber},
-    limits::{COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TXS_KEPT, UNSTORED_MAX},
+    limits::{AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TXS_KEPT, UNSTORED_MAX},
     session::{SessionRow, StoredSession},
     spool::{EvtOutcome, SendRun, Spool},
-    transactions::{self, TxRow, Unclaimed},
+    transactions::{self, Listed, TxRow, Unclaimed},
 };
 
 /// What a charge point is, from its configuration.
@@ -641,9 +641,20 @@ impl ChargePoint {
         running: &[RunningTx],
         booted: Option<String>,
     ) {
+        // A stamp from the future is one from before the wall clock was set back: how old the list
+        // is cannot be told, and an end is not concluded from it.
+        if at.ms_since(cx.stamp.now.wall) > AHEAD_MS_MAX {
+            return;
+        }
         let mono = cx.stamp.mono_of(at);
+        let list = Listed {
+            mono_ms: mono,
+            began_mono_ms: self.desk.began_mono_ms,
+            running,
+            booted: booted.as_deref(),
+        };
         for c in self.connectors.values_mut() {
-            transactions::reconcile(c, cx, mono, running, booted.as_deref());
+            transactions::reconcile(c, cx, list);
         }
         if self
             .desk

@@ -76,13 +76,7 @@ impl Stamp {
     /// A host wall time as central's: so long ago by the host's clock is so long ago by central's.
     #[must_use]
     pub fn central_of(&self, wall: UnixMs) -> UnixMs {
-        self.central_at(self.mono_of(wall))
-    }
-
-    /// A moment on the monotonic clock as central's.
-    #[must_use]
-    pub fn central_at(&self, mono_ms: i64) -> UnixMs {
-        let ago = signed(self.now.mono_ms).saturating_sub(mono_ms);
+        let ago = signed(self.now.mono_ms).saturating_sub(self.mono_of(wall));
         self.at.plus_ms(-ago)
     }
 

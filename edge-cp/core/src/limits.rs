@@ -79,6 +79,10 @@ pub const SUSPEND_MS: i64 = 2_000;
 /// Wall and monotonic clock drifting apart by more than this was a step, in milliseconds.
 pub const STEP_MS: u64 = 50;
 
+/// How far ahead of the host's wall clock a list of transactions may be stamped: drivers of hardware
+/// translate their device's clock to within a second or so.
+pub const AHEAD_MS_MAX: i64 = 2_000;
+
 /// After boot, how long the charger may take to report before it counts as offline.
 pub const LINK_WAIT_MS: u64 = 10_000;
 

@@ -5,6 +5,8 @@
 //! delivers energy, or ends without a trace. An end is always the hardware's word: of the
 //! transaction, of a later one on the same connector, or of a list without it.
 
+use std::cmp::Ordering;
+
 use ev_contract::{
     codes::Code,
     connector::Phase,
@@ -213,7 +215,13 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     take_early_ends(c, d, cx);
     // It may have begun, and ended, before the device's last list of what runs.
     if let Some((mono, running)) = d.listed.clone().filter(|(mono, _)| *mono > began_mono) {
-        reconcile(c, cx, mono, &running, None);
+        let list = Listed {
+            mono_ms: mono,
+            began_mono_ms: d.began_mono_ms,
+            running: &running,
+            booted: None,
+        };
+        reconcile(c, cx, list);
     }
 }
 
@@ -758,11 +766,15 @@ fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>, stamp: &Stamp)
     }
     let start = &row.start;
     let same_meter = reading.filter(|r| r.meter_epoch == start.meter_epoch);
-    let older = is_older(row.start_mono_ms, row.start_wall, stamp, over.at)
-        || same_meter.is_some_and(|r| r.register_mwh < start.register_mwh)
-        // The one before ended as this one began.
-        || (over.at == row.start_wall
-            && same_meter.is_some_and(|r| r.register_mwh == start.register_mwh));
+    let before = is_older(row.start_mono_ms, row.start_wall, stamp, over.at);
+    // In one meter epoch the register tells what was first, whatever was done to the wall clock.
+    let older = match same_meter.map(|r| r.register_mwh.cmp(&start.register_mwh)) {
+        Some(Ordering::Less) => true,
+        // The one before may have ended as this one began.
+        Some(Ordering::Equal) => over.at == row.start_wall || before,
+        Some(Ordering::Greater) => false,
+        None => before,
+    };
     over.device_tx == row.device_tx && !older
 }
 
@@ -1098,20 +1110,33 @@ fn unknown_to_hardware(
     }
 }
 
-/// The hardware listed its transactions as of `mono`, by the monotonic clock.
-pub(crate) fn reconcile(
-    c: &mut Connector,
-    cx: &mut Cx,
-    mono: i64,
-    running: &[RunningTx],
-    booted: Option<&str>,
-) {
+/// The hardware's list of its transactions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listed<'a> {
+    /// As of when, by the monotonic clock: the wall clock may be set while one runs.
+    pub(crate) mono_ms: i64,
+    /// Since when the agent runs, by the same clock.
+    pub(crate) began_mono_ms: u64,
+    pub(crate) running: &'a [RunningTx],
+    /// What the hardware said of its own start, if it listed them for that.
+    pub(crate) booted: Option<&'a str>,
+}
+
+impl Listed<'_> {
+    /// Whether the list is surely later than a start. Of one that was before the agent's own start
+    /// no clock tells more.
+    fn is_after(&self, start_mono_ms: Option<i64>) -> bool {
+        let began = i64::try_from(self.began_mono_ms).unwrap_or(i64::MAX);
+        self.mono_ms > start_mono_ms.unwrap_or(began)
+    }
+}
+
+/// The hardware listed its transactions: one that is missing is over.
+pub(crate) fn reconcile(c: &mut Connector, cx: &mut Cx, list: Listed<'_>) {
+    let Listed {
+        running, booted, ..
+    } = list;
     let id = c.id();
-    let stamp = cx.stamp;
-    let is_after = |start_mono_ms: Option<i64>, start: &Reading| match start_mono_ms {
-        Some(start) => mono > start,
-        None => stamp.central_at(mono) > start.at,
-    };
     let listed = |origin: &OriginKey, device_tx: &DeviceTx| {
         running.iter().any(|r| {
             r.connector == id
@@ -1137,7 +1162,7 @@ pub(crate) fn reconcile(
                         c.touched = true;
                     }
                     (None | Some(Doubt::Unplugged(_)), false)
-                        if is_after(run.start_mono_ms, &run.meter.start) =>
+                        if list.is_after(run.start_mono_ms) =>
                     {
                         run.doubt = Some(Doubt::Unlisted(until));
                         c.touched = true;
@@ -1151,7 +1176,7 @@ pub(crate) fn reconcile(
             Stage::Stopping(s) => {
                 if let Some(run) = &s.run
                     && !listed(&run.origin, &run.device_tx)
-                    && is_after(run.start_mono_ms, &run.meter.start)
+                    && list.is_after(run.start_mono_ms)
                     && s.gone.is_none()
                 {
                     s.gone = Some(until);
@@ -1162,7 +1187,7 @@ pub(crate) fn reconcile(
     }
     for waiting in &mut c.unclaimed {
         if !listed(&waiting.origin, &waiting.device_tx)
-            && is_after(waiting.start_mono_ms, &waiting.meter.start)
+            && list.is_after(waiting.start_mono_ms)
             && waiting.gone.is_none()
         {
             waiting.gone = Some(until);

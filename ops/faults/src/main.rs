@@ -18,7 +18,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Machine {
     /// Deterministic simulation of everything but processes
-    Sim(ev_faults::sim::command::Args),
+    Sim(ev_sim::command::Args),
     /// Real processes, real drivers, and whatever can go wrong; judged by what users saw
     Run(nemesis::RunArgs),
     /// The server's store is replaced by an older copy; every replica must notice
@@ -35,7 +35,7 @@ enum Machine {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().machine {
-        Machine::Sim(args) => ev_faults::sim::command::main(&args).map(|()| ExitCode::SUCCESS),
+        Machine::Sim(args) => ev_sim::command::main(&args).map(|()| ExitCode::SUCCESS),
         Machine::Run(args) => nemesis::run(&args),
         Machine::OlderCopy(args) => nemesis::older_copy(&args),
         Machine::Judge(args) => nemesis::judge_file(&args),

@@ -65,10 +65,17 @@ pub(super) fn note_clock(flags: &mut BTreeSet<Flag>, quality: TimeQuality) {
 /// is unsure or was set back, time does not tell how much can have flowed, and a reading that is
 /// passed over by mistake is energy lost: a day's worth is believed then. Readings are a minute
 /// apart, so that no more lies between two of them unless records are missing.
-pub(super) fn flowed_since(last_at: UnixMs, reading: &Reading, at: UnixMs) -> UnixMs {
+pub(super) fn flowed_since(
+    last_at: UnixMs,
+    flags: &BTreeSet<Flag>,
+    reading: &Reading,
+    at: UnixMs,
+) -> UnixMs {
     const DAY_MS: i64 = 24 * 3600 * 1000;
     let went_back_ms = u64::try_from(last_at.ms_since(at)).unwrap_or(0);
-    if reading.quality == TimeQuality::Unsure || went_back_ms > Capability::SLACK_MS {
+    // The last reading's time may be the wrong one: a clock is corrected at any moment.
+    let unsure = reading.quality == TimeQuality::Unsure || flags.contains(&Flag::ClockUnsure);
+    if unsure || went_back_ms > Capability::SLACK_MS {
         at.max(last_at).plus_ms(-DAY_MS)
     } else {
         last_at
@@ -171,7 +178,7 @@ pub(super) fn read(
 ) -> Option<Flag> {
     note_clock(flags, reading.quality);
     let mut at = believable(reading.at, now);
-    let since = flowed_since(meter.last_at, reading, at);
+    let since = flowed_since(meter.last_at, flags, reading, at);
     if at < meter.last_at {
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;

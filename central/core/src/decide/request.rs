@@ -244,8 +244,8 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
         ask.request.clone(),
         Request {
             content: ask.content,
-            // So that an absurd one cannot be kept for ever.
-            expires_at: ask.expires_at.min(latest),
+            // Its own, however far: forgotten before, the same bytes could be decided anew.
+            expires_at: ask.expires_at,
             answer,
         },
     ));

@@ -94,6 +94,21 @@ fn a_frame_that_arrives_after_forgetting_does_not_revive_what_was_refused() {
 }
 
 #[test]
+fn what_was_refused_as_too_far_ahead_is_not_accepted_when_its_time_has_come() {
+    let (mut world, ..) = World::with_charge_points(1);
+    let asking = start("alice", "r1", "CP-1").expiring(T0.plus_ms(HOUR));
+    assert_eq!(world.ask(0, &asking).code(), Code::ExpiryTooFar);
+    let now = world.later(HOUR - 10 * SECOND);
+    let before = world.state(0).basis().seq;
+    assert!(world.run(0, &Command::Forget(forget(now.plus_ms(-SECOND), before))));
+    assert_eq!(world.ask(0, &asking).code(), Code::ExpiryTooFar);
+    world.later(20 * SECOND);
+    let before = world.state(0).basis().seq;
+    assert!(world.run(0, &Command::Forget(forget(T0.plus_ms(HOUR), before))));
+    assert_eq!(world.ask(0, &asking), Told::Forgotten);
+}
+
+#[test]
 fn forgetting_removes_what_is_old_and_nothing_else() {
     let (mut world, mut one, mut two) = World::with_charge_points(1);
     let open = world.charging(&mut one, "alice", "open");

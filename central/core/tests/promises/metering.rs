@@ -229,6 +229,15 @@ fn a_session_whose_first_reading_has_an_unsure_time_says_so() {
 }
 
 #[test]
+fn a_clock_that_is_corrected_under_way_costs_no_energy() {
+    // The first time was half a minute ahead: what flowed since seems to have taken two seconds.
+    let (world, id) = receipt_of(&[unsure(reading(at(36), 0)), reading(at(38), 500_000)]);
+    let receipt = world.receipt(id);
+    assert_eq!(receipt.energy_mwh.0, 500_000);
+    assert_eq!(receipt.flags, [Flag::ClockUnsure]);
+}
+
+#[test]
 fn standing_is_not_charged_for_while_energy_flowed() {
     // The clock that the end of energy was written with was an hour behind the last reading.
     let (mut world, mut one, _) = World::with_charge_points(1);

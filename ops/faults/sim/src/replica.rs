@@ -28,7 +28,7 @@ use ev_contract::{
 };
 use uuid::Uuid;
 
-use super::{
+use crate::{
     dice::Dice,
     judge::Said,
     net::{Event, Net, Question, Subject, ToCabinet, ToReplica},
@@ -59,6 +59,8 @@ const RELEASE_AFTER_MS: u64 = 60_000;
 const FORGET_EVERY_MS: u64 = 15_000;
 /// A stream that seems to end too early may be a deposed leader's word; only if it stays so.
 const BEHIND_MS_MAX: u64 = 30_000;
+/// Longest time between two such answers: a replica that stood still has not seen it stay.
+const BEHIND_GAP_MS_MAX: u64 = 15_000;
 /// Frames between two snapshots.
 const SNAPSHOT_EVERY: u64 = 300;
 
@@ -196,14 +198,14 @@ pub struct Replica {
     attempts: u64,
     snapshot_at: u64,
     forgot_ms: u64,
-    behind_since_ms: Option<u64>,
+    behind: Option<(u64, u64)>,
     dice: Dice,
 }
 
 impl Replica {
     /// One that has yet to begin.
     #[must_use]
-    pub fn new(index: usize, script: &super::script::Script) -> Self {
+    pub fn new(index: usize, script: &crate::script::Script) -> Self {
         Self {
             index,
             life: 0,
@@ -234,7 +236,7 @@ impl Replica {
             attempts: 0,
             snapshot_at: 0,
             forgot_ms: 0,
-            behind_since_ms: None,
+            behind: None,
             dice: Dice::new(script.seed, 100 + index as u64),
         }
     }
@@ -252,7 +254,7 @@ impl Replica {
         self.orders.clear();
         self.uncopied.clear();
         self.probes.clear();
-        self.behind_since_ms = None;
+        self.behind = None;
         self.log = match net.snapshot.as_deref().map(decode_state) {
             None => Log::default(),
             Some(Ok(state)) => {
@@ -1181,9 +1183,13 @@ impl Replica {
         let last = net.extent(&mut self.dice);
         let applied = self.log.state().basis().seq;
         if last >= applied {
-            self.behind_since_ms = None;
+            self.behind = None;
         } else {
-            let since = *self.behind_since_ms.get_or_insert(net.t_ms);
+            let since = match self.behind {
+                Some((since, last)) if net.t_ms - last <= BEHIND_GAP_MS_MAX => since,
+                Some(_) | None => net.t_ms,
+            };
+            self.behind = Some((since, net.t_ms));
             if net.t_ms - since > BEHIND_MS_MAX {
                 self.alarm(net, &Alarm::Rewound { last, applied });
             }

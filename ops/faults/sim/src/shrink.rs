@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
+use crate::{
     Broken, Script,
     script::{Action, Timed, Weather},
     world,

@@ -24,8 +24,8 @@ use ev_contract::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
-    charger::{Charger, Moment},
+use crate::{
+    charger::{Charger, Moment, shift},
     dice::Dice,
     net::{Event, FromCharger, Net, Question, Subject, ToCabinet, ToReplica},
     script::Script,
@@ -532,6 +532,15 @@ impl Cabinet {
             sent: (now.mono_ms, self.life),
         };
         net.to_replica(&mut self.dice, None, &ToReplica::Ask(question));
+    }
+
+    /// The host's wall clock is set.
+    pub fn clock_set(&mut self, by_ms: i64) {
+        self.off_ms += by_ms;
+        self.charger.clock_set(by_ms);
+        for fact in &mut self.history {
+            shift(fact, by_ms);
+        }
     }
 
     /// The uplink is there again.

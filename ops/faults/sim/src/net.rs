@@ -18,7 +18,7 @@ use ev_contract::{
 };
 use uuid::Uuid;
 
-use super::{
+use crate::{
     dice::Dice,
     judge::{Judge, Said},
     script::Weather,
@@ -320,7 +320,7 @@ pub struct Net {
 impl Net {
     /// An empty one.
     #[must_use]
-    pub fn new(script: &super::script::Script, cps: Vec<CpId>, trace: bool) -> Self {
+    pub fn new(script: &crate::script::Script, cps: Vec<CpId>, trace: bool) -> Self {
         Self {
             t_ms: 0,
             weather: Weather::default(),

@@ -13,7 +13,7 @@ use ev_contract::{
     v1::{EndCode, EndReason, EndSource},
 };
 
-use super::{dice::Dice, script::Trouble};
+use crate::{dice::Dice, script::Trouble};
 
 /// Milliwatt-milliseconds in a milliwatt-hour.
 const MW_MS_PER_MWH: u64 = 3_600_000;
@@ -110,6 +110,29 @@ impl Charger {
         self.outlets
             .iter()
             .any(|o| o.tx.as_ref().is_some_and(|tx| tx.origin == *origin))
+    }
+
+    /// The host's wall clock is set. From here on the driver of this charger translates what it has
+    /// to tell by the clock as it is.
+    pub fn clock_set(&mut self, by_ms: i64) {
+        let shift = |at: &mut UnixMs| *at = at.plus_ms(by_ms);
+        for o in &mut self.outlets {
+            shift(&mut o.plug_at);
+            shift(&mut o.fault_at);
+            if let Some((_, at)) = &mut o.phase {
+                shift(at);
+            }
+            for (tx, at, _, end) in &mut o.past {
+                shift(&mut tx.at);
+                shift(&mut tx.start.at);
+                shift(at);
+                shift(&mut end.at);
+            }
+            if let Some(tx) = &mut o.tx {
+                shift(&mut tx.at);
+                shift(&mut tx.start.at);
+            }
+        }
     }
 
     /// Energy flows up to here.
@@ -511,5 +534,28 @@ fn ended(
         start_number: tx.number,
         reason: reason.clone(),
         reading: Some(end.clone()),
+    }
+}
+
+/// The same fact, its times translated by a clock that was set by so much.
+pub fn shift(fact: &mut HwFact, by_ms: i64) {
+    let shift = |at: &mut UnixMs| *at = at.plus_ms(by_ms);
+    match fact {
+        HwFact::Link { at, .. }
+        | HwFact::Booted { at, .. }
+        | HwFact::Plug { at, .. }
+        | HwFact::Fault { at, .. }
+        | HwFact::Service { at, .. } => shift(at),
+        HwFact::TxStarted { at, reading, .. } => {
+            shift(at);
+            shift(&mut reading.at);
+        }
+        HwFact::Reading { reading, .. } => shift(&mut reading.at),
+        HwFact::Phase { at, reading, .. } | HwFact::TxEnded { at, reading, .. } => {
+            shift(at);
+            if let Some(reading) = reading {
+                shift(&mut reading.at);
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-use super::{Broken, Mix, Script, Totals, run, shrink::shrink};
+use crate::{Broken, Mix, Script, Totals, run, shrink::shrink};
 
 /// Runs seeds through the simulation and checks the promises after every step.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,6 +37,9 @@ pub struct Args {
     /// Do not make a failing script smaller.
     #[arg(long)]
     pub no_shrink: bool,
+    /// Go on after a failure and list all of them at the end.
+    #[arg(long)]
+    pub keep_going: bool,
     /// Where a failing script is written.
     #[arg(long, default_value = "target/faults")]
     pub out: PathBuf,
@@ -101,8 +104,13 @@ fn all(args: &Args, first: u64, seeds: u64, begun: Instant) -> (Totals, Option<(
                     totals.add(&one);
                 }
                 Err(broken) => {
-                    failure = Some((seed, *broken));
-                    stop.store(true, Ordering::Relaxed);
+                    if args.keep_going {
+                        let what: String = broken.what.chars().take(160).collect();
+                        eprintln!("seed {seed}: {}: {what}", broken.check);
+                    } else {
+                        stop.store(true, Ordering::Relaxed);
+                    }
+                    failure = failure.or(Some((seed, *broken)));
                 }
             }
             let so_far = steps.load(Ordering::Relaxed);

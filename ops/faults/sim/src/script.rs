@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::dice::Dice;
+use crate::dice::Dice;
 
 /// A whole run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use ev_contract::{
 };
 use rust_decimal::Decimal;
 
-use super::{
+use crate::{
     cabinet::{Cabinet, fixed},
     dice::Dice,
     judge::{Broken, Counts as Judged, Said},
@@ -486,7 +486,7 @@ impl<'s> World<'s> {
                 self.net.schedule(now + for_ms, Event::UplinkUp(cabinet));
             }
             Action::CabinetClock { cabinet, by_ms } => {
-                self.cabinets[cabinet].off_ms += by_ms;
+                self.cabinets[cabinet].clock_set(by_ms);
             }
             Action::CrashReplica { replica, for_ms } => self.crash_replica(replica, for_ms),
             Action::Freeze { replica, for_ms } => {
@@ -533,7 +533,7 @@ impl<'s> World<'s> {
     fn at_charger(
         &mut self,
         cabinet: usize,
-        act: impl FnOnce(&mut Cabinet, super::charger::Moment) -> Vec<edge_core::hardware::HwFact>,
+        act: impl FnOnce(&mut Cabinet, crate::charger::Moment) -> Vec<edge_core::hardware::HwFact>,
     ) {
         let c = &mut self.cabinets[cabinet];
         let moment = c.moment(&self.net);
@@ -658,7 +658,7 @@ impl<'s> World<'s> {
             for n in 1..=self.script.connectors {
                 self.at_charger(cabinet, |c, m| {
                     c.charger
-                        .fault(ConnectorId(n), super::script::Trouble::None, m)
+                        .fault(ConnectorId(n), crate::script::Trouble::None, m)
                 });
                 self.at_charger(cabinet, |c, m| c.charger.plug(ConnectorId(n), false, m));
             }
@@ -764,7 +764,7 @@ impl<'s> World<'s> {
 impl Driver {
     #[expect(dead_code, reason = "for people who look into a run")]
     fn id(&self) -> Option<&DriverId> {
-        super::replica::driver_of(&self.asker)
+        crate::replica::driver_of(&self.asker)
     }
 }
 

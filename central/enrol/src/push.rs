@@ -7,12 +7,17 @@ use futures::StreamExt;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::realm::{AccountToken, Realm, RealmError};
+use crate::{
+    realm::{AccountToken, Realm, RealmError},
+    roles::Account,
+};
 
 /// How long a server may take to say that it is there, or that it has taken an account.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Servers answer within milliseconds of each other; after so long without another one all have.
 const SILENCE: Duration = Duration::from_millis(500);
+/// A push takes seconds; whoever lost the connection for longer pushes again.
+const RECONNECTS_MAX: usize = 3;
 /// How long to try to connect.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
@@ -33,6 +38,14 @@ pub enum PushError {
     Connect {
         /// Where.
         url: String,
+        /// Why.
+        why: String,
+    },
+    /// A question got no answer.
+    #[error("{subject}: {why}")]
+    Ask {
+        /// Which question.
+        subject: &'static str,
         /// Why.
         why: String,
     },
@@ -85,11 +98,19 @@ pub async fn push(
     now_s: i64,
 ) -> Result<Vec<String>, PushError> {
     let tokens = realm.sign_accounts(now_s)?;
-    let nats = connect(realm, servers).await?;
+    let mut nats = connect(realm, servers).await?;
     let known = ask(&nats, "$SYS.REQ.SERVER.PING", "", None).await?;
     let known: BTreeSet<String> = known.into_iter().map(|a| a.server.name).collect();
     for token in &tokens {
-        push_one(&nats, token, &known).await?;
+        let pushed = push_one(&nats, token, &known).await;
+        if pushed.is_err() && token.account == Account::Sys {
+            // It may have ended the very connection that brought it, and the answer with it. It
+            // is pushed again with the credential that is good now.
+            nats = connect(realm, servers).await?;
+            push_one(&nats, token, &known).await?;
+        } else {
+            pushed?;
+        }
     }
     realm.forget_former_enrol()?;
     Ok(known.into_iter().collect())
@@ -132,10 +153,7 @@ async fn ask(
     payload: &str,
     count: Option<usize>,
 ) -> Result<Vec<Answer>, PushError> {
-    let failed = |why: String| PushError::Connect {
-        url: subject.to_owned(),
-        why,
-    };
+    let failed = |why: String| PushError::Ask { subject, why };
     let inbox = nats.new_inbox();
     let mut replies = nats
         .subscribe(inbox.clone())
@@ -175,11 +193,13 @@ async fn connect(realm: &Realm, servers: &Servers) -> Result<async_nats::Client,
             tls: servers.tls.clone(),
         };
         let (options, credential) = access.options(Pauses::default(), |event| async move {
-            if let LinkEvent::Denied(_) | LinkEvent::Refused(_) = event {
+            if let LinkEvent::Denied(_) = event {
                 eprintln!("central enrol: {event}");
             }
         })?;
-        let options = options.name(format!("enrol {}", credential.name()));
+        let options = options
+            .name(format!("enrol {}", credential.name()))
+            .max_reconnects(RECONNECTS_MAX);
         match timeout(CONNECT_WAIT, options.connect(access.servers()?)).await {
             Ok(Ok(nats)) => return Ok(nats),
             Ok(Err(e)) => why = e.to_string(),

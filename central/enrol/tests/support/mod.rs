@@ -172,8 +172,14 @@ impl Raw {
         }
     }
 
-    /// Why the server closes the connection.
+    /// Why the server closes the connection, within patience.
     pub async fn closed(&mut self) -> Result<String> {
+        timeout(PATIENCE, self.wait_until_closed())
+            .await
+            .context("the connection stays open")?
+    }
+
+    async fn wait_until_closed(&mut self) -> Result<String> {
         loop {
             match self.next().await? {
                 Said::Closed => return Ok(self.errors.pop().unwrap_or_default()),

@@ -79,6 +79,8 @@ enum Verb {
         #[command(flatten)]
         servers: ServerArgs,
     },
+    /// Replace the key that signs accounts, after it was stolen. Needs operator/root.nk.
+    RotateSigning,
     /// Put in force on the servers what is written here.
     Push {
         #[command(flatten)]
@@ -200,6 +202,14 @@ fn act(args: &Args) -> Result<(), Failure> {
                 None => realm.rotate_key(*role, days, now_s)?.iter().for_each(say),
             }
             put_in_force(&mut realm, servers, now_s)?;
+        }
+        Verb::RotateSigning => {
+            let mut realm = open()?;
+            realm.rotate_signing(now_s)?;
+            println!(
+                "stop every nats-server, remove its folder of accounts, give it {}, and start it",
+                realm.auth_conf().display()
+            );
         }
         Verb::Push { servers } => put_in_force(&mut open()?, servers, now_s)?,
     }

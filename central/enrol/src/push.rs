@@ -88,7 +88,7 @@ struct Data {
     message: String,
 }
 
-/// Signs all accounts and puts them in force on every server that answers. Returns their names.
+/// Puts all accounts in force on every server that answers. Returns the servers' names.
 ///
 /// # Errors
 /// [`PushError`].

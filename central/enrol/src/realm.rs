@@ -131,11 +131,18 @@ struct AccountState {
     id: String,
     /// Of the last token. Servers keep the newer of two, by this second.
     issued_at_s: i64,
+    /// The last token, and what it says.
+    #[serde(default)]
+    jwt: String,
+    #[serde(default)]
+    nats: serde_json::Value,
+    /// Which key signed it.
+    #[serde(default)]
+    signed_by: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
-    operator: String,
     accounts: BTreeMap<Account, AccountState>,
     role_keys: BTreeMap<Role, String>,
     issued: Vec<Issued>,
@@ -200,25 +207,16 @@ impl Realm {
                 let state = AccountState {
                     id: KeyPair::new_account().public_key(),
                     issued_at_s: 0,
+                    jwt: String::new(),
+                    nats: serde_json::Value::Null,
+                    signed_by: String::new(),
                 };
                 (account, state)
             })
             .collect();
-        let operator = jwt::sign(
-            About {
-                name: "ev",
-                subject: &root.public_key(),
-                issued_at_s: now_s,
-                expires_at_s: None,
-                nats: jwt::operator(&signing.public_key(), &accounts[&Account::Sys].id),
-            },
-            &root,
-        )?;
-        write(&dir.join("operator.jwt"), PUBLIC, &format!("{operator}\n"))?;
         let mut realm = Self {
             dir: dir.to_owned(),
             state: State {
-                operator: root.public_key(),
                 accounts,
                 role_keys,
                 issued: Vec::new(),
@@ -226,6 +224,7 @@ impl Realm {
             _lock: lock,
         };
         realm.save()?;
+        realm.sign_operator(&root, &signing, now_s)?;
         realm.sign_accounts(now_s)?;
         realm.enrol(Role::Enrol, ENROL_NAME, Role::Enrol.days(), now_s)?;
         Ok(realm)
@@ -448,7 +447,44 @@ impl Realm {
         Ok(enrolled)
     }
 
-    /// Signs all accounts as they are meant to be, and writes them for nats-server.
+    /// Replaces the key that signs accounts. Needs the root key, and every server to start anew
+    /// with the new `auth.conf` and without the accounts that it keeps: among them may be one that
+    /// a thief has signed. Credentials stay good.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn rotate_signing(&mut self, now_s: i64) -> Result<(), RealmError> {
+        let root = read_seed(&self.dir.join("operator/root.nk"))?;
+        let signing = KeyPair::new_operator();
+        write_seed(&self.dir.join("operator/signing.nk"), &signing)?;
+        self.sign_operator(&root, &signing, now_s)?;
+        self.sign_accounts(now_s)?;
+        Ok(())
+    }
+
+    fn sign_operator(
+        &self,
+        root: &KeyPair,
+        signing: &KeyPair,
+        now_s: i64,
+    ) -> Result<(), RealmError> {
+        let token = jwt::sign(
+            About {
+                name: "ev",
+                subject: &root.public_key(),
+                issued_at_s: now_s,
+                expires_at_s: None,
+                nats: jwt::operator(&signing.public_key(), self.account_id(Account::Sys)),
+            },
+            root,
+        )?;
+        let path = self.dir.join("operator.jwt");
+        write(&path, PUBLIC, &format!("{token}\n"))
+    }
+
+    /// Signs all accounts that are not as they are meant to be, and writes all for nats-server.
+    /// The others keep their token: a server that knows it does nothing, while a new one costs
+    /// the account the answers that are under way.
     ///
     /// # Errors
     /// [`RealmError`].
@@ -477,22 +513,33 @@ impl Realm {
                 .map(|(role, key)| (*role, key.as_str()))
                 .collect();
             let nats = jwt::account(account, &ids, &keys, &revocations);
-            let state = &self.state.accounts[&account];
-            let id = state.id.clone();
-            let issued_at_s = now_s.max(state.issued_at_s + 1);
+            let signed_by = signing.public_key();
+            let last = &self.state.accounts[&account];
+            let id = last.id.clone();
+            if last.nats == nats && last.signed_by == signed_by {
+                let jwt = last.jwt.clone();
+                tokens.push(AccountToken { account, id, jwt });
+                continue;
+            }
+            let issued_at_s = now_s.max(last.issued_at_s + 1);
             let jwt = jwt::sign(
                 About {
                     name: account.as_str(),
                     subject: &id,
                     issued_at_s,
                     expires_at_s: None,
-                    nats,
+                    nats: nats.clone(),
                 },
                 &signing,
             )?;
-            if let Some(state) = self.state.accounts.get_mut(&account) {
-                state.issued_at_s = issued_at_s;
-            }
+            let next = AccountState {
+                id: id.clone(),
+                issued_at_s,
+                jwt: jwt.clone(),
+                nats,
+                signed_by,
+            };
+            self.state.accounts.insert(account, next);
             tokens.push(AccountToken { account, id, jwt });
         }
         self.save()?;

@@ -4,7 +4,7 @@ mod support;
 
 use anyhow::Result;
 use ev_enrol::Role;
-use ev_testkit::{Keys, NatsServer};
+use ev_testkit::{Cluster, Keys, NatsServer, PATIENCE, wait_until};
 use support::{Heard, Raw, SESSION};
 
 struct Site {
@@ -78,6 +78,65 @@ async fn questions_reach_central_and_their_answers_come_back() -> Result<()> {
             question.headers
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn central_can_do_with_its_streams_what_it_needs() -> Result<()> {
+    use async_nats::jetstream::{self, consumer::push, object_store, stream};
+    use ev_contract::{streams, subjects};
+    use futures::StreamExt;
+
+    let site = Site::new().await?;
+    let nats = site
+        .keys
+        .connect(&site.server.url(), Role::Central, "central-a")
+        .await?;
+    let js = jetstream::new(nats.clone());
+    for definition in [&streams::LEDGER, &streams::CDR] {
+        let config = stream::Config {
+            name: definition.name.into(),
+            subjects: definition.subjects.iter().map(|s| (*s).into()).collect(),
+            ..stream::Config::default()
+        };
+        // Made, and found.
+        js.get_or_create_stream(config.clone()).await?;
+        js.get_or_create_stream(config).await?.info().await?;
+    }
+    js.publish(subjects::LEDGER, "frame".into()).await?.await?;
+    let receipt = format!("ev.v1.cdr.{SESSION}");
+    js.publish(receipt.clone(), "receipt".into()).await?.await?;
+    let cdr = js.get_stream(streams::CDR.name).await?;
+    assert_eq!(
+        cdr.get_last_raw_message_by_subject(&receipt).await?.payload,
+        "receipt"
+    );
+    let ledger = js.get_stream(streams::LEDGER.name).await?;
+    let mut frames = ledger
+        .create_consumer(push::OrderedConfig {
+            deliver_subject: nats.new_inbox(),
+            ..push::OrderedConfig::default()
+        })
+        .await?
+        .messages()
+        .await?;
+    assert_eq!(
+        frames.next().await.transpose()?.map(|m| m.payload.clone()),
+        Some("frame".into())
+    );
+    js.create_object_store(object_store::Config {
+        bucket: streams::SNAPSHOT_BUCKET.into(),
+        ..object_store::Config::default()
+    })
+    .await?;
+    let bucket = js.get_object_store(streams::SNAPSHOT_BUCKET).await?;
+    bucket.put("state", &mut &b"snapshot"[..]).await?;
+    bucket.put("state", &mut &b"another"[..]).await?;
+    let mut read = Vec::new();
+    tokio::io::AsyncReadExt::read_to_end(&mut bucket.get("state").await?, &mut read).await?;
+    assert_eq!(read, b"another");
+    assert_eq!(bucket.list().await?.count().await, 1);
+    bucket.delete("state").await?;
     Ok(())
 }
 
@@ -268,5 +327,69 @@ async fn a_trace_goes_only_where_its_sender_may_publish() -> Result<()> {
             "{target}: {errors:?}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn everything_crosses_in_a_cluster_whoever_is_connected_where() -> Result<()> {
+    let keys = Keys::new()?;
+    let cluster = Cluster::start_locked(&keys).await?;
+    let url = |node| cluster.node(node).url();
+    let mut central_a = Raw::connect(&url(0), &keys.creds(Role::Central, "central-a")?).await?;
+    let mut central_b = Raw::connect(&url(1), &keys.creds(Role::Central, "central-b")?).await?;
+    let mut alice = Raw::connect(&url(1), &keys.creds(Role::Driver, "alice")?).await?;
+    let mut cp = Raw::connect(&url(2), &keys.creds(Role::ChargePoint, "CP-001")?).await?;
+    for central in [&mut central_a, &mut central_b] {
+        central.subscribe("ev.v1.cp.*.evt", Some("central")).await?;
+        central.subscribe("ev.v1.cp.*.hb", None).await?;
+        central.round_trip().await?;
+    }
+    cp.subscribe("ev.v1.cp.CP-001.cmd.*", None).await?;
+    cp.round_trip().await?;
+    alice.subscribe("ev.v1.cp.*.live.alice.*", None).await?;
+    alice.subscribe("ev.v1.watch.alice.*", None).await?;
+    alice.round_trip().await?;
+    // Interest spreads between servers after they have answered.
+    wait_until("interest has spread", PATIENCE, async || {
+        let _ = cp.publish("ev.v1.cp.CP-001.hb", None, "").await;
+        let _ = cp.publish("ev.v1.cp.CP-001.live.alice.x", None, "").await;
+        let _ = central_a.publish("ev.v1.watch.alice.y", None, "").await;
+        for raw in [&mut central_a, &mut central_b, &mut alice, &mut cp] {
+            let _ = raw.round_trip().await;
+        }
+        let has = |raw: &Raw, subject: &str| raw.heard.iter().any(|heard| heard.subject == subject);
+        has(&central_a, "ev.v1.cp.CP-001.hb")
+            && has(&central_b, "ev.v1.cp.CP-001.hb")
+            && has(&alice, "ev.v1.cp.CP-001.live.alice.x")
+            && has(&alice, "ev.v1.watch.alice.y")
+    })
+    .await?;
+    for raw in [&mut central_a, &mut central_b, &mut alice] {
+        raw.round_trip().await?;
+        raw.heard.clear();
+    }
+    ask(&mut central_a, "ev.v1.cp.CP-001.cmd.stop", &mut cp).await?;
+    ask(&mut central_b, "ev.v1.cp.CP-001.cmd.ping", &mut cp).await?;
+    let inbox = format!("{}.1", cp.inbox);
+    cp.subscribe(&inbox, None).await?;
+    for _ in 0..20 {
+        cp.publish("ev.v1.cp.CP-001.evt", Some(&inbox), "").await?;
+    }
+    cp.round_trip().await?;
+    let mut answered = 0;
+    wait_until("all are answered", PATIENCE, async || {
+        for central in [&mut central_a, &mut central_b] {
+            let _ = central.round_trip().await;
+            let heard = std::mem::take(&mut central.heard);
+            for question in heard.into_iter().filter(|h| h.reply.is_some()) {
+                let reply = question.reply.unwrap_or_default();
+                let _ = central.publish(&reply, None, "answer").await;
+            }
+        }
+        let _ = cp.round_trip().await;
+        answered += cp.heard.drain(..).filter(|h| h.payload == "answer").count();
+        answered == 20
+    })
+    .await?;
     Ok(())
 }

@@ -137,6 +137,46 @@ async fn the_key_that_pushes_can_be_rotated_too() -> Result<()> {
     Ok(())
 }
 
+/// Also one that a thief has dated far ahead, which a server would keep for the newest.
+#[tokio::test]
+async fn what_a_stolen_signing_key_signed_ends_with_the_key() -> Result<()> {
+    const FAR_AHEAD_S: i64 = 100 * 365 * 24 * 3_600;
+    let keys = Keys::new()?;
+    let mut server = NatsServer::start_locked(&keys).await?;
+    let creds = keys.creds(Role::Driver, "alice")?;
+    let thief = tempfile::tempdir()?;
+    let copy = std::process::Command::new("cp")
+        .args(["-a", &format!("{}/.", keys.dir().display())])
+        .arg(thief.path())
+        .status()?;
+    assert!(copy.success());
+    let mut stolen = Realm::open(thief.path())?;
+    stolen
+        .revoke(Role::Driver, "alice", now_s() + FAR_AHEAD_S)
+        .err();
+    let tokens = stolen.sign_accounts(now_s() + FAR_AHEAD_S)?;
+    assert!(!tokens.is_empty());
+    let servers = Servers {
+        url: server.url(),
+        tls: None,
+    };
+    push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await?;
+
+    keys.realm()?.rotate_signing(now_s())?;
+    server.stop().await?;
+    std::fs::remove_dir_all(server.data_dir().join("accounts"))?;
+    server.restart().await?;
+    Raw::connect(&server.url(), &creds).await?;
+    let mut realm = keys.realm()?;
+    push_to(&mut realm, &server.url()).await?;
+    // The thief's tokens are dated later, and signed by nobody.
+    let _ = push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await;
+    Raw::connect(&server.url(), &creds).await?;
+    server.restart().await?;
+    Raw::connect(&server.url(), &creds).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_expired_credential_is_dropped_while_it_is_used() -> Result<()> {
     let keys = Keys::new()?;
@@ -212,5 +252,86 @@ async fn revoking_reaches_every_server_of_a_cluster_also_one_that_was_down() -> 
     }
     cluster.node_mut(2).restart().await?;
     assert!(is_refused(&urls[2], &stolen).await?);
+    Ok(())
+}
+
+/// Revoking a driver changes the account of drivers alone. A change of an account that answers
+/// questions, CORE or EDGE, costs it the answers that are under way at that moment; whoever asked
+/// asks again.
+#[tokio::test]
+async fn revoking_a_driver_disturbs_nobody_else() -> Result<()> {
+    const PUSHES: usize = 10;
+    let keys = Keys::new()?;
+    let server = NatsServer::start_locked(&keys).await?;
+    let url = server.url();
+    let mut central = Raw::connect(&url, &keys.creds(Role::Central, "central-a")?).await?;
+    central
+        .subscribe("ev.v1.driver.*.*", Some("central"))
+        .await?;
+    central.subscribe("ev.v1.cp.*.hb", None).await?;
+    central.round_trip().await?;
+    let mut alice = Raw::connect(&url, &keys.creds(Role::Driver, "alice")?).await?;
+    alice.subscribe("ev.v1.cp.*.live.alice.*", None).await?;
+    alice.subscribe("ev.v1.watch.alice.*", None).await?;
+    alice.round_trip().await?;
+    let mut cp = Raw::connect(&url, &keys.creds(Role::ChargePoint, "CP-001")?).await?;
+    cp.subscribe("ev.v1.cp.CP-001.cmd.*", None).await?;
+    cp.round_trip().await?;
+    let alice_inbox = format!("{}.1", alice.inbox);
+    let central_inbox = format!("{}.1", central.inbox);
+    alice.subscribe(&alice_inbox, None).await?;
+    alice.round_trip().await?;
+    central.subscribe(&central_inbox, None).await?;
+    central.round_trip().await?;
+
+    let mut realm = keys.realm()?;
+    for n in 0..PUSHES {
+        // Asked before the push and answered after it.
+        alice
+            .publish("ev.v1.driver.alice.list", Some(&alice_inbox), "")
+            .await?;
+        alice.round_trip().await?;
+        let question = central.message().await?.reply.unwrap_or_default();
+        central
+            .publish("ev.v1.cp.CP-001.cmd.ping", Some(&central_inbox), "")
+            .await?;
+        central.round_trip().await?;
+        let command = cp.message().await?.reply.unwrap_or_default();
+        let name = format!("d-{n}");
+        realm.enrol(Role::Driver, &name, 1, now_s())?;
+        realm.revoke(Role::Driver, &name, now_s())?;
+        push_to(&mut realm, &url).await?;
+        central.publish(&question, None, "answer").await?;
+        central.round_trip().await?;
+        alice.round_trip().await?;
+        cp.publish(&command, None, "answer").await?;
+        cp.round_trip().await?;
+        central.round_trip().await?;
+        assert_eq!(alice.message().await?.payload, "answer");
+        assert_eq!(central.message().await?.payload, "answer");
+        // Asked and told after the push.
+        cp.publish("ev.v1.cp.CP-001.hb", None, "").await?;
+        assert_eq!(central.message().await?.subject, "ev.v1.cp.CP-001.hb");
+        cp.publish("ev.v1.cp.CP-001.live.alice.x", None, "").await?;
+        assert_eq!(
+            alice.message().await?.subject,
+            "ev.v1.cp.CP-001.live.alice.x"
+        );
+        central.publish("ev.v1.watch.alice.x", None, "").await?;
+        assert_eq!(alice.message().await?.subject, "ev.v1.watch.alice.x");
+        alice
+            .publish("ev.v1.driver.alice.list", Some(&alice_inbox), "")
+            .await?;
+        let question = central.message().await?.reply.unwrap_or_default();
+        central.publish(&question, None, "answer").await?;
+        assert_eq!(alice.message().await?.payload, "answer");
+        central
+            .publish("ev.v1.cp.CP-001.cmd.ping", Some(&central_inbox), "")
+            .await?;
+        let command = cp.message().await?.reply.unwrap_or_default();
+        cp.publish(&command, None, "answer").await?;
+        assert_eq!(central.message().await?.payload, "answer");
+        assert_eq!(cp.judged().await?, Vec::<String>::new());
+    }
     Ok(())
 }

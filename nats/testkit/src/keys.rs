@@ -27,10 +27,8 @@ impl Keys {
         let dir = TempDir::with_prefix("ev-keys-").context("make a folder for keys")?;
         let mut realm = Realm::create(dir.path(), now_s())?;
         let own = realm.enrol(Role::Central, OWN_NAME, 1, now_s())?.path;
-        for stem in ["common"] {
-            fs::copy(shipped_conf(stem), dir.path().join(format!("{stem}.conf")))
-                .with_context(|| format!("copy {stem}.conf"))?;
-        }
+        fs::copy(shipped_conf("common"), dir.path().join("common.conf"))
+            .context("copy common.conf")?;
         Ok(Self { dir, own })
     }
 

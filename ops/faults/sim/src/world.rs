@@ -704,11 +704,18 @@ impl<'s> World<'s> {
 
     /// Everything is quiet: nothing may be missing.
     fn last_look(&mut self) {
+        let asked = self.ask_in_calm();
         // Late copies of frames and facts are still on their way; they must change nothing.
         let until = self.net.t_ms + 300_000;
         self.go_until(until);
         if self.broken() {
             return;
+        }
+        for ask in asked {
+            if !self.net.judge.has_told(&ask.asker, &ask.request) {
+                let what = format!("{} of {}", ask.request, ask.asker.as_str());
+                self.net.judge.fail("every request is answered", what);
+            }
         }
         self.energy();
         self.same_state();
@@ -717,6 +724,22 @@ impl<'s> World<'s> {
                 .judge
                 .fail("one receipt", "a receipt is not in the CDR stream");
         }
+    }
+
+    /// While nothing goes wrong, each driver asks for something that is refused: it must hear so.
+    fn ask_in_calm(&mut self) -> Vec<Ask> {
+        let askers: Vec<Asker> = self.drivers.iter().map(|d| d.asker.clone()).collect();
+        askers
+            .into_iter()
+            .map(|asker| {
+                let wish = Wish::Stop {
+                    session: SessionId::from_uuid(self.net.fresh_id()),
+                };
+                let ask = self.new_ask(asker, &wish, 30_000);
+                self.send(&ask, &wish, 1, 1);
+                ask
+            })
+            .collect()
     }
 
     fn energy(&mut self) {

@@ -52,7 +52,7 @@ class Check:
     """Something that can fail."""
 
     name: str
-    build: str
+    build: List[str]
     run: str
     # How its output says that {expect} failed.
     caught: str
@@ -213,6 +213,16 @@ def run(command: str, env: Dict[str, str], log: Path, most_s: float) -> Ran:
     return Ran(code, log.read_text(errors="replace"))
 
 
+def build(check: Check, env: Dict[str, str], log: Path) -> Ran:
+    """The first step that fails, or the last."""
+    built = Ran(0, "")
+    for command in check.build:
+        built = run(command, env, log, BUILD_MAX_S)
+        if built.code != 0:
+            break
+    return built
+
+
 def log_name(name: str, step: str) -> Path:
     return LOGS / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.{step}.log"
 
@@ -229,9 +239,9 @@ def unmutated(check: Check, args: str) -> None:
     """A check that fails anyway catches nothing."""
     name = f"without {check.name} {args}"
     env = environment(check)
-    built = run(check.build, env, log_name(name, "build"), BUILD_MAX_S)
+    built = build(check, env, log_name(name, "build"))
     if built.code != 0:
-        raise Failure(f"`{check.build}` fails without any mutant\n{tail(built.output)}")
+        raise Failure(f"{check.name} cannot be built without any mutant\n{tail(built.output)}")
     ran = run(command_of(check, args), env, log_name(name, "check"), CHECK_MAX_S)
     if ran.code != 0:
         raise Failure(f"`{command_of(check, args)}` fails without any mutant\n{tail(ran.output)}")
@@ -246,7 +256,7 @@ def try_mutant(mutant: Mutant, check: Check) -> Verdict:
     path.write_text(sound.replace(mutant.find, mutant.replace))
     try:
         env = environment(check)
-        built = run(check.build, env, log_name(mutant.name, "build"), BUILD_MAX_S)
+        built = build(check, env, log_name(mutant.name, "build"))
         if built.code == 0:
             command = command_of(check, mutant.args)
             ran = run(command, env, log_name(mutant.name, "check"), CHECK_MAX_S)

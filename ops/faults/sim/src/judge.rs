@@ -10,6 +10,7 @@ use central_core::{
     frame::{Digest, Frame, Kind, Record, Write},
     keys::{Asker, EventId, Key},
     model::{Answer, Connector, Session, Stage},
+    state::State,
 };
 use ev_contract::{
     codes::Code,
@@ -839,7 +840,10 @@ impl Judge {
                 Some(g) if g.content != content => None,
                 Some(_) | None => Some("the id was not used for anything else".into()),
             },
-            Said::Forgotten | Said::Undecided => None,
+            Said::Forgotten => given
+                .filter(|g| !g.forgotten)
+                .map(|_| "it is called forgotten and is not".into()),
+            Said::Undecided => None,
         };
         if let Some(what) = lie {
             self.fail(
@@ -1087,6 +1091,22 @@ impl Judge {
             }
         }
         (sum, told)
+    }
+
+    /// What a replica has forgotten that nothing allowed it to.
+    #[must_use]
+    pub fn missing(&self, state: &State) -> Option<String> {
+        let session = self
+            .cases
+            .iter()
+            .find(|(id, case)| !case.forgotten && state.session(**id).is_none());
+        let request = self
+            .given
+            .iter()
+            .find(|(key, given)| !given.forgotten && state.request(key).is_none());
+        session
+            .map(|(id, _)| id.to_string())
+            .or_else(|| request.map(|((_, id), _)| id.to_string()))
     }
 
     /// How far the ledger is with a spool.

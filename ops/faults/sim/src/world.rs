@@ -771,6 +771,10 @@ impl<'s> World<'s> {
             pos += 1;
         }
         for replica in &self.replicas {
+            if let Some(what) = self.net.judge.missing(replica.log.state()) {
+                let what = format!("replica {} no longer has {what}", replica.index);
+                self.net.judge.fail("forgetting", what);
+            }
             if replica.log.state() != log.state() {
                 let what = format!(
                     "replica {} at {} differs from a full replay to {}",

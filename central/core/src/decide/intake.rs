@@ -648,7 +648,10 @@ fn late(
     };
     let can = Capability::of(session, tx.charge_point(&session.cp).as_ref());
     let since = receipt.started_at.unwrap_or(receipt.accepted_at);
-    let (since, at) = (metering::flowed_since(since, &session.flags, reading, at), at.max(since));
+    let (since, at) = (
+        metering::flowed_since(since, &session.flags, reading, at),
+        at.max(since),
+    );
     let another = reading.meter_id != last.meter_id || reading.meter_epoch != last.meter_epoch;
     let (added, span) = match metering::step(&last, since, reading, at, can) {
         Step::Rises => (

@@ -385,6 +385,8 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
     join_all(drivers.iter_mut().map(Driver::settle)).await;
     note("every wish is settled".into());
     join_all(drivers.iter_mut().map(Driver::stop_most)).await;
+    operator.wait_for_stops(deadline).await;
+    history.note(Event::Stage { stage: Stage::Home });
     users::go_home(town).await;
     note("cars have gone".into());
     let mut last = String::new();

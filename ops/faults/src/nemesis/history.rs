@@ -116,6 +116,8 @@ pub enum Stage {
     Calm,
     /// Whatever was stopped should have stopped; cars go.
     Home,
+    /// Everything should have ended. Users ask once more what they ever asked.
+    Settle,
     /// Everything should have ended; what is left is read.
     Collect,
     /// Nothing more comes.

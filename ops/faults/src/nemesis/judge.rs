@@ -138,6 +138,7 @@ pub fn judge(lines: &[Line]) -> Verdict {
     judge.listings_are_whole();
     judge.one_at_a_time();
     judge.stop_stops();
+    judge.ended_in_time();
     judge.everything_ended_once();
     judge.receipts_are_in_order();
     judge.metered_is_billed();
@@ -750,16 +751,34 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// The last listing of all open sessions before a stage: when it was asked, and what it showed.
+    fn last_open(&self, stage: Stage) -> Option<(usize, &'a [Value])> {
+        let until = self.stage_line(stage);
+        let came = until < self.lines.len();
+        self.asks.iter().rev().filter(|_| came).find_map(|ask| {
+            let answer = ask.answer.filter(|answer| answer.line < until)?;
+            let views = answer.body["sessions"].as_array()?;
+            let all = ask.verb == "session_ls" && ask.body["all"] != true;
+            all.then_some((ask.line, views.as_slice()))
+        })
+    }
+
+    /// Within the bound after the last fault.
+    fn ended_in_time(&mut self) {
+        let Some((_, views)) = self.last_open(Stage::Settle) else {
+            return;
+        };
+        for view in views {
+            let id = view["session_id"].as_str().unwrap_or_default();
+            let text = format!("session {id} was {} when the time was over", view["state"]);
+            self.blame("every session ends in time", text, &[id]);
+        }
+    }
+
     /// Promise 6: when everything works again, and before any car goes, what was stopped takes no
     /// more energy.
     fn stop_stops(&mut self) {
-        let home = self.stage_line(Stage::Home);
-        let last = self.asks.iter().rev().find_map(|ask| {
-            let answer = ask.answer.filter(|answer| answer.line < home)?;
-            let views = answer.body["sessions"].as_array()?;
-            (ask.verb == "session_ls").then_some((ask.line, views))
-        });
-        let Some((asked, views)) = last.filter(|_| home < self.lines.len()) else {
+        let Some((asked, views)) = self.last_open(Stage::Home) else {
             return;
         };
         let mut blames = Vec::new();
@@ -1135,11 +1154,11 @@ impl<'a> Judge<'a> {
             .iter()
             .filter(|l| matches!(l.event, Event::Update { .. }));
         row("updates heard", updates.count().to_string());
-        if let (Some(calm), Some(collect)) = (
+        if let (Some(calm), Some(settle)) = (
             self.lines.get(calm),
-            self.lines.get(self.stage_line(Stage::Collect)),
+            self.lines.get(self.stage_line(Stage::Settle)),
         ) {
-            let s = (collect.t - calm.t) as f64 / 1_000.0;
+            let s = (settle.t - calm.t) as f64 / 1_000.0;
             row(
                 "seconds from the last fault to the last end",
                 format!("{s:.1}"),
@@ -1360,7 +1379,7 @@ mod tests {
     #[test]
     fn each_broken_promise_is_found() {
         type Change = fn(&mut Vec<Event>);
-        let cases: [(&str, Change); 19] = [
+        let cases: [(&str, Change); 20] = [
             ("every session gets one receipt", |e| {
                 e.remove(19);
             }),
@@ -1423,6 +1442,16 @@ mod tests {
                     asked(8, "session_ls", json!({})),
                     answered(8, open(&[(SESSION, 1)])),
                     Event::Stage { stage: Stage::Home },
+                ];
+                e.splice(10..10, lines);
+            }),
+            ("every session ends in time", |e| {
+                let lines = [
+                    asked(8, "session_ls", json!({})),
+                    answered(8, open(&[(SESSION, 1)])),
+                    Event::Stage {
+                        stage: Stage::Settle,
+                    },
                 ];
                 e.splice(10..10, lines);
             }),

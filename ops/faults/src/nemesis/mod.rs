@@ -394,14 +394,26 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
     }
     note("everything runs again".into());
     users::repair(town).await;
-    operator.settle().await;
-    join_all(drivers.iter_mut().map(Driver::settle)).await;
-    note("every wish is settled".into());
     join_all(drivers.iter_mut().map(Driver::stop_most)).await;
     operator.wait_for_stops(deadline).await;
     history.note(Event::Stage { stage: Stage::Home });
     users::go_home(town).await;
-    note("cars have gone".into());
+    wait_until_ended(deadline, town, operator).await;
+    history.note(Event::Stage {
+        stage: Stage::Settle,
+    });
+    operator.settle().await;
+    join_all(drivers.iter_mut().map(Driver::settle)).await;
+    note("every wish is settled".into());
+    // A start that had no answer yet may have been accepted only here.
+    users::go_home(town).await;
+    let deadline = Instant::now() + Duration::from_secs(args.end_within);
+    wait_until_ended(deadline, town, operator).await;
+}
+
+/// Until no session is open, nothing waits at a cabinet, and every receipt is copied.
+async fn wait_until_ended(deadline: Instant, town: &Arc<Town>, operator: &Operator) {
+    let (system, history) = (&town.system, &town.history);
     let mut last = String::new();
     while Instant::now() < deadline {
         let open = operator.open().await;
@@ -417,7 +429,7 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
         }
         let text = format!("{open:?} sessions are open, {waiting} things wait at cabinets");
         if text != last {
-            note(text.clone());
+            history.note(Event::Note { text: text.clone() });
             last = text;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -19,7 +19,7 @@ use crate::{
     effects::{CommandRow, Draw, Effects, ReplyTo, Row},
     hardware::{HwAnswer, HwCommand, HwFact, HwReading, OriginKey, RunningTx, StartNumber},
     limits::{AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TXS_KEPT, UNSTORED_MAX},
-    session::{SessionRow, StoredSession},
+    session::{Over, SessionRow, StoredSession},
     spool::{EvtOutcome, SendRun, Spool},
     transactions::{self, Listed, TxRow, Unclaimed},
 };
@@ -121,8 +121,8 @@ pub(crate) struct Desk {
     pub(crate) began_mono_ms: u64,
     pub(crate) link_mono_ms: Option<i64>,
     pub(crate) boot_mono_ms: Option<i64>,
-    /// The device's last list of its transactions, by the monotonic clock: the wall clock may be set
-    /// before the next transaction begins.
+    /// The device's last list of its transactions, by the monotonic clock. Forgotten when the wall
+    /// clock is set: a start dated by the clock as it was cannot be compared with it.
     pub(crate) listed: Option<(i64, Vec<RunningTx>)>,
     /// Why the store cannot be written, while it cannot.
     pub(crate) storage: Option<String>,
@@ -340,6 +340,9 @@ impl ChargePoint {
     /// Takes one input.
     pub fn handle(&mut self, input: Input, now: Now, draw: Draw) -> Effects {
         let stamp = self.desk.clock.stamp(now);
+        if self.desk.clock.was_set() {
+            self.desk.listed = None;
+        }
         let mut cx = Cx::new(stamp, draw);
         match input {
             Input::Fact(fact) => self.fact(&mut cx, fact),
@@ -569,7 +572,7 @@ impl ChargePoint {
                 reason,
                 reading,
             } => self.at(cx, connector, |c, d, cx| {
-                let over = transactions::Over {
+                let over = Over {
                     at,
                     device_tx: crate::hardware::DeviceTx(clip(device_tx.0)),
                     origin: origin.map(|o| OriginKey(clip(o.0))),

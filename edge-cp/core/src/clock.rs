@@ -19,6 +19,8 @@ pub struct Clock {
     /// Wall less monotonic time. Kept as long as it holds, so that one wall time is always the same
     /// moment however the two clocks are read.
     offset: Option<i64>,
+    /// Whether the wall clock was set before the last moment.
+    was_set: bool,
     /// Set when the host seems to have slept: the monotonic clock may have stood still.
     doubted: bool,
 }
@@ -109,6 +111,7 @@ impl Clock {
             .offset
             .filter(|old| old.abs_diff(fresh) <= STEP_MS)
             .unwrap_or(fresh);
+        self.was_set = self.offset.is_some_and(|old| old != offset);
         self.offset = Some(offset);
         let Some(anchor) = self.anchor else {
             return Stamp {
@@ -156,6 +159,12 @@ impl Clock {
             self.anchor = Some(fresh);
         }
         self.doubted = false;
+    }
+
+    /// Whether the wall clock was set between the last two stamps.
+    #[must_use]
+    pub const fn was_set(&self) -> bool {
+        self.was_set
     }
 
     /// Whether the time should be asked for at once.

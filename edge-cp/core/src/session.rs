@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Stamp,
-    hardware::{DeviceTx, OriginKey, StartNumber},
+    hardware::{DeviceTx, HwReading, OriginKey, StartNumber},
     limits::{HW_RETRY_MS_MAX, HW_RETRY_MS_MIN},
     meter::Meter,
     spool::backoff_ms,
@@ -89,18 +89,31 @@ pub struct Starting {
 /// An end whose start has not arrived.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyEnd {
-    /// Why.
-    pub reason: EndReason,
-    /// The transaction.
-    pub device_tx: DeviceTx,
-    /// The last register.
+    /// As the device said it.
+    pub over: Over,
+    /// The last register, in central's time.
     pub reading: Option<Reading>,
     /// When, by central's clock.
     pub at: UnixMs,
-    /// When, as the device said.
-    pub wall: UnixMs,
     /// How long the start may still be on its way.
     pub until: Deadline,
+}
+
+/// A device transaction is over, as the device says it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Over {
+    /// When, by the host's wall clock.
+    pub at: UnixMs,
+    /// The device's name for it.
+    pub device_tx: DeviceTx,
+    /// Its key, if the device gives one with the end.
+    pub origin: Option<OriginKey>,
+    /// The start that caused it, if the device says so.
+    pub start_number: Option<StartNumber>,
+    /// Why.
+    pub reason: EndReason,
+    /// The last register.
+    pub reading: Option<HwReading>,
 }
 
 /// A device transaction of a session.

@@ -30,7 +30,9 @@ use crate::{
         START_WAIT_MS, UNCLAIMED_MAX, UNCLAIMED_WAIT_MS, UNPLUG_GRACE_MS,
     },
     meter::{Meter, Observed},
-    session::{Deadline, Doubt, EarlyEnd, Held, Retry, Run, Session, Stage, Starting, Stopping},
+    session::{
+        Deadline, Doubt, EarlyEnd, Held, Over, Retry, Run, Session, Stage, Starting, Stopping,
+    },
 };
 
 /// A device transaction as the store has it.
@@ -116,17 +118,6 @@ pub(crate) struct Begun {
     pub(crate) reading: HwReading,
 }
 
-/// A transaction is over.
-#[derive(Debug, Clone)]
-pub(crate) struct Over {
-    pub(crate) at: UnixMs,
-    pub(crate) device_tx: DeviceTx,
-    pub(crate) origin: Option<OriginKey>,
-    pub(crate) start_number: Option<StartNumber>,
-    pub(crate) reason: EndReason,
-    pub(crate) reading: Option<HwReading>,
-}
-
 /// A car was plugged in or out.
 pub(crate) fn plug(c: &mut Connector, d: &mut Desk, cx: &mut Cx, at: UnixMs, plugged: bool) {
     if !is_news(&mut c.plug_mono_ms, cx.stamp.mono_of(at)) || c.row.plugged == plugged {
@@ -191,7 +182,7 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
         end_register: None,
         end_wall: None,
     };
-    match owner(c.session.as_ref(), &row, at) {
+    match owner(c.session.as_ref(), &row, at, &cx.stamp) {
         Owner::Session => begin_run(c, d, cx, row),
         Owner::Successor => {
             let until = Deadline::after(&cx.stamp, GONE_GRACE_MS);
@@ -253,12 +244,16 @@ enum Owner {
     Nobody,
 }
 
-fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs) -> Owner {
-    let asked_for = |number: Option<StartNumber>, sent_at: UnixMs| {
+fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs, stamp: &Stamp) -> Owner {
+    let asked_for = |number: Option<StartNumber>, sent_at: UnixMs, early: Option<&EarlyEnd>| {
         let matches = match (row.start_number, number) {
             (Some(theirs), Some(ours)) => theirs == ours,
             (Some(_), None) => false,
-            (None, _) => at >= sent_at.plus_ms(-CLAIM_SLACK_MS),
+            // Where the end of the session's own is here already, this must be the one that ended.
+            (None, _) => {
+                at >= sent_at.plus_ms(-CLAIM_SLACK_MS)
+                    && early.is_none_or(|early| early.is_of(row, stamp))
+            }
         };
         if matches {
             Owner::Session
@@ -270,12 +265,14 @@ fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs) -> Owner {
         return Owner::Nobody;
     };
     let run = match &session.stage {
-        Stage::AwaitingPlug { .. } => return asked_for(None, session.taken_at),
-        Stage::Starting(s) => return asked_for(Some(s.start_number), s.sent_at),
+        Stage::AwaitingPlug { .. } => return asked_for(None, session.taken_at, None),
+        Stage::Starting(s) => {
+            return asked_for(Some(s.start_number), s.sent_at, s.early_end.as_ref());
+        }
         Stage::Idle { .. } => return Owner::Nobody,
         Stage::Running(run) => run,
         Stage::Stopping(s) => match &s.run {
-            None => return asked_for(s.start_number, s.sent_at),
+            None => return asked_for(s.start_number, s.sent_at, s.early_end.as_ref()),
             Some(run) => run,
         },
     };
@@ -330,7 +327,6 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
         booted: None,
         held: None,
     };
-    d.put_tx(cx, row);
     let mut early = None;
     session.stage = match session.stage {
         Stage::AwaitingPlug { .. } => Stage::Running(run),
@@ -349,6 +345,8 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
     };
     c.session = Some(session);
     c.touched = true;
+    let is_of = early.as_ref().is_some_and(|e| e.is_of(&row, &cx.stamp));
+    d.put_tx(cx, row);
     if let Some((tx, said, wall)) = c.phase.clone() {
         let started = c.session.as_ref().and_then(Session::run);
         let after_start = started.is_some_and(|r| {
@@ -360,16 +358,25 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
             set_phase(c, d, cx, said, when);
         }
     }
-    if let Some(early) = early {
+    let Some(early) = early else {
+        return;
+    };
+    // Another transaction's, whose start is not here yet, has to wait for that one.
+    if is_of {
         run_over(
             c,
             d,
             cx,
-            &early.reason,
+            &early.over.reason,
             early.reading,
             early.at,
-            Some(early.wall),
+            Some(early.over.at),
         );
+    } else if c.unmatched.len() < UNCLAIMED_MAX {
+        c.unmatched.push(UnmatchedEnd {
+            over: early.over,
+            until: early.until,
+        });
     }
 }
 
@@ -446,6 +453,10 @@ pub(crate) fn claim(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
 
 /// The meter was read. What is older than the last reading is passed over.
 pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwReading) {
+    // Until the hardware has said what runs, the register may be that of a later transaction.
+    if !d.online() {
+        return;
+    }
     let mono = cx.stamp.mono_of(reading.at);
     let old = match &c.reading {
         Some((last, last_mono)) => {
@@ -687,11 +698,9 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
 
     let until = Deadline::after(&cx.stamp, GONE_GRACE_MS);
     let early = EarlyEnd {
-        reason: over.reason.clone(),
-        device_tx: over.device_tx.clone(),
+        over: over.clone(),
         reading,
         at,
-        wall: over.at,
         until,
     };
     if let Some(session) = &mut c.session {
@@ -776,6 +785,12 @@ fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>, stamp: &Stamp)
         None => before,
     };
     over.device_tx == row.device_tx && !older
+}
+
+impl EarlyEnd {
+    fn is_of(&self, row: &TxRow, stamp: &Stamp) -> bool {
+        is_end_of(row, &self.over, self.reading.as_ref(), stamp)
+    }
 }
 
 /// The transaction of the session on the connector is over: energy has ended, and the session
@@ -1468,13 +1483,13 @@ fn synthesise_start(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
     };
     let Some(start) = start else {
         // No register at all is known: nothing can be said of energy.
-        fail(c, d, cx, early.reason);
+        fail(c, d, cx, early.over.reason);
         return;
     };
     let at = cx.stamp.at;
     let what = format!(
         "the start of device transaction {:?} was never reported",
-        early.device_tx.0
+        early.over.device_tx.0
     );
     let anomaly = EdgeFact::Anomaly {
         connector: Some(c.spec.connector),
@@ -1482,12 +1497,13 @@ fn synthesise_start(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         what,
     };
     d.record_minor(cx, at, anomaly);
+    let unreported = || OriginKey(format!("unreported-{session_id}"));
     let row = TxRow {
-        origin: OriginKey(format!("unreported-{session_id}")),
+        origin: early.over.origin.unwrap_or_else(unreported),
         n: 0,
-        device_tx: early.device_tx,
+        device_tx: early.over.device_tx,
         connector: c.spec.connector,
-        start_number: None,
+        start_number: early.over.start_number,
         session_id: None,
         // Nothing is known of its start but that it was before its end.
         start_wall: UnixMs(0),

@@ -21,8 +21,10 @@ pub(super) struct Capability {
 impl Capability {
     /// Meters are read a little late and count in steps: so much energy more is no anomaly.
     const SLACK_MWH: u64 = 100_000;
-    /// So much time is added to what lies between two readings.
-    const SLACK_MS: u64 = 5_000;
+    /// So much time is added to what lies between two readings: an agent may have learned the time
+    /// of the one from a replica that is ahead and of the other from one that is behind.
+    /// Each may be off by a quarter of a minute.
+    const SLACK_MS: u64 = 30_000;
 
     /// Of the connector of a session; without limit when it is no longer there.
     pub fn of(session: &Session, cp: Option<&ChargePoint>) -> Self {

@@ -77,7 +77,9 @@ pub fn main(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
     let outcome = all(args, first, seeds, begun);
     let (totals, failure) = outcome;
-    print(&totals, begun.elapsed());
+    if totals.runs > 0 {
+        print(&totals, begun.elapsed());
+    }
     let Some((seed, broken)) = failure else {
         return Ok(());
     };

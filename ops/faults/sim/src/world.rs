@@ -68,6 +68,19 @@ struct World<'s> {
 /// # Errors
 /// The first promise that did not hold.
 pub fn run(script: &Script, trace: bool) -> Result<Totals, Box<Broken>> {
+    // A core that panics breaks a promise as well, and is told by its seed like any other.
+    let played = std::panic::catch_unwind(|| play(script, trace));
+    played.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Box::new(Broken {
+            check: "no panic",
+            what: text.unwrap_or("no text").to_owned(),
+        }))
+    })
+}
+
+fn play(script: &Script, trace: bool) -> Result<Totals, Box<Broken>> {
     let mut world = World::new(script, trace);
     world.play();
     match world.net.judge.broken.take() {

@@ -114,6 +114,8 @@ pub enum Stage {
     Mess,
     /// Nothing breaks any more; users end what they have begun.
     Calm,
+    /// Whatever was stopped should have stopped; cars go.
+    Home,
     /// Everything should have ended; what is left is read.
     Collect,
     /// Nothing more comes.

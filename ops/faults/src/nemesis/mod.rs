@@ -200,7 +200,7 @@ async fn play(args: &RunArgs, mounts: bool) -> Result<ExitCode> {
     if faketime.is_none() {
         println!("libfaketime is not installed, so no clock is wrong");
     }
-    let (_temporary, dir) = folder(args.out.as_deref(), seed)?;
+    let (temporary, dir) = folder(args.out.as_deref(), seed)?;
     let file = dir.join("history.jsonl");
     let history = Arc::new(History::create(&file, true)?);
     let command = format!(
@@ -238,12 +238,25 @@ async fn play(args: &RunArgs, mounts: bool) -> Result<ExitCode> {
     let town = Arc::new(Town::new(system.clone(), history.clone()));
     act(args, seed, mix, &town).await?;
     history.flush()?;
+    let disks: Vec<PathBuf> = system
+        .members
+        .values()
+        .filter_map(|member| member.disk.clone())
+        .collect();
     drop(town);
     drop(system);
     let lines = history::read(&file)?;
     let verdict = judge::judge(&lines);
     let code = pronounce(&lines, &verdict);
-    if code != ExitCode::SUCCESS {
+    if code == ExitCode::SUCCESS {
+        if let Some(mut temporary) = temporary {
+            for disk in disks {
+                // What stays mounted goes with the namespace; its folder then stays.
+                let _ = std::process::Command::new("umount").arg(disk).status();
+            }
+            temporary.disable_cleanup(false);
+        }
+    } else {
         println!(
             "again: {command}\njudge again: faults judge {}",
             file.display()
@@ -385,6 +398,8 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
     join_all(drivers.iter_mut().map(Driver::settle)).await;
     note("every wish is settled".into());
     join_all(drivers.iter_mut().map(Driver::stop_most)).await;
+    operator.wait_for_stops(deadline).await;
+    history.note(Event::Stage { stage: Stage::Home });
     users::go_home(town).await;
     note("cars have gone".into());
     let mut last = String::new();

@@ -254,19 +254,22 @@ impl Engine {
         let ItemKind::Request(ask, _) = &item.kind else {
             return;
         };
+        let problem =
+            |code: Option<Code>| code.unwrap_or(Code::RejectedByCharger).about(cp.as_str());
         let outcome = match answer {
-            None => Err(Code::OutcomeUnknown.about(&format!("what {cp} was told"))),
+            None => Err((
+                Status::Unknown,
+                Code::OutcomeUnknown.about(&format!("what {cp} was told")),
+            )),
             Some(answer) => match answer.outcome {
                 Outcome::Done | Outcome::Taken => Ok(format!("{cp} has done it")),
-                Outcome::Refused
-                | Outcome::NotYet
-                | Outcome::Stopping
-                | Outcome::Ended
-                | Outcome::Absent
-                | Outcome::Unrecognised => Err(answer
-                    .code
-                    .unwrap_or(Code::RejectedByCharger)
-                    .about(cp.as_str())),
+                // It has stored nothing: the next attempt may be answered otherwise.
+                Outcome::NotYet | Outcome::Unrecognised => {
+                    Err((Status::Unknown, problem(answer.code)))
+                }
+                Outcome::Refused | Outcome::Stopping | Outcome::Ended | Outcome::Absent => {
+                    Err((Status::Denied, problem(answer.code)))
+                }
             },
         };
         let mut reply = OpReply {
@@ -285,14 +288,10 @@ impl Engine {
                 self.metrics.answered(item.verb, "accepted", "");
                 reply.detail = Some(detail);
             }
-            Err(problem) => {
+            Err((status, problem)) => {
                 self.metrics
                     .answered(item.verb, "denied", problem.code.as_str());
-                reply.status = if problem.code.undecided() {
-                    Status::Unknown
-                } else {
-                    Status::Denied
-                };
+                reply.status = status;
                 reply.reason = Some(problem.code.as_str().to_owned());
                 reply.error = Some(problem);
             }

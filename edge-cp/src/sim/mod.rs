@@ -7,7 +7,7 @@ pub mod physics;
 pub mod unruly;
 
 use std::{
-    io,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -36,6 +36,8 @@ const VERBS_MAX: usize = 64;
 const TICK: Duration = Duration::from_millis(50);
 /// The state is written at least this often while something happens, in milliseconds.
 const SAVE_EVERY_MS: u64 = 1_000;
+/// The file's size is a multiple of this: a block of nearly every file system.
+const ROOM_BYTES: usize = 4_096;
 /// Time between readings at real speed, in milliseconds; faster simulations read more often, down
 /// to the lower bound, so that energy limits are met closely.
 const READING_MS_MAX: u64 = 1_000;
@@ -506,11 +508,7 @@ impl Simulator {
         self.saved_ms = self.mono_ms();
         let written = serde_json::to_vec(&self.plant)
             .map_err(io::Error::other)
-            .and_then(|bytes| {
-                let fresh = self.file.with_extension("json.new");
-                std::fs::write(&fresh, bytes)?;
-                std::fs::rename(&fresh, &self.file)
-            });
+            .and_then(|bytes| put_in_place(&self.file, bytes));
         match written {
             Ok(()) => self.told_save_failed = false,
             // A real charger has its own memory: nothing but the simulation suffers.
@@ -520,5 +518,46 @@ impl Simulator {
             }
             Err(_) => {}
         }
+    }
+}
+
+/// Replaces what a file holds, whole or not at all. What it held before is kept beside it, padded,
+/// as room for the next time: a real charger does not forget because the agent's disk is full.
+fn put_in_place(file: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    // Blanks after a JSON value are part of no value.
+    bytes.resize(bytes.len().next_multiple_of(ROOM_BYTES), b' ');
+    let fresh = file.with_extension("json.new");
+    let mut room = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&fresh)?;
+    room.write_all(&bytes)?;
+    room.set_len(bytes.len() as u64)?;
+    drop(room);
+    match renameat_with(CWD, &fresh, CWD, file, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        // The first time, or a file system that cannot exchange.
+        Err(_) => std::fs::rename(&fresh, file),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_replaced_in_room_that_it_has_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("CP-001.charger.json");
+        for n in 0..3_u64 {
+            put_in_place(&file, serde_json::to_vec(&vec![n; 5]).unwrap()).unwrap();
+            let held: Vec<u64> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            assert_eq!(held, [n; 5]);
+            assert_eq!(std::fs::metadata(&file).unwrap().len(), ROOM_BYTES as u64);
+        }
+        let spare = std::fs::metadata(file.with_extension("json.new")).unwrap();
+        assert_eq!(spare.len(), ROOM_BYTES as u64);
     }
 }

@@ -356,7 +356,7 @@ pub struct OpReply {
     pub to: String,
     /// Which request this answers.
     pub request_id: String,
-    /// `accepted` or `denied`.
+    /// `accepted`, `denied`, or `unknown`: repeat it.
     pub status: Status,
     /// The code of a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

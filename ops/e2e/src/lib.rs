@@ -4,5 +4,5 @@
 mod driver;
 mod site;
 
-pub use driver::{Driver, StartOptions, now_ms};
+pub use driver::{Driver, StartOptions, accepted, now_ms};
 pub use site::{Charger, Layout, Site};

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use async_nats::jetstream;
-use ev_contract::{connector::Phase, streams, subjects};
-use ev_e2e::{Charger, Layout, Site};
+use ev_contract::{connector::Phase, streams, subjects, wire::Encoding};
+use ev_e2e::{Charger, Driver, Layout, Site, StartOptions, accepted};
 use ev_testkit::{PATIENCE, wait_for};
 
 use crate::{ended_right, plugged};
@@ -47,6 +47,60 @@ async fn a_ledger_that_was_emptied_is_noticed() -> Result<()> {
     let js = jetstream::new(site.nats.connect().await?);
     js.get_stream(streams::LEDGER.name).await?.purge().await?;
     refuses_to_serve(&site, 0).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_answered_before_the_ledger_has_it() -> Result<()> {
+    let site = plugged(Charger::Orderly, 1).await?;
+    let alice = site.driver("alice").await?;
+    for cp in ["CP-001", "CP-002"] {
+        wait_for("the spool is empty", PATIENCE, async || {
+            let depth = site.spool_depth(cp).await?;
+            ensure!(depth == 0, "{depth} records wait");
+            Ok(())
+        })
+        .await?;
+    }
+    let js = jetstream::new(site.nats.connect().await?);
+    let config = js
+        .get_stream(streams::LEDGER.name)
+        .await?
+        .cached_info()
+        .config
+        .clone();
+    // The server refuses each append.
+    let full = jetstream::stream::Config {
+        max_messages: 1,
+        ..config.clone()
+    };
+    let start = StartOptions::default();
+    // Each alone, so that none waits for another one's frame.
+    let asked = [
+        ("status", b"{}".to_vec()),
+        (
+            "start",
+            serde_json::to_vec(&Driver::start_request("CP-001", &start))?,
+        ),
+    ];
+    for (verb, question) in asked {
+        js.update_stream(full.clone()).await?;
+        let subject = format!("ev.v1.driver.alice.{verb}");
+        let answer = alice.raw(subject, question, Encoding::Json).await;
+        ensure!(
+            answer.is_err(),
+            "{verb} was answered: {}",
+            String::from_utf8_lossy(&answer.unwrap_or_default())
+        );
+        js.update_stream(config.clone()).await?;
+        alice.open().await?;
+    }
+    let session = accepted(&alice.start_with("CP-001", &start).await?)?;
+    let open = alice.open().await?;
+    ensure!(
+        open.len() == 1 && open[0].session_id.to_string() == session,
+        "{open:?}"
+    );
     Ok(())
 }
 

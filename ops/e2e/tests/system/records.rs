@@ -4,10 +4,11 @@
 use anyhow::{Context, Result, ensure};
 use ev_contract::{
     codes::Code,
-    v1::{EvtReply, SyncReply},
+    v1::{EvtReply, OpReply, Status, SyncReply},
     wire::{self, Encoding},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, now_ms};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -186,4 +187,58 @@ async fn odd_records_move_the_position_on_and_lose_nothing() -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// What a charge point cannot do yet it may do at the next attempt; a refusal would be the answer
+/// for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlock_that_has_to_wait_is_not_refused() -> Result<()> {
+    let site = Site::start(&Layout::small(Charger::Orderly)).await?;
+    let cabinet = Cabinet {
+        nats: site.driver("nobody").await?,
+        id: "CP-RAW",
+    };
+    cabinet.sync("e1").await?;
+    let nats = cabinet.nats.nats.clone();
+    let mut commands = nats.subscribe("ev.v1.cp.CP-RAW.cmd.unlock").await?;
+    nats.flush().await?;
+    let answering = tokio::spawn(async move {
+        let mut outcomes = ["not_yet", "done"].into_iter();
+        while let Some(message) = commands.next().await {
+            let command: Value = wire::decode(&message.payload, Encoding::MsgPack)?;
+            let outcome = outcomes.next().unwrap_or("done");
+            let mut answer = json!({"type": "cmd.reply", "to": "central", "cp_id": "CP-RAW",
+                "epoch": "e1", "command_id": command["command_id"], "outcome": outcome,
+                "ts": now_ms()});
+            if outcome == "not_yet" {
+                answer["code"] = "clock_unsure".into();
+            }
+            let reply = message.reply.context("a reply subject")?;
+            nats.publish(reply, wire::encode(&answer, Encoding::MsgPack)?.into())
+                .await?;
+        }
+        anyhow::Ok(())
+    });
+    let body = json!({"type": "cp_act", "to": "central", "request_id": "unlock-1",
+        "expires_at": now_ms() + 20_000, "cp_id": "CP-RAW", "connector": 1});
+    let subject = "ev.v1.op.olga.cp_unlock";
+    let mut said = Vec::new();
+    for _ in 0..3 {
+        let reply: OpReply = cabinet
+            .nats
+            .ask(subject, &body)
+            .await?
+            .map_err(|e| anyhow::anyhow!("{}", e.error))?;
+        said.push((reply.status, reply.reason));
+    }
+    answering.abort();
+    ensure!(
+        said == [
+            (Status::Unknown, Some("clock_unsure".to_owned())),
+            (Status::Accepted, None),
+            (Status::Accepted, None),
+        ],
+        "{said:?}"
+    );
+    Ok(())
 }

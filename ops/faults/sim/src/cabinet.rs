@@ -17,7 +17,7 @@ use edge_core::{
 };
 use ev_contract::{
     ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
-    time::{Now, UnixMs},
+    time::Now,
     units::MilliAmp,
     v1::{ConnectorSpec, EdgeFact, EdgeRecord, Outcome, SyncRequest},
     wire::{CENTRAL, Tag},
@@ -655,21 +655,6 @@ impl Cabinet {
         if net.trace && !matches!(input, Input::Tick) {
             net.note(|| format!("{} in: {input:?}", self.cp));
         }
-        let start_by = match &input {
-            Input::Command {
-                command: Command::Start(start),
-                ..
-            } => Some(start.expires_at),
-            Input::Command { .. }
-            | Input::Fact(_)
-            | Input::Answer(_)
-            | Input::LocalStart { .. }
-            | Input::LocalStop { .. }
-            | Input::Synced { .. }
-            | Input::Evt(_)
-            | Input::UplinkUp
-            | Input::Tick => None,
-        };
         let full = net.t_ms < self.disk_full_until_ms;
         // What may only be answered once it is stored can be undone.
         let before = (full && must_be_stored(&input)).then(|| (core.clone(), input.clone()));
@@ -695,7 +680,7 @@ impl Cabinet {
                     Some((0, after, for_ms)) => {
                         self.crash = None;
                         if after {
-                            self.commit(net, rows, start_by);
+                            self.commit(net, rows);
                         }
                         self.die(net, for_ms);
                         return;
@@ -703,7 +688,7 @@ impl Cabinet {
                     Some((n, after, for_ms)) => self.crash = Some((n - 1, after, for_ms)),
                     None => {}
                 }
-                self.commit(net, rows, start_by);
+                self.commit(net, rows);
                 if let Some(core) = &mut self.core {
                     core.stored();
                 }
@@ -726,14 +711,14 @@ impl Cabinet {
             return;
         }
         let rows = std::mem::take(&mut self.unstored);
-        self.commit(net, rows, None);
+        self.commit(net, rows);
         if let Some(core) = &mut self.core {
             core.stored();
         }
     }
 
     /// All rows of one step, at once.
-    fn commit(&mut self, net: &mut Net, rows: Vec<Row>, start_by: Option<UnixMs>) {
+    fn commit(&mut self, net: &mut Net, rows: Vec<Row>) {
         let mut over = Vec::new();
         for row in rows {
             if net.trace {
@@ -767,9 +752,8 @@ impl Cabinet {
                 Row::Append(record) => {
                     net.judge.spooled(&self.cp, &self.disk.epoch, record.seq);
                     if let EdgeFact::Accepted { session_id, .. } = &record.fact {
-                        let start_by = start_by.unwrap_or(UnixMs(i64::MAX));
                         net.judge
-                            .took(&self.cp, *session_id, start_by, net.wall(), self.skew_ms);
+                            .took(&self.cp, *session_id, net.wall(), self.skew_ms);
                     }
                     self.disk.next = record.seq + 1;
                     self.disk.spool.insert(record.seq, *record);

@@ -10,6 +10,7 @@ use central_core::{
     frame::{Digest, Frame, Kind, Record, Write},
     keys::{Asker, EventId, Key},
     model::{Answer, Connector, Session, Stage},
+    state::State,
 };
 use ev_contract::{
     codes::Code,
@@ -717,9 +718,13 @@ impl Judge {
             Code::UnknownChargePoint => {
                 CpId::new(what).is_ok_and(|cp| !self.charge_points.contains(&cp))
             }
-            Code::SessionEnded => session
-                .and_then(|s| self.cases.get(&s))
-                .is_some_and(|c| c.ended_at.is_some()),
+            Code::SessionEnded => session.and_then(|s| self.cases.get(&s)).is_some_and(|c| {
+                let own = match asker {
+                    Asker::Driver(d) => c.session.driver.as_ref() == Some(d),
+                    Asker::Operator(_) => true,
+                };
+                own && c.ended_at.is_some()
+            }),
             Code::SessionNotFound => match SessionId::parse(what) {
                 Ok(id) => self.cases.get(&id).is_none_or(|c| {
                     let foreign = match asker {
@@ -835,7 +840,10 @@ impl Judge {
                 Some(g) if g.content != content => None,
                 Some(_) | None => Some("the id was not used for anything else".into()),
             },
-            Said::Forgotten | Said::Undecided => None,
+            Said::Forgotten => given
+                .filter(|g| !g.forgotten)
+                .map(|_| "it is called forgotten and is not".into()),
+            Said::Undecided => None,
         };
         if let Some(what) = lie {
             self.fail(
@@ -863,6 +871,12 @@ impl Judge {
                 self.fail("ask twice, get one", what);
             }
         }
+    }
+
+    /// Whether somebody has heard the answer to a request.
+    #[must_use]
+    pub fn has_told(&self, asker: &Asker, id: &RequestId) -> bool {
+        self.told.contains_key(&(asker.clone(), id.clone()))
     }
 
     /// The answer to a driver's question that came when `since` was the end of the ledger.
@@ -935,9 +949,9 @@ impl Judge {
         }
     }
 
-    /// A cabinet has taken a session from central; its start was to be refused after `start_by`,
-    /// and it is `now` by true time, give or take what clocks of central may be off.
-    pub fn took(&mut self, cp: &CpId, id: SessionId, start_by: UnixMs, now: UnixMs, skew_ms: i64) {
+    /// A cabinet has taken a session from central, and it is `now` by true time, give or take what
+    /// clocks of central may be off.
+    pub fn took(&mut self, cp: &CpId, id: SessionId, now: UnixMs, skew_ms: i64) {
         let disk = self.disks.entry(cp.clone()).or_default();
         let again = !disk.taken.insert(id);
         let absent = disk
@@ -955,19 +969,19 @@ impl Judge {
                 format!("{cp} took {id} after its stop"),
             );
         }
-        if now.ms_since(start_by) > 2 * skew_ms + 100 {
-            let what = format!(
-                "{cp} took {id} {} ms after its deadline",
-                now.ms_since(start_by)
-            );
-            self.fail("late starts do nothing", what);
-        }
         match self.cases.get(&id) {
             None => self.fail(
                 "accepted means durable",
                 format!("{cp} took {id}, which is in no ledger"),
             ),
             Some(case) => {
+                // The deadline of the ledger's record, whatever the command said.
+                let late_ms = now.ms_since(case.session.start_by);
+                if late_ms > 2 * skew_ms + 100 {
+                    let what = format!("{cp} took {id} {late_ms} ms after its deadline");
+                    self.fail("late starts do nothing", what);
+                    return;
+                }
                 if let Stage::Ended { receipt } = &case.session.stage
                     && !receipt.flags.contains(&Flag::WrittenOff)
                 {
@@ -1077,6 +1091,22 @@ impl Judge {
             }
         }
         (sum, told)
+    }
+
+    /// What a replica has forgotten that nothing allowed it to.
+    #[must_use]
+    pub fn missing(&self, state: &State) -> Option<String> {
+        let session = self
+            .cases
+            .iter()
+            .find(|(id, case)| !case.forgotten && state.session(**id).is_none());
+        let request = self
+            .given
+            .iter()
+            .find(|(key, given)| !given.forgotten && state.request(key).is_none());
+        session
+            .map(|(id, _)| id.to_string())
+            .or_else(|| request.map(|((_, id), _)| id.to_string()))
     }
 
     /// How far the ledger is with a spool.

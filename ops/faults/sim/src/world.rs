@@ -26,6 +26,8 @@ use crate::{
 const REST_WITHIN_MS: u64 = 1_200_000;
 /// So often the end is looked for.
 const LOOK_EVERY_MS: u64 = 5_000;
+/// So many in a thousand who were accepted ask at once how it stands.
+const LOOKS_AT_ONCE: u32 = 500;
 /// A run that needs more events than this goes round in circles.
 const STEPS_MAX: u64 = 3_000_000;
 
@@ -636,6 +638,17 @@ impl<'s> World<'s> {
                 .any(|(own, _)| own.request == ask.request);
             if asked && !driver.sessions.contains(session) {
                 driver.sessions.push(*session);
+                // Who has just been accepted looks at once, and may meet a replica that lags.
+                if let Asker::Driver(id) = &driver.asker
+                    && driver.dice.chance(LOOKS_AT_ONCE)
+                {
+                    let question = Question::Query {
+                        driver: id.clone(),
+                        session: Some(*session),
+                    };
+                    self.net
+                        .to_replica(&mut driver.dice, None, &ToReplica::Ask(question));
+                }
             }
         }
     }
@@ -717,11 +730,18 @@ impl<'s> World<'s> {
 
     /// Everything is quiet: nothing may be missing.
     fn last_look(&mut self) {
+        let asked = self.ask_in_calm();
         // Late copies of frames and facts are still on their way; they must change nothing.
         let until = self.net.t_ms + 300_000;
         self.go_until(until);
         if self.broken() {
             return;
+        }
+        for ask in asked {
+            if !self.net.judge.has_told(&ask.asker, &ask.request) {
+                let what = format!("{} of {}", ask.request, ask.asker.as_str());
+                self.net.judge.fail("every request is answered", what);
+            }
         }
         self.energy();
         self.same_state();
@@ -730,6 +750,22 @@ impl<'s> World<'s> {
                 .judge
                 .fail("one receipt", "a receipt is not in the CDR stream");
         }
+    }
+
+    /// While nothing goes wrong, each driver asks for something that is refused: it must hear so.
+    fn ask_in_calm(&mut self) -> Vec<Ask> {
+        let askers: Vec<Asker> = self.drivers.iter().map(|d| d.asker.clone()).collect();
+        askers
+            .into_iter()
+            .map(|asker| {
+                let wish = Wish::Stop {
+                    session: SessionId::from_uuid(self.net.fresh_id()),
+                };
+                let ask = self.new_ask(asker, &wish, 30_000);
+                self.send(&ask, &wish, 1, 1);
+                ask
+            })
+            .collect()
     }
 
     fn energy(&mut self) {
@@ -761,6 +797,10 @@ impl<'s> World<'s> {
             pos += 1;
         }
         for replica in &self.replicas {
+            if let Some(what) = self.net.judge.missing(replica.log.state()) {
+                let what = format!("replica {} no longer has {what}", replica.index);
+                self.net.judge.fail("forgetting", what);
+            }
             if replica.log.state() != log.state() {
                 let what = format!(
                     "replica {} at {} differs from a full replay to {}",

@@ -29,6 +29,10 @@ const SPELL_MS: (u64, u64) = (15_000, 40_000);
 const LULL_MS: (u64, u64) = (5_000, 12_000);
 /// How long a process may take to end in order. Its own bound is 8 s.
 const END_WITHIN: Duration = Duration::from_secs(20);
+/// How often a process is killed while it starts, and after how long: within its reading of what it
+/// had, its first connection, its catching up.
+const FLAPS_MAX: u64 = 8;
+const FLAP_MS: (u64, u64) = (5, 900);
 /// A frozen or cut peer is given up after 15 s; some faults last longer than that.
 const LONG_MS: u64 = 25_000;
 
@@ -55,13 +59,18 @@ pub enum Kind {
     KillAgent,
     FreezeAgent,
     RestartAgent,
+    KillCentrals,
+    FreezeCentrals,
+    FreezeMajority,
+    RestartServer,
+    Flap,
     KillEverything,
     FullAgent,
     FullServer,
     Clock,
 }
 
-pub const KINDS: [(Kind, &str, u32); 24] = [
+pub const KINDS: [(Kind, &str, u32); 29] = [
     (Kind::Cut, "cut", 8),
     (Kind::HoldUp, "hold-up", 6),
     (Kind::HoldDown, "hold-down", 6),
@@ -82,6 +91,11 @@ pub const KINDS: [(Kind, &str, u32); 24] = [
     (Kind::KillAgent, "kill-agent", 10),
     (Kind::FreezeAgent, "freeze-agent", 5),
     (Kind::RestartAgent, "restart-agent", 3),
+    (Kind::KillCentrals, "kill-centrals", 2),
+    (Kind::FreezeCentrals, "freeze-centrals", 3),
+    (Kind::FreezeMajority, "freeze-majority", 3),
+    (Kind::RestartServer, "restart-server", 2),
+    (Kind::Flap, "flap", 6),
     (Kind::KillEverything, "kill-everything", 1),
     (Kind::FullAgent, "full-agent", 4),
     (Kind::FullServer, "full-server", 2),
@@ -136,7 +150,11 @@ impl Mix {
         let mut left_out = Vec::new();
         self.0.retain(|kind, _| {
             let possible = match kind {
-                Kind::KillLeader | Kind::FreezeLeader | Kind::Rolling | Kind::Partition => cluster,
+                Kind::KillLeader
+                | Kind::FreezeLeader
+                | Kind::FreezeMajority
+                | Kind::Rolling
+                | Kind::Partition => cluster,
                 Kind::FullAgent | Kind::FullServer => disks,
                 Kind::Clock => clocked,
                 Kind::Cut
@@ -155,6 +173,10 @@ impl Mix {
                 | Kind::KillAgent
                 | Kind::FreezeAgent
                 | Kind::RestartAgent
+                | Kind::KillCentrals
+                | Kind::FreezeCentrals
+                | Kind::RestartServer
+                | Kind::Flap
                 | Kind::KillEverything => true,
             };
             if !possible {
@@ -224,6 +246,12 @@ pub async fn break_things(
             wait(1_000, &stop).await;
             continue;
         };
+        if kind == Kind::KillEverything {
+            // Something always suffers, and then it could never be.
+            while let Some(done) = tasks.join_next().await {
+                release(&mut busy, done);
+            }
+        }
         let Some(fault) = plan(&system, &history, kind, &mut chance).await else {
             continue;
         };
@@ -287,7 +315,20 @@ async fn plan(
                 vec![line]
             }
         }
-        Kind::KillServer | Kind::FreezeServer => vec![any(chance, &servers)?],
+        Kind::KillServer | Kind::FreezeServer | Kind::RestartServer => {
+            vec![any(chance, &servers)?]
+        }
+        Kind::FreezeMajority => {
+            let spared = chance.below(servers.len());
+            let majority = servers.iter().enumerate().filter(|(n, _)| *n != spared);
+            majority.map(|(_, name)| name.clone()).collect()
+        }
+        Kind::KillCentrals | Kind::FreezeCentrals => centrals,
+        Kind::Flap => {
+            amount = i64::try_from(chance.between(2, FLAPS_MAX)).unwrap_or(0);
+            let all: Vec<String> = system.members.keys().cloned().collect();
+            vec![any(chance, &all)?]
+        }
         Kind::KillAllServers | Kind::Rolling => servers,
         Kind::KillLeader | Kind::FreezeLeader => vec![system.ledger_leader().await.ok()?],
         Kind::Partition => {
@@ -315,8 +356,16 @@ async fn plan(
             }
             all
         }
-        Kind::FullAgent => vec![any(chance, &agents)?],
-        Kind::FullServer => vec![any(chance, &servers)?],
+        Kind::FullAgent | Kind::FullServer => {
+            // Whether it is killed meanwhile.
+            amount = i64::from(chance.percent(40));
+            let names = if kind == Kind::FullAgent {
+                &agents
+            } else {
+                &servers
+            };
+            vec![any(chance, names)?]
+        }
         Kind::Clock => {
             amount = i64::try_from(chance.between(1, 12 * 3600)).unwrap_or(0);
             if chance.percent(50) {
@@ -334,9 +383,12 @@ async fn plan(
     };
     let ms = match kind {
         Kind::Reset => 0,
-        Kind::KillServer | Kind::KillLeader | Kind::KillAllServers | Kind::KillEverything => {
-            chance.duration_ms(0, 8_000)
-        }
+        Kind::KillServer
+        | Kind::KillLeader
+        | Kind::KillAllServers
+        | Kind::KillCentrals
+        | Kind::KillEverything => chance.duration_ms(0, 8_000),
+        Kind::Flap => chance.between(FLAP_MS.0, FLAP_MS.1),
         Kind::Clock => chance.duration_ms(5_000, 60_000),
         Kind::FullServer => chance.duration_ms(2_000, 12_000),
         _ => chance.duration_ms(150, LONG_MS),
@@ -360,6 +412,10 @@ async fn suffer(
         Kind::Delay => format!("by {} ms for {} ms", fault.amount, fault.ms),
         Kind::Throttle => format!("to {} B/s for {} ms", fault.amount, fault.ms),
         Kind::Clock => format!("by {} s for {} ms", fault.amount, fault.ms),
+        Kind::FullAgent | Kind::FullServer if fault.amount == 1 => {
+            format!("for {} ms, killed and started meanwhile", fault.ms)
+        }
+        Kind::Flap => format!("{} times, each after at most {} ms", fault.amount, fault.ms),
         _ => format!("for {} ms", fault.ms),
     };
     history.note(Event::FaultBegan {
@@ -425,6 +481,7 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
         | Kind::KillCentral
         | Kind::KillAgent
         | Kind::KillAllServers
+        | Kind::KillCentrals
         | Kind::KillEverything => {
             for name in &fault.targets {
                 system.member(name)?.process.lock().await.kill9()?;
@@ -434,7 +491,12 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
                 system.member(name)?.process.lock().await.restart()?;
             }
         }
-        Kind::FreezeServer | Kind::FreezeLeader | Kind::FreezeCentral | Kind::FreezeAgent => {
+        Kind::FreezeServer
+        | Kind::FreezeLeader
+        | Kind::FreezeMajority
+        | Kind::FreezeCentral
+        | Kind::FreezeCentrals
+        | Kind::FreezeAgent => {
             for name in &fault.targets {
                 system.member(name)?.process.lock().await.pause()?;
             }
@@ -443,7 +505,19 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
                 system.member(name)?.process.lock().await.resume()?;
             }
         }
-        Kind::RestartCentral | Kind::RestartAgent => {
+        Kind::Flap => {
+            for name in &fault.targets {
+                let process = &system.member(name)?.process;
+                for n in 0..amount {
+                    // Sooner each time, so that it dies in each part of its start.
+                    wait(fault.ms * (amount - n) / amount, stop).await;
+                    let mut process = process.lock().await;
+                    process.kill9()?;
+                    process.restart()?;
+                }
+            }
+        }
+        Kind::RestartServer | Kind::RestartCentral | Kind::RestartAgent => {
             for name in &fault.targets {
                 restart_in_order(&mut *system.member(name)?.process.lock().await).await?;
             }
@@ -459,7 +533,14 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
             let member = system.member(name)?;
             let disk = member.disk.as_ref().context("no disk of its own")?;
             let filled = fill(disk)?;
-            wait(fault.ms, stop).await;
+            if amount == 0 {
+                wait(fault.ms, stop).await;
+            } else {
+                wait(fault.ms / 2, stop).await;
+                // What starts finds no room; it may also end at once.
+                member.process.lock().await.restart()?;
+                wait(fault.ms / 2, stop).await;
+            }
             free(disk)?;
             let mut note = format!("{filled} bytes of filling removed");
             if fault.kind == Kind::FullServer {
@@ -467,6 +548,12 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
                 restart_in_order(&mut *member.process.lock().await).await?;
                 note.push_str(", restarted");
             } else {
+                let mut process = member.process.lock().await;
+                if !process.is_running() {
+                    process.restart()?;
+                    note.push_str(", it had ended, started");
+                }
+                drop(process);
                 // The charger's own memory lies on the same disk, which in a real cabinet it
                 // does not: its state is written again before anything else happens to it.
                 for _ in 0..10 {

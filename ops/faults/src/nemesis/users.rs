@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     caller::Caller,
@@ -143,7 +143,7 @@ impl Driver {
 
     async fn act(&mut self) {
         // In the order of the arms.
-        let weights = [22, 22, 6, 3, 6, 8, 6, 4, 3, 5, 8, 2];
+        let weights = [22, 22, 6, 3, 6, 8, 6, 4, 3, 5, 8, 2, 4];
         match self.chance.weighted(&weights) {
             0 => self.start().await,
             1 => self.stop_one().await,
@@ -156,11 +156,12 @@ impl Driver {
             8 => self.list().await,
             9 => self.try_a_wrong_id().await,
             10 => self.leave().await,
-            _ => {
+            11 => {
                 // Vanishes: what runs, runs on.
                 let away = self.chance.duration_ms(2_000, 15_000);
                 tokio::time::sleep(Duration::from_millis(away)).await;
             }
+            _ => self.start_and_stop_at_once().await,
         }
     }
 
@@ -188,6 +189,20 @@ impl Driver {
         self.wish("start", body).await;
         if self.chance.percent(85) {
             self.plug(&place.cp, connector).await;
+        }
+    }
+
+    /// Has pressed the wrong button. The stop reaches the other replica half of the time, and the
+    /// charge point perhaps before the start does.
+    async fn start_and_stop_at_once(&mut self) {
+        self.start().await;
+        let last = self.wishes.iter().rev().find(|wish| wish.verb == "start");
+        let session = last
+            .and_then(|wish| wish.answer.as_ref())
+            .and_then(|answer| answer["session_id"].as_str())
+            .map(str::to_owned);
+        if let Some(session) = session {
+            self.stop(&session).await;
         }
     }
 
@@ -639,6 +654,20 @@ impl Operator {
     pub async fn open(&self) -> Option<usize> {
         let answer = self.caller.ask("session_ls", &json!({})).await?;
         answer["sessions"].as_array().map(Vec::len)
+    }
+
+    /// Until nothing that was stopped still takes energy. No car goes before: a stop that was lost
+    /// would not be seen.
+    pub async fn wait_for_stops(&self, deadline: Instant) {
+        while Instant::now() < deadline {
+            if let Some(answer) = self.caller.ask("session_ls", &json!({})).await
+                && let Some(sessions) = answer["sessions"].as_array()
+                && !sessions.iter().any(|view| view["state"] == "stopping")
+            {
+                return;
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Reads all sessions of everybody.

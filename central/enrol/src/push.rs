@@ -45,7 +45,7 @@ pub enum PushError {
     #[error("{subject}: {why}")]
     Ask {
         /// Which question.
-        subject: &'static str,
+        subject: String,
         /// Why.
         why: String,
     },
@@ -71,7 +71,7 @@ pub enum PushError {
 struct Answer {
     server: Server,
     #[serde(default)]
-    data: Data,
+    data: Option<Data>,
     error: Option<Data>,
 }
 
@@ -86,6 +86,7 @@ struct Data {
     code: u32,
     #[serde(default, alias = "description")]
     message: String,
+    jwt: Option<String>,
 }
 
 /// Puts all accounts in force on every server that answers. Returns the servers' names.
@@ -134,32 +135,57 @@ async fn push_one(
     )
     .await?;
     for answer in &answers {
-        let outcome = answer.error.as_ref().unwrap_or(&answer.data);
-        if outcome.code != 200 {
-            return Err(not_taken(&answer.server.name, &outcome.message));
+        match answer.error.as_ref().or(answer.data.as_ref()) {
+            Some(outcome) if outcome.code == 200 => {}
+            Some(outcome) => return Err(not_taken(&answer.server.name, &outcome.message)),
+            None => return Err(not_taken(&answer.server.name, "it says nothing")),
         }
     }
     let taken: BTreeSet<&str> = answers.iter().map(|a| a.server.name.as_str()).collect();
     match servers.iter().find(|s| !taken.contains(s.as_str())) {
         Some(silent) => Err(not_taken(silent, "it does not answer")),
-        None => Ok(()),
+        None => see_in_force(nats, token).await,
     }
+}
+
+/// A server says that it has taken a token before it has looked at who signed it. What counts is
+/// what it goes by.
+async fn see_in_force(nats: &async_nats::Client, token: &AccountToken) -> Result<(), PushError> {
+    let subject = format!("$SYS.REQ.ACCOUNT.{}.INFO", token.id);
+    for answer in ask(nats, &subject, "", None).await? {
+        // None: nobody of the account has connected there yet, so that it will be looked at then.
+        if answer
+            .data
+            .and_then(|data| data.jwt)
+            .is_some_and(|jwt| jwt != token.jwt)
+        {
+            return Err(PushError::NotTaken {
+                account: token.account.to_string(),
+                server: answer.server.name,
+                why: "it does not trust who signed it; has it the present auth.conf?".into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Asks all servers; waits for so many, or until no more come.
 async fn ask(
     nats: &async_nats::Client,
-    subject: &'static str,
+    subject: &str,
     payload: &str,
     count: Option<usize>,
 ) -> Result<Vec<Answer>, PushError> {
-    let failed = |why: String| PushError::Ask { subject, why };
+    let failed = |why: String| PushError::Ask {
+        subject: subject.to_owned(),
+        why,
+    };
     let inbox = nats.new_inbox();
     let mut replies = nats
         .subscribe(inbox.clone())
         .await
         .map_err(|e| failed(e.to_string()))?;
-    nats.publish_with_reply(subject, inbox, payload.to_owned().into())
+    nats.publish_with_reply(subject.to_owned(), inbox, payload.to_owned().into())
         .await
         .map_err(|e| failed(e.to_string()))?;
     let deadline = Instant::now() + ANSWER_WAIT;

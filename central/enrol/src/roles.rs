@@ -294,6 +294,7 @@ impl Role {
             Self::Enrol => Grants {
                 publish: vec![
                     "$SYS.REQ.CLAIMS.UPDATE".into(),
+                    "$SYS.REQ.ACCOUNT.*.INFO".into(),
                     "$SYS.REQ.SERVER.PING".into(),
                 ],
                 subscribe: vec![inbox],

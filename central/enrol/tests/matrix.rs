@@ -99,6 +99,8 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
     ("$SYS.REQ.CLAIMS.DELETE",                  &[],            &[]),
     ("$SYS.REQ.CLAIMS.PACK",                    &[],            &[]),
     ("$SYS.REQ.SERVER.PING",                    &[Enrol],       &[]),
+    ("$SYS.REQ.ACCOUNT.A.INFO",                 &[Enrol],       &[]),
+    ("$SYS.REQ.ACCOUNT.A.CONNZ",                &[],            &[]),
     ("$SYS.REQ.USER.INFO",                      &[],            &[]),
     ("$SYS.REQ.ACCOUNT.PING.CONNZ",             &[],            &[]),
     ("$SYS.ACCOUNT.*.CONNECT",                  &[],            &[]),

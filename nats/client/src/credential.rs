@@ -175,3 +175,57 @@ fn block<'t>(text: &'t str, what: &str) -> Option<&'t str> {
     let end = lines.next()?;
     (end.starts_with("---") && end.ends_with(&format!("END {what}------"))).then_some(content)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+
+    use super::*;
+
+    fn file(claims: &str) -> String {
+        let claims = data_encoding::BASE64URL_NOPAD.encode(claims.as_bytes());
+        let seed = KeyPair::new_user().seed().expect("a seed");
+        format!(
+            "-----BEGIN NATS USER JWT-----\nh.{claims}.s\n------END NATS USER JWT------\n\n\
+             ************************* IMPORTANT *************************\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+    }
+
+    #[test]
+    fn a_credential_says_whose_it_is_and_where_its_answers_arrive() {
+        let claims = r#"{"name":"CP-001","exp":9,"nats":{"tags":["role:charge-point"]}}"#;
+        let credential = Credential::parse(&file(claims)).expect("a credential");
+        assert_eq!(credential.name(), "CP-001");
+        assert_eq!(credential.role(), Some("charge-point"));
+        assert_eq!(credential.expires_at_s(), Some(9));
+        assert_eq!(credential.inbox_prefix(), "_INBOX_CP-001");
+        assert!(!format!("{credential:?}").contains("seed"));
+    }
+
+    #[test]
+    fn what_is_no_credential_is_refused_with_a_reason() {
+        let good = file(r#"{"name":"alice"}"#);
+        for (text, why) in [
+            (String::new(), "user JWT"),
+            (good.replace("BEGIN USER NKEY", "BEGIN"), "user key"),
+            (good.replace("\nh.", "\nh"), "not base64"),
+            (file("{}"), "names nobody"),
+            (good.replace("\nSU", "\nXX"), "key is none"),
+        ] {
+            let refused = Credential::parse(&text).expect_err("it was taken");
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_everybody_may_read_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("alice.creds");
+        fs::write(&path, file(r#"{"name":"alice"}"#)).expect("written");
+        for (mode, is_taken) in [(0o600, true), (0o640, true), (0o644, false), (0o604, false)] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
+            assert_eq!(Credential::read(&path).is_ok(), is_taken, "{mode:o}");
+        }
+    }
+}

@@ -202,3 +202,43 @@ fn readable(path: &Path) -> Result<(), AccessError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(url: &str) -> Access {
+        Access {
+            url: url.into(),
+            credentials: "/nowhere/alice.creds".into(),
+            tls: None,
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_before_anything_is_tried() {
+        let told = |_| std::future::ready(());
+        let wrong = |url| match access(url).options(Pauses::default(), told) {
+            Ok(_) => panic!("it was taken"),
+            Err(error) => error.to_string(),
+        };
+        assert!(wrong("nats://").contains("no address"));
+        assert!(wrong("nats://a:4222,").contains("no address"));
+        assert!(wrong("nats://a:4222,nats://b:4222").contains("alice.creds"));
+    }
+
+    #[test]
+    fn pauses_grow_are_bounded_and_are_no_two_alike() {
+        let pauses = Pauses::default();
+        for attempts in 0..100 {
+            let pause = pauses.before(attempts);
+            assert!(pause <= pauses.max, "{attempts}: {pause:?}");
+            assert!(
+                attempts < 7 || pause >= pauses.max / 2,
+                "{attempts}: {pause:?}"
+            );
+        }
+        let many: std::collections::BTreeSet<_> = (0..20).map(|_| pauses.before(9)).collect();
+        assert!(many.len() > 10);
+    }
+}

@@ -215,7 +215,9 @@ impl Process {
     /// When it does not run.
     pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
-        self.signal(Signal::CONT)
+        // One that is quick has ended by now.
+        let thawed = self.signal(Signal::CONT);
+        if self.is_running() { thawed } else { Ok(()) }
     }
 
     /// Waits until it has ended by itself or by a signal.

@@ -1,8 +1,13 @@
 //! The configuration file: typed, read in full before anything is opened.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use central_core::decide::Settings;
+use ev_client::{Access, AccessError, Tls};
 use ev_contract::ids::ReplicaId;
 use serde::Deserialize;
 
@@ -16,6 +21,16 @@ pub struct Config {
     pub replica: ReplicaId,
     /// Where nats-server is; several, separated by commas, for a cluster.
     pub nats_url: String,
+    /// The credentials file of this replica.
+    #[serde(default)]
+    pub credentials: PathBuf,
+    /// Who may vouch for nats-server, PEM.
+    #[serde(default)]
+    pub ca: PathBuf,
+    /// A certificate of this replica's, PEM, where nats-server asks for one.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
     /// Where `/healthz`, `/readyz` and `/metrics` are served.
     #[serde(default = "http_addr")]
     pub http_addr: SocketAddr,
@@ -127,7 +142,28 @@ impl Config {
             path: shown.clone(),
             source,
         })?;
-        Self::parse(&text, &shown)
+        let config = Self::parse(&text, &shown)?;
+        config
+            .access()
+            .and_then(|access| access.check("central", config.replica.as_str()).map(drop))
+            .map_err(|e| ConfigError::Value {
+                path: shown,
+                key: e.key(),
+                why: e.to_string(),
+            })?;
+        Ok(config)
+    }
+
+    /// What opens nats-server.
+    ///
+    /// # Errors
+    /// [`AccessError::Half`].
+    pub fn access(&self) -> Result<Access, AccessError> {
+        Ok(Access {
+            url: self.nats_url.clone(),
+            credentials: self.credentials.clone(),
+            tls: Tls::new(self.ca.clone(), self.certificate.clone(), self.key.clone())?,
+        })
     }
 
     /// Checks a text; `path` is for messages.
@@ -144,16 +180,27 @@ impl Config {
             key,
             why: why.into(),
         };
-        for server in config.servers() {
-            if !server
-                .parse::<async_nats::ServerAddr>()
-                .is_ok_and(|server| !server.host().is_empty())
-            {
-                return Err(wrong(
-                    "nats_url",
-                    "give nats://HOST:PORT, several with commas",
-                ));
-            }
+        if config.credentials.as_os_str().is_empty() {
+            let why = format!(
+                "is missing; give the file that `central enrol central {}` writes",
+                config.replica
+            );
+            return Err(wrong("credentials", &why));
+        }
+        if config.ca.as_os_str().is_empty() {
+            return Err(wrong(
+                "ca",
+                "is missing; give the tls/ca.crt that `central enrol certificate` writes",
+            ));
+        }
+        let access = config
+            .access()
+            .map_err(|e| wrong(e.key(), &e.to_string()))?;
+        if access.servers().is_err() {
+            return Err(wrong(
+                "nats_url",
+                "give nats://HOST:PORT, several with commas",
+            ));
         }
         if !matches!(config.stream_replicas, 1 | 3 | 5) {
             return Err(wrong("stream_replicas", "give 1, 3 or 5"));
@@ -190,11 +237,6 @@ impl Config {
         Ok(config)
     }
 
-    /// The servers, one by one.
-    pub fn servers(&self) -> impl Iterator<Item = &str> {
-        self.nats_url.split(',').map(str::trim)
-    }
-
     /// What the core needs of it.
     #[must_use]
     pub fn settings(&self) -> Settings {
@@ -217,23 +259,24 @@ impl Config {
 mod tests {
     use super::*;
 
+    const BASE: &str = "replica = \"central-1\"\n\
+        nats_url = \"nats://127.0.0.1:4222\"\n\
+        credentials = \"central-1.creds\"\n\
+        ca = \"ca.crt\"\n";
+
     #[test]
     fn a_short_configuration_is_enough() {
-        let config = Config::parse(
-            "replica = \"central-1\"\nnats_url = \"nats://127.0.0.1:4222\"\n",
-            "central.toml",
-        )
-        .unwrap();
+        let config = Config::parse(BASE, "central.toml").unwrap();
         assert_eq!(config.stream_replicas, 1);
     }
 
     #[test]
     fn a_bad_configuration_names_file_key_and_what_would_be_right() {
-        let base = "replica = \"central-1\"\nnats_url = \"nats://127.0.0.1:4222\"\n";
         for (extra, key) in [
             ("stream_replicas = 2", "stream_replicas"),
             ("sessions_per_driver = 0", "sessions_per_driver"),
             ("snapshot_every = 1", "snapshot_every"),
+            ("certificate = \"c.crt\"", "certificate"),
             ("colour = 1", "colour"),
             ("http_addr = \"nowhere\"", "http_addr"),
             (
@@ -242,12 +285,30 @@ mod tests {
             ),
             ("[limits]\nguests = { per_s = 1, burst = 1 }", "guests"),
         ] {
-            let error = Config::parse(&format!("{base}{extra}\n"), "central.toml").unwrap_err();
+            let error = Config::parse(&format!("{BASE}{extra}\n"), "central.toml").unwrap_err();
             let text = error.to_string();
             assert!(
                 text.contains("central.toml") && text.contains(key),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn what_opens_the_server_must_be_named_with_who_makes_it() {
+        for (line, key) in [
+            ("credentials", "central enrol central central-1"),
+            ("ca", "ca.crt"),
+        ] {
+            let text: String = BASE
+                .lines()
+                .filter(|l| !l.starts_with(line))
+                .map(|l| format!("{l}\n"))
+                .collect();
+            let error = Config::parse(&text, "central.toml")
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(line) && error.contains(key), "{error}");
         }
     }
 }

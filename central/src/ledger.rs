@@ -129,9 +129,14 @@ pub struct Entry {
 }
 
 /// Reads the ledger from a sequence on, for ever, in order.
-pub async fn read(stream: stream::Stream, mut from: u64, entries: mpsc::Sender<Entry>) {
+pub async fn read(
+    client: async_nats::Client,
+    stream: stream::Stream,
+    mut from: u64,
+    entries: mpsc::Sender<Entry>,
+) {
     loop {
-        match read_once(&stream, &mut from, &entries).await {
+        match read_once(&client, &stream, &mut from, &entries).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!(error = %format!("{error:#}"), from, "reading the ledger again");
@@ -142,14 +147,14 @@ pub async fn read(stream: stream::Stream, mut from: u64, entries: mpsc::Sender<E
 }
 
 async fn read_once(
+    client: &async_nats::Client,
     stream: &stream::Stream,
     from: &mut u64,
     entries: &mpsc::Sender<Entry>,
 ) -> anyhow::Result<()> {
-    let client_inbox = format!("_INBOX.{}", uuid::Uuid::new_v4().simple());
     let consumer = stream
         .create_consumer(push::OrderedConfig {
-            deliver_subject: client_inbox,
+            deliver_subject: client.new_inbox(),
             deliver_policy: DeliverPolicy::ByStartSequence {
                 start_sequence: *from,
             },

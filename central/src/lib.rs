@@ -33,6 +33,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use async_nats::jetstream;
 use central_core::state::{Alarm, Log};
+use ev_client::{LinkEvent, Pauses};
 use ev_contract::streams;
 use tokio::{net::TcpListener, sync::mpsc, sync::watch};
 
@@ -44,8 +45,12 @@ use crate::{
     out::Out,
 };
 
-/// A server that has not been heard for two of these is gone.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Soon, since everybody waits for central; replicas do not come back in step.
+const PAUSES: Pauses = Pauses {
+    first_max: Duration::from_millis(100),
+    min: Duration::from_millis(100),
+    max: Duration::from_secs(2),
+};
 /// What waits in the client library for the connection; while it is down, whoever sends more waits.
 /// Few, since what waits there can be large and can no longer be taken back.
 const CLIENT_QUEUE: usize = 1_024;
@@ -155,7 +160,12 @@ async fn serve(
     };
     let from = beginning.log.state().basis().seq + 1;
     let (entries_to, entries) = mpsc::channel(ledger::READ_AHEAD);
-    let reader = tokio::spawn(ledger::read(places.ledger.clone(), from, entries_to));
+    let reader = tokio::spawn(ledger::read(
+        client.clone(),
+        places.ledger.clone(),
+        from,
+        entries_to,
+    ));
     let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
@@ -228,47 +238,33 @@ async fn connect(
     name: String,
     untaken: usize,
 ) -> anyhow::Result<async_nats::Client> {
-    let servers: Vec<async_nats::ServerAddr> = config
-        .servers()
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .context("nats_url")?;
+    let access = config.access()?;
     let metrics = Arc::clone(metrics);
     let called = name.clone();
-    async_nats::ConnectOptions::new()
+    let (options, _) = access.options(PAUSES, move |event| {
+        let (metrics, link) = (Arc::clone(&metrics), called.clone());
+        async move {
+            match event {
+                LinkEvent::Up => tracing::info!(link, "connected to nats-server"),
+                LinkEvent::Down => tracing::warn!(link, "nats-server is out of reach"),
+                LinkEvent::Denied(_) | LinkEvent::Refused(_) => {
+                    tracing::error!(link, "{event}");
+                }
+                LinkEvent::Failed(_) => tracing::warn!(link, "{event}"),
+                LinkEvent::Slow => {
+                    // Counted and not logged: in a storm there is one for each message.
+                    metrics.ignored("came_too_fast");
+                }
+                LinkEvent::Other(words) => tracing::debug!(link, words, "nats"),
+            }
+        }
+    })?;
+    options
         .name(name)
         .retry_on_initial_connect()
-        .ping_interval(PING_INTERVAL)
         .client_capacity(CLIENT_QUEUE)
         .subscription_capacity(untaken)
-        .reconnect_delay_callback(|attempts| {
-            // 50 ms, doubling to two seconds, with jitter: replicas do not come back in step.
-            let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
-            let delay = Duration::from_millis(50 * 2u64.pow(exponent)).min(Duration::from_secs(2));
-            delay.mul_f64(0.5 + rand::random::<f64>())
-        })
-        .event_callback(move |event| {
-            let (metrics, link) = (Arc::clone(&metrics), called.clone());
-            async move {
-                match event {
-                    async_nats::Event::Connected => {
-                        tracing::info!(link, "connected to nats-server")
-                    }
-                    async_nats::Event::Disconnected => {
-                        tracing::warn!(link, "nats-server is out of reach");
-                    }
-                    async_nats::Event::ServerError(error) => {
-                        tracing::error!(link, %error, "nats-server refused something");
-                    }
-                    async_nats::Event::SlowConsumer(_) => {
-                        // Counted and not logged: in a storm there is one for each message.
-                        metrics.ignored("came_too_fast");
-                    }
-                    other => tracing::debug!(link, %other, "nats"),
-                }
-            }
-        })
-        .connect(servers)
+        .connect(access.servers()?)
         .await
         .context("connecting to nats-server")
 }

@@ -49,18 +49,37 @@ pub struct Global {
         hide_env_values = true
     )]
     pub nats_url: String,
-    /// Who you are, for drivers' verbs
-    #[arg(long, global = true, env = "EV_DRIVER", value_name = "ID")]
-    pub driver: Option<DriverId>,
-    /// Who you are, for `op`
+    /// What proves who you are: a credentials file, or a folder with driver/ID.creds and
+    /// operator/ID.creds [default: ev/creds in the XDG configuration folder]
+    #[arg(long, global = true, env = "EV_CREDENTIALS", value_name = "PATH")]
+    pub credentials: Option<PathBuf>,
+    /// Who may vouch for the server, PEM [default: ev/ca.crt in the XDG configuration folder]
+    #[arg(long, global = true, env = "EV_NATS_CA", value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// A certificate of your own, PEM, where the server asks for one
     #[arg(
         long,
         global = true,
-        env = "EV_OPERATOR",
-        value_name = "ID",
-        default_value = DEFAULT_OPERATOR
+        env = "EV_NATS_CERTIFICATE",
+        value_name = "FILE",
+        requires = "key"
     )]
-    pub operator: OperatorId,
+    pub certificate: Option<PathBuf>,
+    /// Its key
+    #[arg(
+        long,
+        global = true,
+        env = "EV_NATS_KEY",
+        value_name = "FILE",
+        requires = "certificate"
+    )]
+    pub key: Option<PathBuf>,
+    /// Who you are, for drivers' verbs [default: whose the credentials file is]
+    #[arg(long, global = true, env = "EV_DRIVER", value_name = "ID")]
+    pub driver: Option<DriverId>,
+    /// Who you are, for `op` [default: whose the credentials file is, or `operator`]
+    #[arg(long, global = true, env = "EV_OPERATOR", value_name = "ID")]
+    pub operator: Option<OperatorId>,
     /// Where requests are written down before they are sent [default: the XDG state folder]
     #[arg(long, global = true, env = "EV_STATE_DIR", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
@@ -80,7 +99,7 @@ pub struct Global {
 
 /// Where NATS is unless somebody says otherwise.
 pub const DEFAULT_NATS_URL: &str = "nats://127.0.0.1:4222";
-/// Who the operator is unless somebody says otherwise.
+/// Which operator's credential is taken from a folder unless somebody says otherwise.
 pub const DEFAULT_OPERATOR: &str = "operator";
 
 /// What to do.

@@ -5,17 +5,10 @@
 //! only when every attempt got it was nothing delivered; a permission denied is silent for the
 //! asker and only seen as an event; a first connection is not retried by the library.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
-use async_nats::{
-    ConnectErrorKind, ConnectOptions, Event, StatusCode, Subscriber, connection::State,
-};
+use async_nats::{ConnectErrorKind, StatusCode, Subscriber, connection::State};
+use ev_client::{Access, Denied, LinkEvent, Operation, Pauses};
 use ev_contract::{
     codes::{Code, Problem},
     v1::{
@@ -34,6 +27,7 @@ use tokio::{
 use crate::{
     failure::{About, Failure, Refusal},
     identity::Who,
+    verbs::cannot_connect,
 };
 
 /// Without an answer for so long, the same request is sent again: a replica that froze or died
@@ -53,16 +47,20 @@ const PAUSE_NAMED_MAX: Duration = Duration::from_secs(5);
 /// How often to look whether a lost connection is back.
 const RECONNECT_LOOK: Duration = Duration::from_millis(50);
 
-/// As on the server: a dead connection is noticed within 15 s.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// After a restart of the server all drivers would return at once.
+const PAUSES: Pauses = Pauses {
+    first_max: Duration::from_millis(200),
+    min: Duration::from_millis(200),
+    max: Duration::from_secs(4),
+};
 
 /// What the connection has told us.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
     /// It stands.
     pub connected: bool,
-    /// The server's words when it last denied something.
-    pub denied: Option<String>,
+    /// What the server last denied.
+    pub denied: Option<Denied>,
 }
 
 /// A connection to central's NATS.
@@ -169,14 +167,15 @@ impl Client {
     /// Connects, trying again until `patience` is over. `on_retry` hears once that it takes long.
     ///
     /// # Errors
-    /// [`Failure::Unreachable`], [`Failure::Usage`] for a URL that is none, and
-    /// [`Failure::NotPermitted`].
+    /// [`Failure::Unreachable`], [`Failure::NotPermitted`], and [`Failure::Usage`] for files that
+    /// cannot be used.
     pub async fn connect(
-        url: &str,
+        access: &Access,
         patience: Duration,
         mut on_retry: impl FnMut(&str),
     ) -> Result<Self, Failure> {
         let deadline = Instant::now() + patience;
+        let url = access.url.as_str();
         let mut pause = PAUSE_MIN;
         let mut told = false;
         loop {
@@ -184,29 +183,18 @@ impl Client {
                 connected: true,
                 denied: None,
             });
-            let connected_once = Arc::new(AtomicBool::new(false));
-            let was_connected = Arc::clone(&connected_once);
-            let options = ConnectOptions::new()
-                .name("driver-cli")
-                .ping_interval(PING_INTERVAL)
-                .connection_timeout(patience.min(Duration::from_secs(5)))
-                .reconnect_delay_callback(move |attempts| {
-                    // The library asks before the very first attempt too: nobody need wait then.
-                    if !was_connected.load(Ordering::Relaxed) {
-                        return Duration::ZERO;
-                    }
-                    // Its own delay has no jitter: after a restart of the server all drivers
-                    // would return at once.
-                    let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
-                    jittered((PAUSE_MIN * 2_u32.pow(exponent)).min(PAUSE_MAX * 4))
-                })
-                .event_callback(move |event| {
-                    note(&link_tx, &event);
+            let (options, _) = access
+                .options(PAUSES, move |event| {
+                    note(&link_tx, event);
                     std::future::ready(())
-                });
-            let error = match timeout_at(deadline, options.connect(url)).await {
+                })
+                .map_err(|e| cannot_connect(&e))?;
+            let options = options
+                .name("driver-cli")
+                .connection_timeout(patience.min(Duration::from_secs(5)));
+            let servers = access.servers().map_err(|e| cannot_connect(&e))?;
+            let error = match timeout_at(deadline, options.connect(servers)).await {
                 Ok(Ok(nats)) => {
-                    connected_once.store(true, Ordering::Relaxed);
                     return Ok(Self {
                         nats,
                         link,
@@ -216,26 +204,17 @@ impl Client {
                 Ok(Err(error)) => error,
                 Err(_) => return Err(unreachable(url, "it does not answer")),
             };
-            match error.kind() {
-                ConnectErrorKind::ServerParse => {
-                    return Err(Failure::usage(
-                        format!("`{url}` is not the URL of a NATS server"),
-                        "write for instance --nats-url nats://127.0.0.1:4222",
-                    ));
-                }
-                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                    return Err(Failure::NotPermitted {
-                        message: format!("the NATS server at {url} does not let you in"),
-                        hint: "check the credentials in --nats-url".to_owned(),
-                    });
-                }
-                ConnectErrorKind::Dns
-                | ConnectErrorKind::TimedOut
-                | ConnectErrorKind::Tls
-                | ConnectErrorKind::Io
-                | ConnectErrorKind::MaxReconnects => {}
+            let why = access.in_words(&error);
+            if matches!(
+                error.kind(),
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation
+            ) {
+                return Err(Failure::NotPermitted {
+                    message: format!("the NATS server at {url} does not let you in: {why}"),
+                    hint: "whoever runs the system makes new credentials with `central enrol`"
+                        .to_owned(),
+                });
             }
-            let why = root_cause(&error);
             if Instant::now() + pause >= deadline {
                 return Err(unreachable(url, &why));
             }
@@ -361,16 +340,16 @@ impl Client {
                 changed = link.changed(), if link_lives => {
                     link_lives = changed.is_ok();
                     let denied = changed.is_ok().then(|| link.borrow_and_update().denied.clone()).flatten();
-                    if let Some(words) = denied {
-                        let lower = words.to_lowercase();
-                        if lower.contains("publish") && words.contains(&subject) {
-                            return Err(NoAnswer::Denied(words));
+                    match denied {
+                        Some(denied) if denied.operation == Operation::Publish && denied.subject == subject => {
+                            return Err(NoAnswer::Denied(LinkEvent::Denied(denied).to_string()));
                         }
-                        if lower.contains("subscription") && words.contains(&inbox) {
+                        Some(denied) if denied.operation == Operation::Subscribe && denied.subject.starts_with(&inbox) => {
                             return Err(NoAnswer::Silence {
-                                last: Some(format!("the server lets no answer through ({words})")),
+                                last: Some(format!("no answer comes through: {}", LinkEvent::Denied(denied))),
                             });
                         }
+                        _ => {}
                     }
                 }
                 () = sleep_until(wake) => {
@@ -393,17 +372,12 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     Duration::from_millis(ms - ms / 4 + rand::random_range(0..=ms / 2))
 }
 
-fn note(link: &watch::Sender<Link>, event: &Event) {
+fn note(link: &watch::Sender<Link>, event: LinkEvent) {
     match event {
-        Event::Connected => link.send_modify(|l| l.connected = true),
-        Event::Disconnected | Event::Closed => link.send_modify(|l| l.connected = false),
-        Event::ServerError(error) => {
-            let words = error.to_string();
-            if words.to_lowercase().contains("permissions violation") {
-                link.send_modify(|l| l.denied = Some(words));
-            }
-        }
-        Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) | Event::ClientError(_) => {}
+        LinkEvent::Up => link.send_modify(|l| l.connected = true),
+        LinkEvent::Down => link.send_modify(|l| l.connected = false),
+        LinkEvent::Denied(denied) => link.send_modify(|l| l.denied = Some(denied)),
+        LinkEvent::Refused(_) | LinkEvent::Failed(_) | LinkEvent::Slow | LinkEvent::Other(_) => {}
     }
 }
 

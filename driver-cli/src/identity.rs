@@ -32,6 +32,15 @@ impl Who {
         .to_string()
     }
 
+    /// What the credential must have been enrolled as.
+    #[must_use]
+    pub fn role(&self) -> &'static str {
+        match self {
+            Self::Driver(_) => "driver",
+            Self::Operator(_) => "operator",
+        }
+    }
+
     /// The id that answers are addressed to.
     #[must_use]
     pub fn id(&self) -> &str {

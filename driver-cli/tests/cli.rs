@@ -30,7 +30,7 @@ use ev_contract::{
     },
     wire::{self, Encoding, Tag},
 };
-use ev_testkit::{NatsServer, PATIENCE, wait_until};
+use ev_testkit::{Keys, NatsServer, PATIENCE, Role, wait_until};
 use futures::StreamExt;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -277,11 +277,13 @@ fn usual(asked: &Asked) -> Does {
 }
 
 /// The program, for alice unless the line says otherwise.
-fn program(url: &str, state: &Path, line: &[&str]) -> Command {
+fn program(keys: &Keys, url: &str, state: &Path, line: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_driver-cli"));
     command
         .env_clear()
         .env("EV_NATS_URL", url)
+        .env("EV_CREDENTIALS", keys.creds_dir())
+        .env("EV_NATS_CA", keys.ca())
         .env("EV_DRIVER", "alice")
         .env("EV_STATE_DIR", state)
         .args(line)
@@ -292,8 +294,8 @@ fn program(url: &str, state: &Path, line: &[&str]) -> Command {
     command
 }
 
-async fn output(url: &str, state: &Path, line: &[&str]) -> Output {
-    timeout(PATIENCE, program(url, state, line).output())
+async fn output(keys: &Keys, url: &str, state: &Path, line: &[&str]) -> Output {
+    timeout(PATIENCE, program(keys, url, state, line).output())
         .await
         .expect("the program hangs")
         .unwrap()
@@ -318,6 +320,19 @@ fn json(output: &Output) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
+/// Whoever the tests act as.
+fn keys() -> Keys {
+    let keys = Keys::new().unwrap();
+    for (role, name) in [
+        (Role::Driver, "alice"),
+        (Role::Operator, "operator"),
+        (Role::Operator, "olga"),
+    ] {
+        keys.creds(role, name).unwrap();
+    }
+    keys
+}
+
 struct Bench {
     server: NatsServer,
     state: TempDir,
@@ -326,17 +341,23 @@ struct Bench {
 impl Bench {
     async fn new() -> Self {
         Self {
-            server: NatsServer::start().await.unwrap(),
+            server: NatsServer::start_locked(&keys()).await.unwrap(),
             state: tempfile::tempdir().unwrap(),
         }
     }
 
     async fn run(&self, line: &[&str]) -> Output {
-        output(&self.server.url(), self.state.path(), line).await
+        self.run_at(&self.server.url(), self.state.path(), line)
+            .await
+    }
+
+    async fn run_at(&self, url: &str, state: &Path, line: &[&str]) -> Output {
+        output(self.server.keys(), url, state, line).await
     }
 
     fn program(&self, line: &[&str]) -> Command {
-        program(&self.server.url(), self.state.path(), line)
+        let url = self.server.url();
+        program(self.server.keys(), &url, self.state.path(), line)
     }
 
     /// The stored requests of alice.
@@ -640,7 +661,7 @@ async fn nobody_there_means_that_nothing_was_sent() {
     assert_eq!(json(&no_central)["cp_id"], "CP-001");
 
     let url = format!("nats://127.0.0.1:{}", ev_testkit::free_port());
-    let no_server = output(&url, bench.state.path(), &line).await;
+    let no_server = bench.run_at(&url, bench.state.path(), &line).await;
     assert_eq!(code(&no_server), 7);
     assert!(stderr(&no_server).contains(&url));
 }
@@ -651,7 +672,9 @@ async fn a_state_folder_that_cannot_be_written_stops_the_start_before_it_is_sent
     let central = Central::start(&bench.server, usual).await;
     let file = bench.state.path().join("not-a-folder");
     std::fs::write(&file, b"").unwrap();
-    let done = output(&bench.server.url(), &file, &["start", "CP-001", "--json"]).await;
+    let done = bench
+        .run_at(&bench.server.url(), &file, &["start", "CP-001", "--json"])
+        .await;
     assert_eq!(code(&done), 1);
     assert!(stderr(&done).contains("--state-dir"));
     assert!(central.asked("start").is_empty());
@@ -1021,22 +1044,84 @@ async fn a_permission_that_is_missing_is_said_at_once_and_plainly() {
         &conf,
         r#"
             jetstream { store_dir: $EV_NATS_STORE }
+            tls { cert_file: $EV_NATS_CERT, key_file: $EV_NATS_KEY, handshake_first: true }
             authorization { default_permissions: { publish: { deny: ["ev.v1.driver.>"] } }
                             users: [ { user: "a", password: "a" } ] }
             no_auth_user: "a"
         "#,
     )
     .unwrap();
-    let server = NatsServer::start_with_conf(&conf).await.unwrap();
+    let keys = keys();
+    let server = NatsServer::start_with_conf(&keys, &conf).await.unwrap();
     let line = ["start", "CP-001", "--json", "--timeout", "20s"];
     let denied = timeout(
         Duration::from_secs(15),
-        output(&server.url(), folder.path(), &line),
+        output(&keys, &server.url(), folder.path(), &line),
     )
     .await
     .expect("it is not said at once");
     assert_eq!(code(&denied), 4, "{}", stderr(&denied));
     assert_eq!(json(&denied)["reason"], "not_allowed");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_credential_is_said_plainly_and_nothing_is_sent() {
+    let bench = Bench::new().await;
+    let keys = bench.server.keys();
+    let other = Keys::new().unwrap();
+    let creds = |keys: &Keys, name: &str| keys.creds_dir().join(format!("driver/{name}.creds"));
+    other.creds(Role::Driver, "alice").unwrap();
+    {
+        let mut realm = keys.realm().unwrap();
+        realm
+            .issue(Role::Driver, "eve", 1_000_000_100, 1_000_000_000)
+            .unwrap();
+    }
+    let path = |path: &Path| path.display().to_string();
+    let (alice, eve) = (path(&creds(keys, "alice")), path(&creds(keys, "eve")));
+    let (foreign, foreign_ca) = (path(&creds(&other, "alice")), path(&other.ca()));
+    let nowhere = path(&bench.state.path().join("nowhere"));
+    let central = path(&keys.creds_dir().join("central/testkit.creds"));
+    let proxy =
+        ev_testkit::TcpProxy::start(bench.server.monitor_url().trim_start_matches("http://"))
+            .await
+            .unwrap();
+    let in_the_clear = proxy.url();
+    let quick = ["list", "--timeout", "500ms"];
+    for (options, exit, said) in [
+        // Whose it is.
+        (vec!["--driver", "bob"], 2, "bob.creds"),
+        (
+            vec!["--driver", "bob", "--credentials", &alice],
+            4,
+            "of driver alice, not of driver bob",
+        ),
+        (vec!["--credentials", &central], 4, "of central testkit"),
+        // What it is.
+        (vec!["--credentials", &nowhere], 2, "--credentials"),
+        (vec!["--credentials", &foreign_ca], 2, "credentials"),
+        (
+            vec!["--driver", "eve", "--credentials", &eve],
+            4,
+            "expired at 2001-09-09",
+        ),
+        (vec!["--credentials", &foreign], 4, "does not let you in"),
+        // Who the server is.
+        (vec!["--ca", &nowhere], 2, "--ca"),
+        (vec!["--ca", &alice], 2, "no certificate"),
+        (vec!["--ca", &foreign_ca], 7, "not signed by"),
+        (vec!["--nats-url", &in_the_clear], 7, "does not speak TLS"),
+        (vec!["--certificate", &alice], 2, "--key"),
+    ] {
+        let done = bench.run(&[&quick[..], &options].concat()).await;
+        let told = stderr(&done);
+        assert_eq!(code(&done), exit, "{options:?}: {told}");
+        assert!(told.contains(said), "{options:?}: {told}");
+    }
+    // One file says whose it is, and without a name it is gone by.
+    let mut command = bench.program(&["doctor", "--json", "--credentials", &alice]);
+    let done = command.env_remove("EV_DRIVER").output().await.unwrap();
+    assert_eq!(json(&done)["checks"][1]["detail"], "driver alice");
 }
 
 #[tokio::test]
@@ -1078,7 +1163,7 @@ async fn the_doctor_names_the_wrong_piece_and_a_fix() {
 async fn usage_errors_are_documents_too() {
     let folder = tempfile::tempdir().unwrap();
     let line = ["start", "CP-001", "--limit-energy", "20", "--json"];
-    let done = output("nats://127.0.0.1:1", folder.path(), &line).await;
+    let done = output(&keys(), "nats://127.0.0.1:1", folder.path(), &line).await;
     assert_eq!(code(&done), 2);
     assert_eq!(json(&done)["reason"], "usage");
     assert!(stderr(&done).contains("20kWh"));

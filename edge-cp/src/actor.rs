@@ -9,6 +9,7 @@ use edge_core::{
     hardware::{HwAnswer, HwCommand},
     limits::TICK_MS,
 };
+use ev_client::Access;
 use ev_contract::{
     codes::Code,
     connector::ConnectorState,
@@ -110,8 +111,8 @@ impl Handle {
 pub struct Setup {
     /// What it is.
     pub config: Arc<ChargePointConfig>,
-    /// Where NATS is.
-    pub nats_url: String,
+    /// Where NATS is, and what opens it.
+    pub access: Access,
     /// Its store.
     pub store_path: PathBuf,
     /// How many times faster than real its charger runs.
@@ -136,10 +137,10 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
         return;
     };
     let (to_actor, mut uplink_events) = mpsc::channel(UPLINK_EVENTS_MAX);
-    let uplink = match Uplink::connect(&setup.nats_url, &setup.config.id, to_actor).await {
+    let uplink = match Uplink::connect(&setup.access, &setup.config.id, to_actor).await {
         Ok(uplink) => uplink,
         Err(e) => {
-            tracing::error!(cp = %setup.config.id, error = %e, "NATS cannot be used; this charge point does not run");
+            tracing::error!(cp = %setup.config.id, error = %format!("{e:#}"), "NATS cannot be used; this charge point does not run");
             return;
         }
     };

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ev_client::{AccessError, Credential, Tls};
 use ev_contract::{
     ids::{ConnectorId, CpId, SiteId},
     limits::{CONNECTORS_MAX, CURRENT_MA_MIN},
@@ -24,6 +25,8 @@ const CHARGE_POINTS_MAX: usize = 2_000;
 pub struct Config {
     /// Where NATS is.
     pub nats_url: String,
+    /// How NATS is known, and this agent to it.
+    pub tls: Tls,
     /// Where stores and simulated chargers are kept.
     pub state_dir: PathBuf,
     /// The control socket, if there shall be one.
@@ -43,6 +46,8 @@ pub struct ChargePointConfig {
     pub time_zone: String,
     /// By number.
     pub connectors: Vec<ConnectorSpec>,
+    /// Its credentials file: each has its own, and so its own subjects.
+    pub credentials: PathBuf,
     /// The charger behind it.
     pub simulator: SimulatorConfig,
 }
@@ -91,6 +96,10 @@ impl Default for SimulatorConfig {
 #[serde(deny_unknown_fields)]
 struct File {
     nats_url: String,
+    credentials: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
     state_dir: PathBuf,
     control_socket: Option<PathBuf>,
     #[serde(default)]
@@ -103,6 +112,7 @@ struct FileChargePoint {
     id: String,
     site: String,
     time_zone: String,
+    credentials: Option<PathBuf>,
     #[serde(default)]
     connector: Vec<FileConnector>,
     #[serde(default)]
@@ -155,7 +165,33 @@ impl Config {
             file: path.to_owned(),
             faults: vec![format!("the file cannot be read: {e}")],
         })?;
-        Self::parse(&text, path)
+        let config = Self::parse(&text, path)?;
+        let faults = config.file_faults();
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError {
+                file: path.to_owned(),
+                faults,
+            })
+        }
+    }
+
+    /// What is wrong with the files that it names.
+    fn file_faults(&self) -> Vec<String> {
+        let tls = self.tls.check().err();
+        let tls = tls.map(|e| format!("{}: {e}", e.key()));
+        let credentials = self.charge_points.iter().filter_map(|cp| {
+            let checked = Credential::read(&cp.credentials)
+                .map_err(AccessError::from)
+                .and_then(|c| c.check(&cp.credentials, "charge-point", cp.id.as_str()));
+            let e = checked.err()?;
+            Some(format!(
+                "charge_point {:?}, credentials: {e}",
+                cp.id.as_str()
+            ))
+        });
+        tls.into_iter().chain(credentials).collect()
     }
 
     /// Checks the text of a file.
@@ -191,6 +227,17 @@ fn check(file: File, faults: &mut Vec<String>) -> Config {
             file.nats_url
         ));
     }
+    if file.ca.is_none() {
+        faults.push("ca: is missing; for instance \"/etc/edge-cp/ca.crt\", which `central enrol certificate` writes".into());
+    }
+    let tls =
+        Tls::new(file.ca.unwrap_or_default(), file.certificate, file.key).unwrap_or_else(|e| {
+            faults.push(format!("{}: {e}", e.key()));
+            Tls {
+                ca: PathBuf::new(),
+                identity: None,
+            }
+        });
     if file.state_dir.as_os_str().is_empty() {
         faults.push("state_dir: is empty; for instance \"/var/lib/edge-cp\"".into());
     }
@@ -210,14 +257,16 @@ fn check(file: File, faults: &mut Vec<String>) -> Config {
         _ => {}
     }
     let mut ids = BTreeSet::new();
+    let folder = file.credentials;
     let charge_points = file
         .charge_point
         .into_iter()
         .enumerate()
-        .filter_map(|(n, cp)| check_charge_point(cp, n + 1, &mut ids, faults))
+        .filter_map(|(n, cp)| check_charge_point(cp, n + 1, folder.as_deref(), &mut ids, faults))
         .collect();
     Config {
         nats_url: file.nats_url,
+        tls,
         state_dir: file.state_dir,
         control_socket: file.control_socket,
         charge_points,
@@ -227,16 +276,13 @@ fn check(file: File, faults: &mut Vec<String>) -> Config {
 /// Whether a URL can be handed to the NATS client.
 #[must_use]
 pub fn nats_url_is_usable(url: &str) -> bool {
-    url.split(',').all(|one| {
-        one.trim()
-            .parse::<async_nats::ServerAddr>()
-            .is_ok_and(|server| !server.host().is_empty())
-    })
+    ev_client::servers(url).is_ok()
 }
 
 fn check_charge_point(
     cp: FileChargePoint,
     n: usize,
+    folder: Option<&Path>,
     ids: &mut BTreeSet<String>,
     faults: &mut Vec<String>,
 ) -> Option<ChargePointConfig> {
@@ -248,6 +294,15 @@ fn check_charge_point(
         .ok();
     if !ids.insert(cp.id.clone()) {
         faults.push(format!("{key}, id: is used twice; give each its own"));
+    }
+    let credentials = cp
+        .credentials
+        .or_else(|| Some(folder?.join(format!("{}.creds", cp.id))));
+    if credentials.is_none() {
+        faults.push(format!(
+            "{key}, credentials: is missing; `central enrol charge-point {}` writes the file. Name it here, or at the top the folder that has it as {}.creds",
+            cp.id, cp.id
+        ));
     }
     let site: Option<SiteId> = cp
         .site
@@ -314,6 +369,7 @@ fn check_charge_point(
         site: site?,
         time_zone: cp.time_zone,
         connectors,
+        credentials: credentials?,
         simulator: cp.simulator,
     })
 }
@@ -351,6 +407,8 @@ mod tests {
 
     const GOOD: &str = r#"
 nats_url = "nats://127.0.0.1:4222"
+credentials = "/etc/edge-cp/creds"
+ca = "/etc/edge-cp/ca.crt"
 state_dir = "/tmp/x"
 control_socket = "/tmp/x/control.sock"
 [[charge_point]]
@@ -376,6 +434,23 @@ seed = 7
         let config = Config::parse(GOOD, Path::new("f.toml")).unwrap();
         assert_eq!(config.charge_points[0].id.as_str(), "CP-001");
         assert_eq!(config.charge_points[0].simulator.seed, 7);
+        assert_eq!(
+            config.charge_points[0].credentials,
+            Path::new("/etc/edge-cp/creds/CP-001.creds")
+        );
+    }
+
+    #[test]
+    fn what_opens_the_server_must_be_named_with_who_makes_it() {
+        let found = faults(&GOOD.replace("credentials = \"/etc/edge-cp/creds\"\n", ""));
+        assert!(
+            found[0].contains("central enrol charge-point CP-001"),
+            "{found:?}"
+        );
+        let found = faults(&GOOD.replace("ca = \"/etc/edge-cp/ca.crt\"\n", ""));
+        assert!(found[0].contains("central enrol certificate"), "{found:?}");
+        let found = faults(&GOOD.replace("ca =", "key = \"k\"\nca ="));
+        assert!(found[0].contains("certificate"), "{found:?}");
     }
 
     #[test]
@@ -419,12 +494,15 @@ seed = 7
     fn unknown_keys_wrong_types_and_missing_parts_are_refused_with_their_line() {
         let unknown = faults(&GOOD.replace("seed", "sed"));
         assert!(
-            unknown[0].contains("line 14") && unknown[0].contains("sed"),
+            unknown[0].contains("line 16") && unknown[0].contains("sed"),
             "{unknown:?}"
         );
         let typed = faults(&GOOD.replace("16000", "\"16 A\""));
-        assert!(typed[0].contains("line 11"), "{typed:?}");
-        assert!(faults("nats_url = \"nats://h\"\nstate_dir=\"s\"")[0].contains("[[charge_point]]"));
+        assert!(typed[0].contains("line 13"), "{typed:?}");
+        assert!(
+            faults("nats_url = \"nats://h\"\nca=\"c\"\nstate_dir=\"s\"")[0]
+                .contains("[[charge_point]]")
+        );
     }
 
     #[test]

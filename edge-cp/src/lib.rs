@@ -24,6 +24,7 @@ pub mod uplink;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
+use ev_client::Access;
 use tokio::sync::watch;
 
 use crate::{config::Config, control::Reachable, sim::physics::PlantSpec, store::Store};
@@ -66,7 +67,11 @@ pub async fn run(
         let (sim, sim_task) = sim::spawn(spec, &config.state_dir, driver_end, shutdown.clone());
         let setup = actor::Setup {
             config: Arc::clone(&cp),
-            nats_url: config.nats_url.clone(),
+            access: Access {
+                url: config.nats_url.clone(),
+                credentials: cp.credentials.clone(),
+                tls: config.tls.clone(),
+            },
             store_path: Store::path(&config.state_dir, &cp.id),
             speed,
             hardware: agent_end,

@@ -1,15 +1,11 @@
 //! The connection of one charge point to NATS. Nothing here ever makes the actor wait: what cannot
 //! be sent at once is dropped or answered as unanswered, and repeated by those who care.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use async_nats::{
-    Client, ConnectOptions, Event, HeaderMap, Request, ServerAddr, connection::State,
-};
+use async_nats::{Client, HeaderMap, Request, connection::State};
 use edge_core::EvtOutcome;
+use ev_client::{Access, LinkEvent, Pauses};
 use ev_contract::{
     ids::CpId,
     limits::HEARTBEAT_MS,
@@ -21,17 +17,13 @@ use futures::StreamExt;
 use rand::Rng;
 use tokio::{sync::mpsc, time::timeout};
 
-/// A frozen server is noticed after two of these.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// A new connection takes milliseconds; a server that needs longer is as good as none.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest pause between two attempts to connect, before jitter.
-const RECONNECT_MS_MAX: u64 = 5_000;
-/// First pause between two attempts to connect, before jitter.
-const RECONNECT_MS_MIN: u64 = 200;
-/// Longest wait before the first attempt after a loss. 2,000 charge points that return within 2 s
-/// are one a millisecond, which a server and central serve in passing; drivers do not notice 2 s.
-const RETURN_MS_MAX: u64 = 2_000;
+/// When to try again. 2,000 charge points that lost a server in the same moment and return within
+/// 2 s are one a millisecond, which a server and central serve in passing; drivers do not notice 2 s.
+const PAUSES: Pauses = Pauses {
+    first_max: Duration::from_secs(2),
+    min: Duration::from_millis(400),
+    max: Duration::from_secs(7),
+};
 /// How long an answer of central's may take. The core gives up after the same time.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(edge_core::limits::EVT_TIMEOUT_MS);
 /// A publish waits only when the client's queue is full.
@@ -84,35 +76,26 @@ impl Uplink {
     /// Begins to connect, and goes on for ever. Returns at once, whether there is a server or not.
     ///
     /// # Errors
-    /// When the address cannot be used.
+    /// When the address, the credential or a certificate cannot be used.
     pub async fn connect(
-        url: &str,
+        access: &Access,
         cp: &CpId,
         events: mpsc::Sender<UplinkEvent>,
-    ) -> Result<Self, async_nats::ConnectError> {
+    ) -> anyhow::Result<Self> {
         let told = events.clone();
         let name = cp.clone();
-        let ever_tried = AtomicBool::new(false);
-        let options = ConnectOptions::new()
+        let (options, _) = access.options(PAUSES, move |event| {
+            let (told, name) = (told.clone(), name.clone());
+            async move {
+                on_event(&name, event, &told).await;
+            }
+        })?;
+        let client = options
             .name(cp.as_str())
             .retry_on_initial_connect()
-            .custom_inbox_prefix(inbox_prefix(cp))
-            .ping_interval(PING_INTERVAL)
-            .connection_timeout(CONNECT_TIMEOUT)
             .subscription_capacity(COMMANDS_MAX)
-            .reconnect_delay_callback(move |attempts| reconnect_delay(&ever_tried, attempts))
-            .event_callback(move |event| {
-                let (told, name) = (told.clone(), name.clone());
-                async move {
-                    on_event(&name, event, &told).await;
-                }
-            });
-        // Several servers of a cluster, any of which will do. The library takes a text for one.
-        let servers: Vec<ServerAddr> = url
-            .split(',')
-            .map(|one| one.trim().parse())
-            .collect::<Result<_, _>>()?;
-        let client = options.connect(servers).await?;
+            .connect(access.servers()?)
+            .await?;
         Ok(Self {
             client,
             cp: cp.clone(),
@@ -293,13 +276,6 @@ impl Uplink {
     }
 }
 
-/// Where answers to this charge point's own questions arrive: under a prefix of its own, so that
-/// its permissions can name it.
-#[must_use]
-pub fn inbox_prefix(cp: &CpId) -> String {
-    format!("_INBOX_{cp}")
-}
-
 async fn ask(client: &Client, subject: Subject, payload: Vec<u8>) -> Option<bytes::Bytes> {
     if client.connection_state() != State::Connected {
         return None;
@@ -327,48 +303,24 @@ fn decoded<T: serde::de::DeserializeOwned>(cp: &CpId, bytes: &[u8]) -> Option<T>
         .ok()
 }
 
-/// When to try to connect, by how many attempts were made since the connection was lost.
-///
-/// The very first attempt of a program is made at once. The first after a loss waits for any time
-/// up to [`RETURN_MS_MAX`]: a server that was away for a moment has lost all of its charge points
-/// in the same moment. After that pauses double, half of each by chance.
-fn reconnect_delay(ever_tried: &AtomicBool, attempts: usize) -> Duration {
-    let mut rng = rand::rng();
-    let first = attempts <= 1;
-    if !ever_tried.swap(true, Ordering::Relaxed) {
-        return Duration::ZERO;
-    }
-    let ms = if first {
-        rng.random_range(0..=RETURN_MS_MAX)
-    } else {
-        let shift = u32::try_from(attempts - 2).unwrap_or(u32::MAX).min(10);
-        let whole = (RECONNECT_MS_MIN << shift).min(RECONNECT_MS_MAX);
-        rng.random_range(whole / 2..=whole * 3 / 2)
-    };
-    Duration::from_millis(ms)
-}
-
-async fn on_event(cp: &CpId, event: Event, told: &mpsc::Sender<UplinkEvent>) {
+async fn on_event(cp: &CpId, event: LinkEvent, told: &mpsc::Sender<UplinkEvent>) {
     match event {
-        Event::Connected => {
+        LinkEvent::Up => {
             tracing::info!(cp = %cp, "uplink is up");
             let _ = told.send(UplinkEvent::Up).await;
         }
-        Event::Disconnected => {
+        LinkEvent::Down => {
             tracing::info!(cp = %cp, "uplink is down");
             let _ = told.send(UplinkEvent::Down).await;
         }
-        Event::ServerError(e) => {
-            // A denied permission looks like a silent central otherwise.
-            tracing::warn!(cp = %cp, error = %e, "the server refuses something; look at this charge point's permissions");
+        // Either looks like a silent central otherwise.
+        LinkEvent::Denied(_) | LinkEvent::Refused(_) | LinkEvent::Failed(_) => {
+            tracing::warn!(cp = %cp, "{event}");
         }
-        Event::SlowConsumer(_) => {
+        LinkEvent::Slow => {
             tracing::warn!(cp = %cp, "commands arrive faster than they are carried out; some are lost and will be repeated");
         }
-        Event::ClientError(e) => tracing::debug!(cp = %cp, error = %e, "uplink"),
-        Event::LameDuckMode | Event::Draining | Event::Closed => {
-            tracing::debug!(cp = %cp, event = %event, "uplink");
-        }
+        LinkEvent::Other(words) => tracing::debug!(cp = %cp, words, "uplink"),
     }
 }
 
@@ -376,39 +328,4 @@ async fn on_event(cp: &CpId, event: Event, told: &mpsc::Sender<UplinkEvent>) {
 #[must_use]
 pub fn heartbeat_pause() -> Duration {
     Duration::from_millis(rand::rng().random_range(HEARTBEAT_MS * 4 / 5..=HEARTBEAT_MS * 6 / 5))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_connects_at_once_and_returns_by_chance() {
-        let ever_tried = AtomicBool::new(false);
-        assert_eq!(reconnect_delay(&ever_tried, 1), Duration::ZERO);
-        for attempts in [1, 2, 3, 10, 1_000_000] {
-            let delays: Vec<_> = (0..2_000)
-                .map(|_| reconnect_delay(&ever_tried, attempts).as_millis())
-                .collect();
-            let (min, max) = (delays.iter().min().unwrap(), delays.iter().max().unwrap());
-            assert!(max - min >= 150, "{attempts}: {min} to {max}");
-            assert!(*max <= u128::from(RECONNECT_MS_MAX * 3 / 2));
-        }
-    }
-
-    #[test]
-    fn those_who_lost_a_server_together_return_one_by_one() {
-        let ever_tried = AtomicBool::new(true);
-        let mut of_each_tenth = [0_u32; 10];
-        for _ in 0..2_000 {
-            let ms = reconnect_delay(&ever_tried, 1).as_millis();
-            let tenth = ms * 10 / u128::from(RETURN_MS_MAX + 1);
-            of_each_tenth[usize::try_from(tenth).unwrap()] += 1;
-        }
-        // 200 are expected in each; 120 or 280 are six standard deviations away.
-        assert!(
-            of_each_tenth.iter().all(|n| (120..=280).contains(n)),
-            "{of_each_tenth:?}"
-        );
-    }
 }

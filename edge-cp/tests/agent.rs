@@ -28,8 +28,8 @@ use ev_contract::{
     },
     wire::{CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding, Tag, decode, encode},
 };
-use ev_testkit::{NatsServer, PATIENCE, Process, wait_for, wait_until};
-use futures::StreamExt;
+use ev_testkit::{NatsServer, PATIENCE, Process, Role, wait_for, wait_until};
+use futures::{StreamExt, future::try_join_all, stream::select_all};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -64,7 +64,9 @@ impl Central {
     async fn start(server: &NatsServer) -> Result<Self> {
         let client = server.connect().await?;
         let heard = Arc::new(Mutex::new(Heard::default()));
-        let mut all = client.subscribe("ev.v1.cp.*.*").await?;
+        let kinds = ["sync", "evt", "hb"];
+        let kinds = kinds.map(|kind| client.subscribe(format!("ev.v1.cp.*.{kind}")));
+        let mut all = select_all(try_join_all(kinds).await?);
         client.flush().await?;
         let (answers, state) = (client.clone(), Arc::clone(&heard));
         tokio::spawn(async move {
@@ -241,11 +243,15 @@ struct Agent {
 }
 
 impl Agent {
-    fn start(nats_url: &str, simulator: &str) -> Result<Self> {
+    fn start(server: &NatsServer, nats_url: &str, simulator: &str) -> Result<Self> {
         let dir = TempDir::with_prefix("ev-edge-")?;
+        let keys = server.keys();
+        keys.creds(Role::ChargePoint, "CP-001")?;
         let config = format!(
             r#"
 nats_url = "{nats_url}"
+credentials = "{creds}/charge-point"
+ca = "{ca}"
 state_dir = "{state}"
 control_socket = "{socket}"
 [[charge_point]]
@@ -263,6 +269,8 @@ phases = 3
 [charge_point.simulator]
 {simulator}
 "#,
+            creds = keys.creds_dir().display(),
+            ca = keys.ca().display(),
             state = dir.path().join("state").display(),
             socket = dir.path().join("s").display(),
         );
@@ -342,7 +350,7 @@ fn is_charging(id: SessionId) -> impl Fn(&EdgeFact) -> bool {
 async fn a_session_goes_from_start_to_end_and_its_energy_is_the_meters() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let agent = Agent::start(&server.url(), "")?;
+    let agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     let before = agent.register(ONE).await;
 
@@ -386,7 +394,7 @@ async fn any_server_of_a_list_will_do() -> Result<()> {
     let server = NatsServer::start().await?;
     let _central = Central::start(&server).await?;
     let nobody = format!("nats://127.0.0.1:{}", ev_testkit::free_port());
-    let agent = Agent::start(&format!("{nobody}, {}", server.url()), "")?;
+    let agent = Agent::start(&server, &format!("{nobody}, {}", server.url()), "")?;
     agent.ready().await;
     Ok(())
 }
@@ -395,7 +403,7 @@ async fn any_server_of_a_list_will_do() -> Result<()> {
 async fn after_kill_9_the_session_goes_on_with_what_the_car_took_meanwhile() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let mut agent = Agent::start(&server.url(), "")?;
+    let mut agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     let before = agent.register(ONE).await;
     agent.plug(ONE).await;
@@ -436,7 +444,7 @@ async fn after_kill_9_the_session_goes_on_with_what_the_car_took_meanwhile() -> 
 async fn what_ends_without_uplink_arrives_later_in_order_and_once() -> Result<()> {
     let mut server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let mut agent = Agent::start(&server.url(), "")?;
+    let mut agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     let before = agent.register(ONE).await;
     agent.plug(ONE).await;
@@ -485,7 +493,7 @@ async fn what_ends_without_uplink_arrives_later_in_order_and_once() -> Result<()
 async fn commands_that_cannot_be_read_are_refused_and_those_for_others_passed_over() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let agent = Agent::start(&server.url(), "")?;
+    let agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     let ask = async |verb: &str, payload: &[u8], json: bool| {
         let subject = format!("ev.v1.cp.CP-001.cmd.{verb}");
@@ -543,7 +551,7 @@ async fn commands_that_cannot_be_read_are_refused_and_those_for_others_passed_ov
 async fn a_full_disk_stops_no_charging_and_is_recovered_from() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let agent = Agent::start(&server.url(), "")?;
+    let agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     let before = agent.register(ONE).await;
     agent.plug(ONE).await;
@@ -623,7 +631,7 @@ async fn a_full_disk_stops_no_charging_and_is_recovered_from() -> Result<()> {
 async fn an_unruly_charger_is_billed_by_its_register() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let agent = Agent::start(&server.url(), "unruly = true\nseed = 3")?;
+    let agent = Agent::start(&server, &server.url(), "unruly = true\nseed = 3")?;
     agent
         .until("the agent is there", |s| {
             s["clock_synced"] == true && s["charger_online"] == true
@@ -661,7 +669,7 @@ async fn an_unruly_charger_is_billed_by_its_register() -> Result<()> {
 async fn faults_do_what_the_charger_says_and_nothing_more() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let agent = Agent::start(&server.url(), "")?;
+    let agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     agent.plug(ONE).await;
     let start = central.start_command(ONE);
@@ -705,7 +713,7 @@ async fn faults_do_what_the_charger_says_and_nothing_more() -> Result<()> {
 async fn sigterm_ends_the_agent_and_no_session() -> Result<()> {
     let server = NatsServer::start().await?;
     let central = Central::start(&server).await?;
-    let mut agent = Agent::start(&server.url(), "")?;
+    let mut agent = Agent::start(&server, &server.url(), "")?;
     agent.ready().await;
     agent.plug(ONE).await;
     let start = central.start_command(ONE);

@@ -1,11 +1,16 @@
 //! `central enrol …`.
 
-use std::{path::PathBuf, process::ExitCode, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::SystemTime,
+};
 
 use clap::Subcommand;
-use ev_client::Tls;
+use ev_client::{Tls, chain};
 
 use crate::{
+    certificate,
     push::{PushError, Servers, push},
     realm::{DIR_DEFAULT, Enrolled, Issued, Realm, RealmError, shown_time},
     roles::Role,
@@ -19,6 +24,7 @@ const EXIT_FAILED: u8 = 1;
 #[derive(Debug, clap::Args)]
 #[command(before_help = "Examples:
   central enrol init
+  central enrol certificate --host nats-1.ev.internal
   central enrol charge-point CP-001
   central enrol driver alice --days 30
   central enrol list
@@ -81,6 +87,21 @@ enum Verb {
     },
     /// Replace the key that signs accounts, after it was stolen. Needs operator/root.nk.
     RotateSigning,
+    /// Make a server's certificate, or with --client a client's; the first makes the authority.
+    #[command(before_help = "Examples:
+  central enrol certificate --host nats-1.ev.internal --host 10.0.0.1
+  central enrol certificate --client central-1")]
+    Certificate {
+        /// A name or an address by which clients reach the server; the first names the files.
+        #[arg(long = "host", value_name = "HOST", required_unless_present = "client")]
+        hosts: Vec<String>,
+        /// A client's, for servers that ask for one.
+        #[arg(long, value_name = "NAME", conflicts_with = "hosts")]
+        client: Option<String>,
+        /// For how many days it is good.
+        #[arg(long, default_value_t = certificate::DAYS)]
+        days: u32,
+    },
     /// Put in force on the servers what is written here.
     Push {
         #[command(flatten)]
@@ -109,9 +130,15 @@ struct ServerArgs {
         default_value = "nats://127.0.0.1:4222"
     )]
     url: String,
-    /// Who may vouch for the servers, PEM; for TLS.
+    /// Who may vouch for the servers, PEM [default: tls/ca.crt in the folder of keys]
     #[arg(long, env = "EV_NATS_CA")]
     ca: Option<PathBuf>,
+    /// A client's certificate, PEM, where the servers ask for one.
+    #[arg(long, env = "EV_NATS_CERTIFICATE")]
+    certificate: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, env = "EV_NATS_KEY")]
+    key: Option<PathBuf>,
     /// Only write it; `push` puts it in force.
     #[arg(long)]
     no_push: bool,
@@ -186,7 +213,7 @@ fn act(args: &Args) -> Result<(), Failure> {
             let mut realm = open()?;
             let count = realm.revoke(*role, name, now_s)?;
             println!("{role} {name}: {count} revoked");
-            put_in_force(&mut realm, servers, now_s)?;
+            put_in_force(&mut realm, &args.dir, servers, now_s)?;
         }
         Verb::Rotate {
             role,
@@ -201,7 +228,7 @@ fn act(args: &Args) -> Result<(), Failure> {
                 Some(name) => say(&realm.rotate(*role, name, days, now_s)?),
                 None => realm.rotate_key(*role, days, now_s)?.iter().for_each(say),
             }
-            put_in_force(&mut realm, servers, now_s)?;
+            put_in_force(&mut realm, &args.dir, servers, now_s)?;
         }
         Verb::RotateSigning => {
             let mut realm = open()?;
@@ -211,7 +238,24 @@ fn act(args: &Args) -> Result<(), Failure> {
                 realm.auth_conf().display()
             );
         }
-        Verb::Push { servers } => put_in_force(&mut open()?, servers, now_s)?,
+        Verb::Certificate {
+            hosts,
+            client,
+            days,
+        } => {
+            let made = match client {
+                Some(name) => certificate::client(&args.dir, name, *days, now_s)?,
+                None => certificate::server(&args.dir, hosts, *days, now_s)?,
+            };
+            println!(
+                "{} and {} are good until {}\nwhoever it speaks to needs {}",
+                made.certificate.display(),
+                made.key.display(),
+                shown_time(made.expires_at_s),
+                made.ca.display()
+            );
+        }
+        Verb::Push { servers } => put_in_force(&mut open()?, &args.dir, servers, now_s)?,
     }
     Ok(())
 }
@@ -256,18 +300,21 @@ fn list(issued: &[Issued], role: Option<Role>, all: bool, now_s: i64) {
     }
 }
 
-fn put_in_force(realm: &mut Realm, args: &ServerArgs, now_s: i64) -> Result<(), PushError> {
+fn put_in_force(
+    realm: &mut Realm,
+    dir: &Path,
+    args: &ServerArgs,
+    now_s: i64,
+) -> Result<(), PushError> {
     if args.no_push {
         println!("not in force yet: `central enrol push`");
         return Ok(());
     }
+    let ca = args.ca.clone().unwrap_or_else(|| certificate::ca(dir));
+    let tls = Tls::new(ca, args.certificate.clone(), args.key.clone())?;
     let servers = Servers {
         url: args.url.clone(),
-        tls: args.ca.clone().map(|ca| Tls {
-            ca,
-            identity: None,
-            first: false,
-        }),
+        tls,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -287,14 +334,4 @@ fn now_s() -> i64 {
         .ok()
         .and_then(|since| i64::try_from(since.as_secs()).ok())
         .unwrap_or(0)
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

@@ -1,9 +1,10 @@
 //! Who may do what on NATS. Accounts keep kinds of parties apart, a role is a signing key with a
 //! template of subjects, and a credential is a name signed by it. Everything is decided in
 //! [`roles`]; [`realm`] keeps the keys and what was issued; [`push`] puts it in force on running
-//! servers.
+//! servers; [`certificate`] makes what TLS needs.
 #![forbid(unsafe_code)]
 
+pub mod certificate;
 mod cli;
 mod jwt;
 pub mod push;

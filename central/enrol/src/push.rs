@@ -27,7 +27,7 @@ pub struct Servers {
     /// Their addresses.
     pub url: String,
     /// TLS.
-    pub tls: Option<Tls>,
+    pub tls: Tls,
 }
 
 /// Why a push failed. What was to be pushed is written, and can be pushed again.
@@ -228,7 +228,7 @@ async fn connect(realm: &Realm, servers: &Servers) -> Result<async_nats::Client,
             .max_reconnects(RECONNECTS_MAX);
         match timeout(CONNECT_WAIT, options.connect(access.servers()?)).await {
             Ok(Ok(nats)) => return Ok(nats),
-            Ok(Err(e)) => why = e.to_string(),
+            Ok(Err(e)) => why = access.in_words(&e),
             Err(_) => why = format!("no answer within {} s", CONNECT_WAIT.as_secs()),
         }
     }

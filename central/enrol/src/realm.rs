@@ -8,6 +8,7 @@
 //!   creds/<role>/<name>.creds   what was issued, until it is taken to where it is used
 //!   realm.json              public keys, what was issued, what was revoked
 //!   operator.jwt, auth.conf public: what nats-server needs
+//!   tls/                    certificates, see [`crate::certificate`]
 //! ```
 
 use std::{
@@ -34,11 +35,11 @@ pub const ENROL_NAME: &str = "enrol";
 /// Longest life of a credential.
 pub const DAYS_MAX: u32 = 3_650;
 /// Seconds of a day.
-const DAY_S: i64 = 24 * 3_600;
+pub(crate) const DAY_S: i64 = 24 * 3_600;
 /// A secret is its owner's alone.
-const SECRET: u32 = 0o600;
+pub(crate) const SECRET: u32 = 0o600;
 /// What nats-server reads is public.
-const PUBLIC: u32 = 0o644;
+pub(crate) const PUBLIC: u32 = 0o644;
 
 /// Why something about keys failed.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +94,12 @@ pub enum RealmError {
         /// Who.
         name: String,
     },
+    /// A host or a client that cannot be named in a certificate.
+    #[error("{0:?} is no name of a host or a client; for instance nats-1.ev.internal")]
+    Host(String),
+    /// A certificate could not be made.
+    #[error("cannot make a certificate")]
+    Certificate(#[from] rcgen::Error),
     /// A signature could not be made.
     #[error("cannot sign")]
     Sign(#[from] nkeys::error::Error),
@@ -649,12 +656,12 @@ fn former_enrol(dir: &Path) -> PathBuf {
     dir.join("creds/enrol/former.creds")
 }
 
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RealmError {
+pub(crate) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RealmError {
     let path = path.display().to_string();
     move |source| RealmError::File { what, path, source }
 }
 
-fn make_dir(path: &Path) -> Result<(), RealmError> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), RealmError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -662,7 +669,7 @@ fn make_dir(path: &Path) -> Result<(), RealmError> {
         .map_err(failed("make the folder", path))
 }
 
-fn lock(dir: &Path) -> Result<File, RealmError> {
+pub(crate) fn lock(dir: &Path) -> Result<File, RealmError> {
     let path = dir.join("lock");
     let file = OpenOptions::new()
         .create(true)
@@ -676,7 +683,7 @@ fn lock(dir: &Path) -> Result<File, RealmError> {
 }
 
 /// Writes a whole file or none: whoever reads it meanwhile sees the former one.
-fn write(path: &Path, mode: u32, text: &str) -> Result<(), RealmError> {
+pub(crate) fn write(path: &Path, mode: u32, text: &str) -> Result<(), RealmError> {
     let mut half = path.as_os_str().to_owned();
     half.push(".half");
     let half = PathBuf::from(half);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ev_client::Access;
 use ev_contract::{
     limits::{CLOCK_TOLERANCE_MS, REQUEST_BYTES_MAX},
     subjects::PREFIX,
@@ -89,8 +90,10 @@ pub(super) async fn doctor(ctx: &Ctx) -> Result<Exit, Failure> {
     );
     let who = identity(ctx, &mut findings);
     state(ctx, who.as_ref(), &mut findings);
-    let client = server(ctx, &mut findings).await?;
-    if let (Some(client), Some(who)) = (client, who) {
+    if let Some(who) = who
+        && let Some(access) = credentials(ctx, &who, &mut findings)
+        && let Some(client) = server(ctx, &access, &mut findings).await?
+    {
         central(ctx, client, who, &mut findings).await?;
     }
     let doc = DoctorDoc {
@@ -105,7 +108,7 @@ fn identity(ctx: &Ctx, findings: &mut Findings) -> Option<Who> {
     match ctx.driver() {
         Ok(driver) => {
             findings.good("identity", format!("driver {driver}"));
-            Some(Who::Driver(driver.clone()))
+            Some(Who::Driver(driver))
         }
         Err(failure) => {
             findings.failed("identity", &failure);
@@ -115,8 +118,8 @@ fn identity(ctx: &Ctx, findings: &mut Findings) -> Option<Who> {
 }
 
 fn state(ctx: &Ctx, who: Option<&Who>, findings: &mut Findings) {
-    let operator = Who::Operator(ctx.global.operator.clone());
     let probed = ctx.state_dir().and_then(|state_dir| {
+        let operator = Who::Operator(ctx.operator()?);
         let journal = Journal::new(&state_dir, who.unwrap_or(&operator));
         let folder = journal.probe()?.display().to_string();
         Ok((journal, folder))
@@ -137,9 +140,36 @@ fn state(ctx: &Ctx, who: Option<&Who>, findings: &mut Findings) {
     }
 }
 
-async fn server(ctx: &Ctx, findings: &mut Findings) -> Result<Option<Client>, Failure> {
+fn credentials(ctx: &Ctx, who: &Who, findings: &mut Findings) -> Option<Access> {
+    match ctx.access(who) {
+        Ok((access, credential)) => {
+            let path = access.credentials.display();
+            if let Some(at) = credential.expired_at() {
+                findings.bad(
+                    "credentials",
+                    format!("{path} expired at {at}"),
+                    "whoever runs the system makes new ones with `central enrol`",
+                    Exit::NotAllowed,
+                );
+            } else {
+                findings.good("credentials", path.to_string());
+            }
+            Some(access)
+        }
+        Err(failure) => {
+            findings.failed("credentials", &failure);
+            None
+        }
+    }
+}
+
+async fn server(
+    ctx: &Ctx,
+    access: &Access,
+    findings: &mut Findings,
+) -> Result<Option<Client>, Failure> {
     let patience = ctx.global.timeout.min(CONNECT_PATIENCE);
-    match ctx.connect(patience).await {
+    match ctx.connect(access, patience).await {
         Ok(client) => {
             let info = client.server_info();
             let detail = format!("nats-server {} at {}", info.version, client.url());

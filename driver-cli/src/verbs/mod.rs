@@ -16,12 +16,14 @@ mod watch;
 use std::{
     env,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
+use ev_client::{Access, AccessError, Credential, Tls};
 use ev_contract::{
     codes::Code,
-    ids::{DriverId, RequestId},
+    ids::{DriverId, InvalidId, OperatorId, RequestId},
     v1::LimitsRequest,
 };
 use tokio::{sync::watch as notice, task::AbortHandle};
@@ -194,30 +196,73 @@ impl Ctx {
         .await
     }
 
-    /// The driver, who must be named.
-    pub(crate) fn driver(&self) -> Result<&DriverId, Failure> {
-        self.global.driver.as_ref().ok_or_else(|| {
+    /// The driver: who is named, or whose the credentials file is.
+    pub(crate) fn driver(&self) -> Result<DriverId, Failure> {
+        if let Some(driver) = &self.global.driver {
+            return Ok(driver.clone());
+        }
+        self.bearer("driver")?.ok_or_else(|| {
             Failure::usage(
                 "say which driver you are",
-                "--driver alice, or set EV_DRIVER",
+                "--driver alice, or set EV_DRIVER; or give --credentials alice.creds",
+            )
+        })
+    }
+
+    /// The operator: who is named, or whose the credentials file is.
+    pub(crate) fn operator(&self) -> Result<OperatorId, Failure> {
+        if let Some(operator) = &self.global.operator {
+            return Ok(operator.clone());
+        }
+        match self.bearer("operator")? {
+            Some(operator) => Ok(operator),
+            None => DEFAULT_OPERATOR
+                .parse()
+                .map_err(|e: InvalidId| Failure::usage(e.to_string(), "--operator olga")),
+        }
+    }
+
+    /// Whose the credentials are, where they are one file.
+    fn bearer<T: FromStr<Err = InvalidId>>(&self, role: &str) -> Result<Option<T>, Failure> {
+        let path = self.credentials()?;
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let credential = Credential::read(&path).map_err(|e| cannot_connect(&e.into()))?;
+        if let Some(own) = credential.role().filter(|own| *own != role) {
+            return Err(Failure::NotPermitted {
+                message: format!(
+                    "{} is the credential of {own} {}, and this is for a {role}",
+                    path.display(),
+                    credential.name()
+                ),
+                hint: format!("give a {role}'s with --credentials"),
+            });
+        }
+        let id = credential.name().parse();
+        id.map(Some).map_err(|e: InvalidId| {
+            Failure::usage(
+                format!("{} names nobody: {e}", path.display()),
+                "`central enrol` writes credentials files",
             )
         })
     }
 
     /// A driver's desk.
     pub(crate) async fn driver_desk(&self) -> Result<Desk, Failure> {
-        let who = Who::Driver(self.driver()?.clone());
+        let who = Who::Driver(self.driver()?);
         self.desk(who).await
     }
 
     /// An operator's desk.
     pub(crate) async fn operator_desk(&self) -> Result<Desk, Failure> {
-        self.desk(Who::Operator(self.global.operator.clone())).await
+        self.desk(Who::Operator(self.operator()?)).await
     }
 
     async fn desk(&self, who: Who) -> Result<Desk, Failure> {
         let state_dir = self.state_dir()?;
-        let client = self.connect(self.global.timeout).await?;
+        let (access, _) = self.access(&who)?;
+        let client = self.connect(&access, self.global.timeout).await?;
         Ok(Desk::new(
             client,
             who,
@@ -227,10 +272,45 @@ impl Ctx {
         ))
     }
 
+    /// What opens the server for somebody, and until when.
+    pub(crate) fn access(&self, who: &Who) -> Result<(Access, Credential), Failure> {
+        let global = &self.global;
+        let mut credentials = self.credentials()?;
+        if !credentials.is_file() {
+            credentials = credentials.join(format!("{}/{}.creds", who.role(), who.id()));
+        }
+        let ca = match &global.ca {
+            Some(ca) => ca.clone(),
+            None => config_dir("--ca")?.join("ca.crt"),
+        };
+        let access = Tls::new(ca, global.certificate.clone(), global.key.clone())
+            .map(|tls| Access {
+                url: global.nats_url.clone(),
+                credentials,
+                tls,
+            })
+            .map_err(|e| cannot_connect(&e))?;
+        let credential = access
+            .check(who.role(), who.id())
+            .map_err(|e| cannot_connect(&e))?;
+        Ok((access, credential))
+    }
+
+    fn credentials(&self) -> Result<PathBuf, Failure> {
+        match &self.global.credentials {
+            Some(path) => Ok(path.clone()),
+            None => Ok(config_dir("--credentials")?.join("creds")),
+        }
+    }
+
     /// Connects, and says when that takes long.
-    pub(crate) async fn connect(&self, patience: Duration) -> Result<Client, Failure> {
-        let url = &self.global.nats_url;
-        self.query(Client::connect(url, patience, |why| {
+    pub(crate) async fn connect(
+        &self,
+        access: &Access,
+        patience: Duration,
+    ) -> Result<Client, Failure> {
+        let url = &access.url;
+        self.query(Client::connect(access, patience, |why| {
             self.output.message(&format!(
                 "the NATS server at {url} cannot be reached ({why}); trying for {} s",
                 patience.as_secs_f32().ceil()
@@ -241,11 +321,6 @@ impl Ctx {
 
     /// Where requests are written down.
     pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
-        let absolute = |name: &str| {
-            env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
         self.global
             .state_dir
             .clone()
@@ -263,6 +338,15 @@ impl Ctx {
     pub(crate) fn invocation(&self) -> Invocation {
         let global = &self.global;
         let state_dir = global.state_dir.as_deref().map(Path::to_string_lossy);
+        let paths: Vec<_> = [
+            ("--credentials", &global.credentials),
+            ("--ca", &global.ca),
+            ("--certificate", &global.certificate),
+            ("--key", &global.key),
+        ]
+        .into_iter()
+        .filter_map(|(option, path)| Some((option, path.as_deref()?.to_string_lossy())))
+        .collect();
         let mut options = Vec::new();
         if global.nats_url != DEFAULT_NATS_URL {
             options.push(("--nats-url", global.nats_url.as_str()));
@@ -270,8 +354,11 @@ impl Ctx {
         if let Some(driver) = &global.driver {
             options.push(("--driver", driver.as_str()));
         }
-        if global.operator.as_str() != DEFAULT_OPERATOR {
-            options.push(("--operator", global.operator.as_str()));
+        if let Some(operator) = &global.operator {
+            options.push(("--operator", operator.as_str()));
+        }
+        for (option, path) in &paths {
+            options.push((option, path));
         }
         if let Some(state_dir) = &state_dir {
             options.push(("--state-dir", state_dir));
@@ -363,4 +450,50 @@ pub(crate) fn start_wish(
         connector_of(place, connector)?,
         limits_request(limits),
     ))
+}
+
+/// A folder of the environment; a relative one is none.
+fn absolute(name: &str) -> Option<PathBuf> {
+    env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+/// Where credentials are unless somebody says otherwise.
+fn config_dir(option: &str) -> Result<PathBuf, Failure> {
+    absolute("XDG_CONFIG_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".config")))
+        .map(|dir| dir.join("ev"))
+        .ok_or_else(|| {
+            Failure::usage(
+                "there is no place to look for credentials: neither XDG_CONFIG_HOME nor HOME is set",
+                format!("say where with {option}"),
+            )
+        })
+}
+
+/// The server was not even tried.
+pub(crate) fn cannot_connect(error: &AccessError) -> Failure {
+    let message = error.to_string();
+    match error {
+        AccessError::Url(_) => Failure::usage(
+            message,
+            "write for instance --nats-url nats://127.0.0.1:4222",
+        ),
+        AccessError::Whose { .. } => Failure::NotPermitted {
+            message,
+            hint:
+                "nobody acts as somebody else: name who you are with --driver or --operator, and \
+                   give that one's file with --credentials"
+                    .to_owned(),
+        },
+        AccessError::Credential(_) => Failure::usage(
+            message,
+            "give yours with --credentials or EV_CREDENTIALS; whoever runs the system makes it with `central enrol`",
+        ),
+        AccessError::File { .. } | AccessError::Pem { .. } | AccessError::Half => Failure::usage(
+            message,
+            "give the ca.crt of the installation with --ca or EV_NATS_CA",
+        ),
+    }
 }

@@ -54,7 +54,7 @@ pub(super) async fn wait(
     until: Until,
     listing: Option<&ChargePointListing>,
 ) -> Result<SessionView, Failure> {
-    let driver = ctx.driver()?.clone();
+    let driver = ctx.driver()?;
     let mut progress = Progress::new(ctx.output, listing.map(|cp| cp.tariff.clone()));
     let mut reached = None;
     let mut unwritten = None;

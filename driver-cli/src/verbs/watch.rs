@@ -68,7 +68,7 @@ async fn see_it_through(
     session: SessionId,
     show: &mut impl FnMut(&News) -> Result<(), Failure>,
 ) -> Result<ev_contract::v1::SessionView, Failure> {
-    let driver = ctx.driver()?.clone();
+    let driver = ctx.driver()?;
     let mut unwritten = None;
     let followed = ctx
         .unless_interrupted(

@@ -5,6 +5,8 @@ use std::{fmt, fs, io, os::unix::fs::PermissionsExt, path::Path};
 use nkeys::KeyPair;
 use serde::Deserialize;
 
+use crate::AccessError;
+
 /// The permission bits that let everybody on the machine read a file.
 const READABLE_BY_OTHERS: u32 = 0o007;
 
@@ -30,7 +32,7 @@ impl fmt::Debug for Credential {
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// It cannot be read.
-    #[error("cannot read the credentials file {path}")]
+    #[error("cannot read the credentials file {path}: {source}")]
     Read {
         /// Which file.
         path: String,
@@ -133,6 +135,31 @@ impl Credential {
     #[must_use]
     pub fn expires_at_s(&self) -> Option<i64> {
         self.expires_at_s
+    }
+
+    /// Since when it is good for nothing, by this machine's clock.
+    #[must_use]
+    pub fn expired_at(&self) -> Option<jiff::Timestamp> {
+        let at = jiff::Timestamp::from_second(self.expires_at_s?).ok()?;
+        (at <= jiff::Timestamp::now()).then_some(at)
+    }
+
+    /// Whether it is `name`'s in a role.
+    ///
+    /// # Errors
+    /// [`AccessError::Whose`].
+    pub fn check(&self, path: &Path, role: &'static str, name: &str) -> Result<(), AccessError> {
+        // One that other tools have made has no role in it.
+        if self.name == name && self.role.as_deref().is_none_or(|own| own == role) {
+            return Ok(());
+        }
+        let own_role = self.role.as_deref().unwrap_or("somebody called");
+        Err(AccessError::Whose {
+            path: path.display().to_string(),
+            is: format!("{own_role} {}", self.name),
+            role,
+            name: name.to_owned(),
+        })
     }
 
     /// Its public key.

@@ -7,13 +7,13 @@ mod link;
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use async_nats::{ConnectOptions, ServerAddr};
+use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 use rand::Rng;
 
 pub use credential::{Credential, CredentialError, inbox_prefix};
@@ -23,6 +23,8 @@ pub use link::{Denied, LinkEvent, Operation};
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// A new connection takes milliseconds; a server that needs longer is as good as none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Why there is no connection is found out by trying to make one, and hardly ever changes.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// When to try to connect again.
 #[derive(Debug, Clone, Copy)]
@@ -47,26 +49,25 @@ impl Default for Pauses {
 }
 
 /// Where NATS is, and what opens it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
     /// The servers of one cluster, any of which will do, separated by commas.
     pub url: String,
     /// The credentials file. Read again for every connection, so that a new one that was put in
     /// its place is used without a restart.
     pub credentials: PathBuf,
-    /// TLS, for all but a loopback address.
-    pub tls: Option<Tls>,
+    /// How the server is known.
+    pub tls: Tls,
 }
 
-/// How a server is known, and how a client is known to it.
-#[derive(Debug, Clone)]
+/// How a server is known, and how a client is known to it. TLS begins with the first byte: nothing
+/// is said in the clear, and a server that would is none of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Certificates of those who may vouch for the server, PEM.
     pub ca: PathBuf,
     /// The client's certificate and key, PEM, where the server asks for one.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// TLS from the first byte, for servers with `handshake_first`: nothing is said in the clear.
-    pub first: bool,
 }
 
 /// Why a connection cannot even be tried.
@@ -76,16 +77,95 @@ pub enum AccessError {
     #[error("`{0}` is no address of a NATS server; for instance nats://127.0.0.1:4222")]
     Url(String),
     /// A file cannot be read.
-    #[error("cannot read {path}")]
+    #[error("cannot read {path}: {source}")]
     File {
+        /// What it is for, as configurations call it.
+        key: &'static str,
         /// Which.
         path: String,
         /// Why.
         source: std::io::Error,
     },
+    /// A file holds something else.
+    #[error("{path} holds no {what} in PEM; `central enrol certificate` writes one")]
+    Pem {
+        /// What it is for, as configurations call it.
+        key: &'static str,
+        /// What it should hold.
+        what: &'static str,
+        /// Which.
+        path: String,
+    },
+    /// Half of a pair.
+    #[error("a client's certificate needs its key and a key its certificate; give both or none")]
+    Half,
     /// The credentials cannot be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
+    /// The credential is somebody else's.
+    #[error(
+        "{path} is the credential of {is}, not of {role} {name}: `central enrol {role} {name}` makes one"
+    )]
+    Whose {
+        /// Which file.
+        path: String,
+        /// Whose it is.
+        is: String,
+        /// What it should be.
+        role: &'static str,
+        /// Whose it should be.
+        name: String,
+    },
+}
+
+impl AccessError {
+    /// Which key of a configuration is wrong.
+    #[must_use]
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Url(_) => "nats_url",
+            Self::File { key, .. } | Self::Pem { key, .. } => key,
+            Self::Half => "certificate",
+            Self::Credential(_) | Self::Whose { .. } => "credentials",
+        }
+    }
+}
+
+impl Tls {
+    /// From what a configuration says.
+    ///
+    /// # Errors
+    /// [`AccessError::Half`].
+    pub fn new(
+        ca: PathBuf,
+        certificate: Option<PathBuf>,
+        key: Option<PathBuf>,
+    ) -> Result<Self, AccessError> {
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return Err(AccessError::Half),
+        };
+        Ok(Self { ca, identity })
+    }
+
+    /// Whether the files are there and hold what they should.
+    ///
+    /// # Errors
+    /// [`AccessError`].
+    pub fn check(&self) -> Result<(), AccessError> {
+        holds("ca", &self.ca, "certificate", "BEGIN CERTIFICATE")?;
+        if let Some((certificate, key)) = &self.identity {
+            holds(
+                "certificate",
+                certificate,
+                "certificate",
+                "BEGIN CERTIFICATE",
+            )?;
+            holds("key", key, "key", "PRIVATE KEY")?;
+        }
+        Ok(())
+    }
 }
 
 impl Access {
@@ -94,16 +174,19 @@ impl Access {
     /// # Errors
     /// [`AccessError::Url`].
     pub fn servers(&self) -> Result<Vec<ServerAddr>, AccessError> {
-        self.url
-            .split(',')
-            .map(str::trim)
-            .map(|one| {
-                one.parse::<ServerAddr>()
-                    .ok()
-                    .filter(|server| !server.host().is_empty())
-                    .ok_or_else(|| AccessError::Url(one.to_owned()))
-            })
-            .collect()
+        servers(&self.url)
+    }
+
+    /// Whether all files can be used, and the credential is `name`'s in this role.
+    ///
+    /// # Errors
+    /// [`AccessError`].
+    pub fn check(&self, role: &'static str, name: &str) -> Result<Credential, AccessError> {
+        let credential = Credential::read(&self.credentials)?;
+        credential.check(&self.credentials, role, name)?;
+        self.servers()?;
+        self.tls.check()?;
+        Ok(credential)
     }
 
     /// Options for a connection, and whose credential it is. What happens to the connection is
@@ -122,48 +205,168 @@ impl Access {
         Fut: Future<Output = ()> + Send + Sync + 'static,
     {
         self.servers()?;
+        self.tls.check()?;
         let credential = Credential::read(&self.credentials)?;
+        let ever_tried = AtomicBool::new(false);
+        let teller = Arc::new(Teller {
+            access: self.clone(),
+            told,
+            asked_at: Mutex::new(None),
+        });
+        let options = self
+            .bare(&credential)
+            .reconnect_delay_callback(move |attempts| {
+                // Asked before the very first attempt too: nobody need wait then.
+                if ever_tried.swap(true, Ordering::Relaxed) {
+                    pauses.before(attempts)
+                } else {
+                    Duration::ZERO
+                }
+            })
+            .event_callback(move |event| Arc::clone(&teller).tell(event));
+        Ok((options, credential))
+    }
+
+    /// Why no connection can be made, in words that somebody can act upon. `None`: one can.
+    pub async fn why_not(&self) -> Option<String> {
+        let credential = match Credential::read(&self.credentials) {
+            Ok(credential) => credential,
+            Err(e) => return Some(chain(&e)),
+        };
+        let servers = match self.servers().and_then(|s| self.tls.check().map(|()| s)) {
+            Ok(servers) => servers,
+            Err(e) => return Some(chain(&e)),
+        };
+        match self.bare(&credential).connect(servers).await {
+            Ok(_) => None,
+            Err(e) => Some(self.in_words(&e)),
+        }
+    }
+
+    /// What a failed connection means, in words that somebody can act upon.
+    #[must_use]
+    pub fn in_words(&self, error: &ConnectError) -> String {
+        let cause = root_cause(error);
+        let ca = self.tls.ca.display();
+        match error.kind() {
+            ConnectErrorKind::AuthorizationViolation => return self.refusal(&cause),
+            ConnectErrorKind::Authentication => return cause,
+            _ => {}
+        }
+        if ["UnknownIssuer", "BadSignature"]
+            .iter()
+            .any(|w| cause.contains(w))
+        {
+            format!(
+                "the server's certificate is not signed by {ca}; take the ca.crt of this installation"
+            )
+        } else if cause.contains("not valid for name") || cause.contains("NotValidForName") {
+            "the server's certificate does not name this address; `central enrol certificate --host` makes one that does".into()
+        } else if cause.contains("certificate expired") || cause.contains("Expired") {
+            "the server's certificate has expired; `central enrol certificate` makes a new one"
+                .into()
+        } else if cause.contains("CertificateRequired") {
+            "the server asks for a client's certificate; give certificate and key".into()
+        } else if cause.contains("InvalidContentType") || cause.contains("corrupt message") {
+            "the server does not speak TLS; it has not the shipped configuration".into()
+        } else {
+            cause
+        }
+    }
+
+    /// The server gives no reason. What can be seen from here is seen.
+    fn refusal(&self, words: &str) -> String {
+        let why = match Credential::read(&self.credentials) {
+            Err(e) => chain(&e),
+            Ok(credential) => match credential.expired_at() {
+                Some(at) => format!("it expired at {at}"),
+                None => words.to_owned(),
+            },
+        };
+        format!(
+            "NATS refuses {} ({why}); see `central enrol list`",
+            self.credentials.display()
+        )
+    }
+
+    /// What every connection needs.
+    fn bare(&self, credential: &Credential) -> ConnectOptions {
         let path = self.credentials.clone();
         let whose = credential.name().to_owned();
-        let ever_tried = Arc::new(AtomicBool::new(false));
         let mut options = ConnectOptions::with_auth_callback(move |nonce| {
             std::future::ready(answer(&path, &whose, &nonce))
         })
         .custom_inbox_prefix(credential.inbox_prefix())
         .ping_interval(PING_INTERVAL)
         .connection_timeout(CONNECT_TIMEOUT)
-        .reconnect_delay_callback(move |attempts| {
-            // Asked before the very first attempt too: nobody need wait then.
-            if ever_tried.swap(true, Ordering::Relaxed) {
-                pauses.before(attempts)
-            } else {
-                Duration::ZERO
-            }
-        })
-        .event_callback(move |event| {
-            let told = LinkEvent::read(&event).map(&told);
-            async move {
-                if let Some(told) = told {
-                    told.await;
-                }
-            }
-        });
-        if let Some(tls) = &self.tls {
-            readable(&tls.ca)?;
-            options = options
-                .require_tls(true)
-                .add_root_certificates(tls.ca.clone());
-            if tls.first {
-                options = options.tls_first();
-            }
-            if let Some((certificate, key)) = &tls.identity {
-                readable(certificate)?;
-                readable(key)?;
-                options = options.add_client_certificate(certificate.clone(), key.clone());
-            }
+        .require_tls(true)
+        .tls_first()
+        .add_root_certificates(self.tls.ca.clone());
+        if let Some((certificate, key)) = &self.tls.identity {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
         }
-        Ok((options, credential))
+        options
     }
+}
+
+/// Tells what happens to a connection.
+struct Teller<F> {
+    access: Access,
+    told: F,
+    /// When it was last asked why there is no connection.
+    asked_at: Mutex<Option<Instant>>,
+}
+
+impl<F, Fut> Teller<F>
+where
+    F: Fn(LinkEvent) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = ()> + Send + Sync + 'static,
+{
+    async fn tell(self: Arc<Self>, event: async_nats::Event) {
+        match LinkEvent::read(&event) {
+            None => {}
+            Some(LinkEvent::Refused(words)) => {
+                let words = self.access.refusal(&words);
+                (self.told)(LinkEvent::Refused(words)).await;
+            }
+            // The library says no more than that it did not work.
+            Some(LinkEvent::Failed(_)) if self.may_ask() => {
+                // Not awaited: what happens next must be told in time.
+                tokio::spawn(async move {
+                    if let Some(why) = self.access.why_not().await {
+                        (self.told)(LinkEvent::Failed(why)).await;
+                    }
+                });
+            }
+            Some(LinkEvent::Failed(_)) => {}
+            Some(told) => (self.told)(told).await,
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN);
+        if may {
+            *asked_at = Some(Instant::now());
+        }
+        may
+    }
+}
+
+/// The servers that an address names.
+///
+/// # Errors
+/// [`AccessError::Url`].
+pub fn servers(url: &str) -> Result<Vec<ServerAddr>, AccessError> {
+    url.split(',')
+        .map(str::trim)
+        .map(|one| {
+            one.parse::<ServerAddr>()
+                .ok()
+                .filter(|server| !server.host().is_empty())
+                .ok_or_else(|| AccessError::Url(one.to_owned()))
+        })
+        .collect()
 }
 
 impl Pauses {
@@ -194,13 +397,51 @@ fn answer(
     credential.answer(nonce)
 }
 
-fn readable(path: &Path) -> Result<(), AccessError> {
-    std::fs::File::open(path)
-        .map(drop)
-        .map_err(|source| AccessError::File {
-            path: path.display().to_string(),
-            source,
-        })
+fn holds(
+    key: &'static str,
+    path: &Path,
+    what: &'static str,
+    mark: &str,
+) -> Result<(), AccessError> {
+    let shown = || path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|source| AccessError::File {
+        key,
+        path: shown(),
+        source,
+    })?;
+    if String::from_utf8_lossy(&bytes).contains(mark) {
+        return Ok(());
+    }
+    Err(AccessError::Pem {
+        key,
+        what,
+        path: shown(),
+    })
+}
+
+/// The innermost cause: the outer ones only say that something failed.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// An error with its causes, on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Some say their cause themselves.
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -211,7 +452,10 @@ mod tests {
         Access {
             url: url.into(),
             credentials: "/nowhere/alice.creds".into(),
-            tls: None,
+            tls: Tls {
+                ca: "/nowhere/ca.crt".into(),
+                identity: None,
+            },
         }
     }
 
@@ -224,7 +468,7 @@ mod tests {
         };
         assert!(wrong("nats://").contains("no address"));
         assert!(wrong("nats://a:4222,").contains("no address"));
-        assert!(wrong("nats://a:4222,nats://b:4222").contains("alice.creds"));
+        assert!(wrong("nats://a:4222,nats://b:4222").contains("ca.crt"));
     }
 
     #[test]
@@ -240,5 +484,23 @@ mod tests {
         }
         let many: std::collections::BTreeSet<_> = (0..20).map(|_| pauses.before(9)).collect();
         assert!(many.len() > 10);
+    }
+
+    #[test]
+    fn those_who_lost_a_server_together_return_one_by_one() {
+        let pauses = Pauses {
+            first_max: Duration::from_secs(2),
+            ..Pauses::default()
+        };
+        let mut of_each_tenth = [0_u32; 10];
+        for _ in 0..2_000 {
+            let ms = pauses.before(1).as_millis();
+            of_each_tenth[usize::try_from(ms / 201).unwrap_or(9)] += 1;
+        }
+        // 200 are expected in each; 120 or 280 are six standard deviations away.
+        assert!(
+            of_each_tenth.iter().all(|n| (120..=280).contains(n)),
+            "{of_each_tenth:?}"
+        );
     }
 }

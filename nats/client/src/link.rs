@@ -4,6 +4,15 @@ use std::fmt;
 
 use async_nats::{ClientError, Event, ServerError};
 
+/// What the library says of a connection that could not be made.
+const FAILED: [&str; 5] = [
+    "IO error",
+    "TLS error",
+    "DNS error",
+    "timed out",
+    "failed signing nonce",
+];
+
 /// What happened to a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkEvent {
@@ -16,6 +25,8 @@ pub enum LinkEvent {
     Denied(Denied),
     /// The server does not take this credential: unknown, revoked, expired, or over a limit.
     Refused(String),
+    /// A connection cannot be made, and why.
+    Failed(String),
     /// A message had to be dropped since it was not read in time.
     Slow,
     /// Anything else that the server or the library says.
@@ -59,10 +70,8 @@ impl fmt::Display for LinkEvent {
                 "this credential may not {} {}",
                 denied.operation, denied.subject
             ),
-            Self::Refused(why) => write!(
-                f,
-                "NATS refuses this credential ({why}); see `central enrol list`"
-            ),
+            Self::Refused(why) => f.write_str(why),
+            Self::Failed(why) => write!(f, "cannot connect to NATS: {why}"),
             Self::Slow => f.write_str("messages came faster than they were read"),
             Self::Other(words) => f.write_str(words),
         }
@@ -115,6 +124,8 @@ impl LinkEvent {
         let lower = words.to_lowercase();
         if lower.contains("authorization violation") || lower.contains("authentication") {
             Self::Refused(words.to_owned())
+        } else if FAILED.contains(&words) {
+            Self::Failed(words.to_owned())
         } else {
             Self::Other(words.to_owned())
         }

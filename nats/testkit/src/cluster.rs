@@ -1,7 +1,7 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::keys::Keys;
-use crate::nats::{NatsServer, Routes, shipped_conf};
+use crate::nats::{NatsServer, Routes};
 use crate::ports::free_port;
 use crate::wait::{PATIENCE, wait_for};
 
@@ -26,18 +26,14 @@ impl Cluster {
             size == SIZE,
             "configurations are shipped for {SIZE} servers, not for {size}"
         );
-        Self::start_all(None).await
+        Self::start_locked(&Keys::new()?).await
     }
 
-    /// Three that let in only whom `keys` have enrolled.
+    /// Three with these keys.
     ///
     /// # Errors
     /// When no usable nats-server is found, or no leader is elected.
     pub async fn start_locked(keys: &Keys) -> Result<Self> {
-        Self::start_all(Some(keys)).await
-    }
-
-    async fn start_all(keys: Option<&Keys>) -> Result<Self> {
         let ports: Vec<u16> = (0..SIZE).map(|_| free_port()).collect();
         let urls: Vec<String> = ports
             .iter()
@@ -53,11 +49,7 @@ impl Cluster {
                     all: all.clone(),
                 };
                 let stem = format!("cluster-{}", index + 1);
-                let conf = match keys {
-                    Some(keys) => keys.conf(&stem)?,
-                    None => shipped_conf(&stem),
-                };
-                NatsServer::spawn(&conf, Some(&routes), keys)
+                NatsServer::spawn(&keys.conf(&stem), Some(&routes), keys)
             })
             .collect::<Result<_>>()?;
         let mut cluster = Self { nodes };
@@ -70,6 +62,12 @@ impl Cluster {
     pub fn url(&self) -> String {
         let urls: Vec<String> = self.nodes.iter().map(NatsServer::url).collect();
         urls.join(",")
+    }
+
+    /// Who is let in.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        self.nodes[0].keys()
     }
 
     #[must_use]

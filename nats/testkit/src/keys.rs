@@ -1,9 +1,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use ev_client::{Access, Pauses};
+use ev_client::{Access, Pauses, Tls};
+use ev_enrol::certificate::{self, Certificate};
 use ev_enrol::{Realm, Role};
 use tempfile::TempDir;
 
@@ -11,12 +13,21 @@ use crate::nats::shipped_conf;
 
 /// With which credential the testkit's own connections are made.
 const OWN_NAME: &str = "testkit";
+/// Keys of a test need not survive a power cut. Here syncing them costs nothing.
+const MEMORY: &str = "/dev/shm";
+/// By what clients call a test's server.
+const HOSTS: [&str; 2] = ["127.0.0.1", "localhost"];
+const CONFS: [&str; 5] = ["common", "single", "cluster-1", "cluster-2", "cluster-3"];
 
-/// Keys of an installation that lasts as long as a test, and the shipped
-/// configurations with what makes a server trust them.
+/// Keys of an installation that lasts as long as a test: accounts, credentials, certificates, and
+/// the shipped configurations beside them. Clones are the same keys.
+#[derive(Debug, Clone)]
+pub struct Keys(Arc<Inner>);
+
 #[derive(Debug)]
-pub struct Keys {
+struct Inner {
     dir: TempDir,
+    server: Certificate,
     own: PathBuf,
 }
 
@@ -24,24 +35,42 @@ impl Keys {
     /// # Errors
     /// When they cannot be made.
     pub fn new() -> Result<Self> {
-        let dir = TempDir::with_prefix("ev-keys-").context("make a folder for keys")?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("ev-keys-");
+        let dir = if Path::new(MEMORY).is_dir() {
+            builder.tempdir_in(MEMORY)
+        } else {
+            builder.tempdir()
+        }
+        .context("make a folder for keys")?;
         let mut realm = Realm::create(dir.path(), now_s())?;
         let own = realm.enrol(Role::Central, OWN_NAME, 1, now_s())?.path;
-        fs::copy(shipped_conf("common"), dir.path().join("common.conf"))
-            .context("copy common.conf")?;
-        Ok(Self { dir, own })
+        // Both lock the folder.
+        drop(realm);
+        let server = certificate::server(dir.path(), &HOSTS.map(str::to_owned), 1, now_s())?;
+        for stem in CONFS {
+            fs::copy(shipped_conf(stem), dir.path().join(format!("{stem}.conf")))
+                .with_context(|| format!("copy {stem}.conf"))?;
+        }
+        Ok(Self(Arc::new(Inner { dir, server, own })))
     }
 
     /// The folder, for `central enrol --dir`.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.0.dir.path()
     }
 
     /// # Errors
     /// When somebody spoiled them.
     pub fn realm(&self) -> Result<Realm> {
-        Ok(Realm::open(self.dir.path())?)
+        Ok(Realm::open(self.dir())?)
+    }
+
+    /// The folder of credentials: `<role>/<name>.creds`.
+    #[must_use]
+    pub fn creds_dir(&self) -> PathBuf {
+        self.dir().join("creds")
     }
 
     /// The credentials file of somebody, who is enrolled if need be.
@@ -57,41 +86,77 @@ impl Keys {
         Ok(realm.enrol(role, name, 1, now_s())?.path)
     }
 
+    /// The authority that vouches for the servers.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.0.server.ca.clone()
+    }
+
+    /// What opens a server for somebody.
+    ///
+    /// # Errors
+    /// When they cannot be enrolled.
+    pub fn access(&self, url: &str, role: Role, name: &str) -> Result<Access> {
+        Ok(self.with(url, self.creds(role, name)?))
+    }
+
     /// A connection of somebody's, with an inbox of its own.
     ///
     /// # Errors
     /// When the server does not let them in.
     pub async fn connect(&self, url: &str, role: Role, name: &str) -> Result<async_nats::Client> {
-        options(&self.creds(role, name)?)?
-            .connect(url)
+        connect(&self.access(url, role, name)?)
             .await
             .with_context(|| format!("connect to {url} as {role} {name}"))
     }
 
-    pub(crate) fn own(&self) -> &Path {
-        &self.own
+    /// The testkit's own connection, as a central.
+    pub(crate) async fn connect_own(&self, url: &str) -> Result<async_nats::Client> {
+        connect(&self.with(url, self.0.own.clone()))
+            .await
+            .with_context(|| format!("connect to {url}"))
     }
 
-    /// A shipped configuration with `auth.conf`.
-    pub(crate) fn conf(&self, stem: &str) -> Result<PathBuf> {
-        let shipped = shipped_conf(stem);
-        let text =
-            fs::read_to_string(&shipped).with_context(|| format!("read {}", shipped.display()))?;
-        let path = self.dir.path().join(format!("{stem}.conf"));
-        fs::write(&path, format!("{text}\ninclude \"auth.conf\"\n"))
-            .with_context(|| format!("write {}", path.display()))?;
-        Ok(path)
+    /// What the shipped configurations take from the environment, beside folders.
+    #[must_use]
+    pub fn env(&self) -> [(&'static str, String); 3] {
+        let server = &self.0.server;
+        [
+            ("EV_NATS_CERT", quoted(&server.certificate)),
+            ("EV_NATS_KEY", quoted(&server.key)),
+            ("EV_NATS_CA", quoted(&server.ca)),
+        ]
+    }
+
+    /// A shipped configuration, beside `auth.conf`.
+    #[must_use]
+    pub fn conf(&self, stem: &str) -> PathBuf {
+        self.dir().join(format!("{stem}.conf"))
+    }
+
+    fn with(&self, url: &str, credentials: PathBuf) -> Access {
+        Access {
+            url: url.to_owned(),
+            credentials,
+            tls: Tls {
+                ca: self.ca(),
+                identity: None,
+            },
+        }
     }
 }
 
-pub(crate) fn options(credentials: &Path) -> Result<async_nats::ConnectOptions> {
-    let access = Access {
-        url: "nats://127.0.0.1:4222".into(),
-        credentials: credentials.to_owned(),
-        tls: None,
-    };
+async fn connect(access: &Access) -> Result<async_nats::Client> {
     let (options, _) = access.options(Pauses::default(), |_| std::future::ready(()))?;
-    Ok(options)
+    options
+        .connect(access.servers()?)
+        .await
+        .map_err(|e| anyhow::anyhow!(access.in_words(&e)))
+}
+
+/// The server parses the value of a variable like a piece of its file.
+pub(crate) fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display())
 }
 
 fn now_s() -> i64 {

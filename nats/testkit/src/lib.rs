@@ -1,6 +1,7 @@
-//! Real parts for tests: a nats-server with the shipped configuration, a
-//! cluster of three, a TCP proxy that breaks on demand, and our own programs
-//! as child processes.
+//! Real parts for tests: a nats-server with the shipped configuration and keys
+//! of its own, a cluster of three, a TCP proxy that breaks on demand, and our
+//! own programs as child processes. As in production nobody gets in without a
+//! credential: [`Keys`] hands them out by role and name.
 //!
 //! Nothing here is a stand-in: promises about crashes are only worth testing
 //! against what crashes in production. Whatever is started is killed and its
@@ -18,6 +19,7 @@ mod proxy;
 mod wait;
 
 pub use cluster::Cluster;
+pub use ev_enrol::Role;
 pub use keys::Keys;
 pub use nats::NatsServer;
 pub use ports::free_port;

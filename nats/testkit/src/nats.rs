@@ -1,12 +1,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use ev_enrol::Role;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::keys::Keys;
+use crate::keys::{Keys, quoted};
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::programs::{nats_server_program, workspace_root};
@@ -27,8 +28,7 @@ pub struct NatsServer {
     client_port: u16,
     monitor_port: u16,
     data: TempDir,
-    /// Where it lets in only whom it knows: how this handle itself connects.
-    credentials: Option<PathBuf>,
+    keys: Keys,
 }
 
 /// What a server of a cluster needs to know beyond its file.
@@ -39,33 +39,29 @@ pub(crate) struct Routes {
 }
 
 impl NatsServer {
-    /// Starts one server with `nats/conf/single.conf` on free loopback ports,
+    /// Starts one server with `nats/conf/single.conf` and keys of its own on free loopback ports,
     /// and returns when it serves JetStream.
     ///
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
     pub async fn start() -> Result<Self> {
-        Self::start_with_conf(&shipped_conf("single")).await
+        Self::start_locked(&Keys::new()?).await
     }
 
-    /// Like [`NatsServer::start`] with another configuration file. The file
-    /// takes its data folder from `$EV_NATS_STORE`, as the shipped ones do.
-    ///
-    /// # Errors
-    /// When no usable nats-server is found or it does not come up.
-    pub async fn start_with_conf(conf: &Path) -> Result<Self> {
-        Self::start_anew(conf, None).await
-    }
-
-    /// Like [`NatsServer::start`], but it lets in only whom `keys` have enrolled.
+    /// Like [`NatsServer::start`] with these keys.
     ///
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
     pub async fn start_locked(keys: &Keys) -> Result<Self> {
-        Self::start_anew(&keys.conf("single")?, Some(keys)).await
+        Self::start_with_conf(keys, &keys.conf("single")).await
     }
 
-    async fn start_anew(conf: &Path, keys: Option<&Keys>) -> Result<Self> {
+    /// Like [`NatsServer::start`] with another configuration file, which takes from the
+    /// environment what the shipped ones do.
+    ///
+    /// # Errors
+    /// When no usable nats-server is found or it does not come up.
+    pub async fn start_with_conf(keys: &Keys, conf: &Path) -> Result<Self> {
         let mut attempt = 1;
         loop {
             let mut server = Self::spawn(conf, None, keys)?;
@@ -78,7 +74,7 @@ impl NatsServer {
     }
 
     /// Starts the process and does not wait for it.
-    pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>, keys: Option<&Keys>) -> Result<Self> {
+    pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>, keys: &Keys) -> Result<Self> {
         let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;
         let (client_port, monitor_port) = (free_port(), free_port());
         let name = conf.file_stem().map_or_else(
@@ -93,12 +89,11 @@ impl NatsServer {
             .arg(client_port.to_string())
             .arg("--http_port")
             .arg(monitor_port.to_string())
-            // Quoted, since the server parses the value like a piece of its file.
-            .env("EV_NATS_STORE", format!("\"{}\"", data.path().display()))
-            .env(
-                "EV_NATS_ACCOUNTS",
-                format!("\"{}\"", data.path().join("accounts").display()),
-            );
+            .env("EV_NATS_STORE", quoted(data.path()))
+            .env("EV_NATS_ACCOUNTS", quoted(&data.path().join("accounts")));
+        for (key, value) in keys.env() {
+            command = command.env(key, value);
+        }
         if let Some(routes) = routes {
             command = command
                 .arg("--cluster")
@@ -111,7 +106,7 @@ impl NatsServer {
             client_port,
             monitor_port,
             data,
-            credentials: keys.map(|keys| keys.own().to_owned()),
+            keys: keys.clone(),
         })
     }
 
@@ -141,19 +136,26 @@ impl NatsServer {
         self.process.log()
     }
 
-    /// A fresh connection to it; to a locked one as a central.
+    /// Who it lets in.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// A fresh connection to it, as a central.
     ///
     /// # Errors
     /// When it does not accept one.
     pub async fn connect(&self) -> Result<async_nats::Client> {
-        let options = match &self.credentials {
-            Some(path) => crate::keys::options(path)?,
-            None => async_nats::ConnectOptions::new(),
-        };
-        options
-            .connect(self.url())
-            .await
-            .with_context(|| format!("connect to {}", self.url()))
+        self.keys.connect_own(&self.url()).await
+    }
+
+    /// A fresh connection to it of somebody's, who is enrolled if need be.
+    ///
+    /// # Errors
+    /// When it does not accept one.
+    pub async fn connect_as(&self, role: Role, name: &str) -> Result<async_nats::Client> {
+        self.keys.connect(&self.url(), role, name).await
     }
 
     /// One page of its monitoring port, such as `/jsz`, whatever its status.

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream::{self, stream};
+use ev_contract::{streams, subjects};
+use ev_enrol::certificate;
 use ev_testkit::{
-    Cluster, NatsServer, PATIENCE, Process, TcpProxy, nats_server_program, wait_for, wait_until,
+    Cluster, Keys, NatsServer, PATIENCE, Process, Role, TcpProxy, nats_server_program, wait_for,
+    wait_until,
 };
 use futures::StreamExt;
 
@@ -56,6 +59,101 @@ async fn a_test_server_runs_the_shipped_configuration() -> Result<()> {
 }
 
 #[tokio::test]
+async fn nobody_gets_in_without_a_credential_or_in_the_clear() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let keys = server.keys();
+    let nobody = async_nats::ConnectOptions::new()
+        .require_tls(true)
+        .tls_first()
+        .add_root_certificates(keys.ca())
+        .connect(server.url())
+        .await
+        .expect_err("an anonymous connection");
+    assert_eq!(
+        nobody.kind(),
+        async_nats::ConnectErrorKind::AuthorizationViolation
+    );
+    let clear = async_nats::ConnectOptions::new()
+        .connection_timeout(Duration::from_secs(10))
+        .connect(server.url());
+    assert!(clear.await.is_err(), "a connection in the clear");
+
+    let other = Keys::new()?;
+    let access = keys.access(&server.url(), Role::Driver, "alice")?;
+    assert_eq!(access.why_not().await, None);
+    let mut strange_ca = access.clone();
+    strange_ca.tls.ca = other.ca();
+    let mut stranger = access.clone();
+    stranger.credentials = other.creds(Role::Driver, "alice")?;
+    let mut late = access.clone();
+    late.credentials = {
+        let mut realm = keys.realm()?;
+        let issued = realm.issue(Role::Driver, "late", 1_000_000_100, 1_000_000_000)?;
+        issued.path
+    };
+    for (access, said) in [
+        (strange_ca, "not signed by"),
+        (stranger, "authorization violation"),
+        (late, "it expired at 2001-09-09"),
+    ] {
+        let why = access.why_not().await.context("it was let in")?;
+        assert!(why.contains(said), "{why}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_wants_one_of_the_clients_authority() -> Result<()> {
+    let keys = Keys::new()?;
+    let now_s = i64::try_from(
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)?
+            .as_secs(),
+    )?;
+    let own = certificate::client(keys.dir(), "alice", 1, now_s)?;
+    let servers = certificate::server(keys.dir(), &["elsewhere".into()], 1, now_s)?;
+    // As common.conf says how.
+    let common = keys.conf("common");
+    let text = std::fs::read_to_string(&common)?.replacen(
+        "    handshake_first: true\n",
+        &format!(
+            "    handshake_first: true\n    ca_file: \"{}\"\n    verify: true\n",
+            own.ca.display()
+        ),
+        1,
+    );
+    std::fs::write(&common, text)?;
+    // It asks the testkit as well, so that its process is started alone.
+    let port = ev_testkit::free_port();
+    let store = tempfile::tempdir()?;
+    let mut process = Process::program("nats-server", nats_server_program()?)
+        .arg("-c")
+        .arg(keys.conf("single"))
+        .args(["--addr", "127.0.0.1", "--http_port", "-1", "--port"])
+        .arg(port.to_string())
+        .env("EV_NATS_STORE", format!("\"{}\"", store.path().display()))
+        .env(
+            "EV_NATS_ACCOUNTS",
+            format!("\"{}/a\"", store.path().display()),
+        );
+    for (key, value) in keys.env() {
+        process = process.env(key, value);
+    }
+    let mut process = process.spawn()?;
+    process.wait_for_log("Server is ready", PATIENCE).await?;
+    let url = format!("nats://127.0.0.1:{port}");
+    let mut access = keys.access(&url, Role::Driver, "alice")?;
+    let why = access.why_not().await.context("it was let in")?;
+    assert!(why.contains("asks for a client's certificate"), "{why}");
+    access.tls.identity = Some((own.certificate, own.key));
+    assert_eq!(access.why_not().await, None);
+    // Whoever may join the cluster need not be a client.
+    access.tls.identity = Some((servers.certificate, servers.key));
+    assert!(access.why_not().await.is_some(), "it was let in");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_paused_server_is_silent_until_it_is_resumed() -> Result<()> {
     let mut server = NatsServer::start().await?;
     let client = server.connect().await?;
@@ -99,12 +197,17 @@ async fn a_cluster_outlives_one_server_and_all_of_them() -> Result<()> {
 async fn a_cut_proxy_drops_and_refuses_until_it_is_healed() -> Result<()> {
     let server = NatsServer::start().await?;
     let mut proxy = TcpProxy::start(server.url()).await?;
-    let client = async_nats::connect(proxy.url()).await?;
+    let url = proxy.url();
+    let through = async || {
+        let keys = server.keys();
+        keys.connect(&url, Role::Central, "through").await
+    };
+    let client = through().await?;
     flush(&client).await?;
 
     proxy.cut().await;
     ensure!(
-        async_nats::connect(proxy.url()).await.is_err(),
+        through().await.is_err(),
         "a cut proxy accepted a connection"
     );
     wait_until("the client noticed", PATIENCE, async || {
@@ -123,13 +226,16 @@ async fn a_cut_proxy_drops_and_refuses_until_it_is_healed() -> Result<()> {
 async fn a_stalled_proxy_delivers_late() -> Result<()> {
     let server = NatsServer::start().await?;
     let mut proxy = TcpProxy::start(server.url()).await?;
-    let client = async_nats::connect(proxy.url()).await?;
+    let keys = server.keys();
+    let client = keys.connect(&proxy.url(), Role::Driver, "alice").await?;
     let near = server.connect().await?;
-    let mut arrived = near.subscribe("stalled").await?;
+    let mut arrived = near.subscribe("ev.v1.driver.*.*").await?;
     flush(&near).await?;
 
     proxy.stall().await?;
-    client.publish("stalled", "late".into()).await?;
+    client
+        .publish("ev.v1.driver.alice.list", "late".into())
+        .await?;
     ensure!(
         tokio::time::timeout(QUIET, arrived.next()).await.is_err(),
         "a stalled proxy forwarded"
@@ -147,14 +253,15 @@ async fn a_stalled_proxy_delivers_late() -> Result<()> {
 async fn a_proxy_that_holds_replies_lets_the_request_through() -> Result<()> {
     let server = NatsServer::start().await?;
     let mut proxy = TcpProxy::start(server.url()).await?;
-    let client = async_nats::connect(proxy.url()).await?;
+    let keys = server.keys();
+    let client = keys.connect(&proxy.url(), Role::Driver, "alice").await?;
     let near = server.connect().await?;
-    let mut requests = near.subscribe("ask").await?;
+    let mut requests = near.subscribe("ev.v1.driver.*.*").await?;
     flush(&near).await?;
-    flush(&client).await?;
 
     proxy.hold_replies().await?;
-    let asking = tokio::spawn(async move { client.request("ask", "?".into()).await });
+    let asking =
+        tokio::spawn(async move { client.request("ev.v1.driver.alice.list", "?".into()).await });
     let request = tokio::time::timeout(PATIENCE, requests.next())
         .await
         .context("the request was held as well")?
@@ -217,10 +324,7 @@ async fn a_wait_in_vain_names_what_was_awaited() {
 /// A round trip to the server, so that what was sent before has arrived there.
 /// `Client::flush` only tells that the socket took it.
 async fn flush(client: &async_nats::Client) -> Result<()> {
-    let inbox = client.new_inbox();
-    let mut echo = client.subscribe(inbox.clone()).await?;
-    client.publish(inbox, "".into()).await?;
-    echo.next().await.context("the subscription ended")?;
+    jetstream::new(client.clone()).query_account().await?;
     Ok(())
 }
 
@@ -228,20 +332,23 @@ async fn publish(server: &NatsServer, replicas: usize, text: &'static str) -> Re
     let jetstream = jetstream::new(server.connect().await?);
     jetstream
         .create_stream(stream::Config {
-            name: "KEPT".into(),
-            subjects: vec!["kept".into()],
+            name: streams::LEDGER.name.into(),
+            subjects: vec![subjects::LEDGER.into()],
             num_replicas: replicas,
             ..Default::default()
         })
         .await?;
-    jetstream.publish("kept", text.into()).await?.await?;
+    jetstream
+        .publish(subjects::LEDGER, text.into())
+        .await?
+        .await?;
     Ok(())
 }
 
 async fn read_first(server: &NatsServer) -> Result<String> {
     let jetstream = jetstream::new(server.connect().await?);
     let message = jetstream
-        .get_stream("KEPT")
+        .get_stream(streams::LEDGER.name)
         .await?
         .get_raw_message(1)
         .await?;

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::HeaderMap;
+use ev_client::Pauses;
 use ev_contract::{
     connector::Phase,
     ids::SessionId,
@@ -15,7 +16,7 @@ use ev_contract::{
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
-use ev_testkit::{PATIENCE, wait_for};
+use ev_testkit::{Keys, PATIENCE, Role, wait_for};
 use serde::{Serialize, de::DeserializeOwned};
 use uuid::Uuid;
 
@@ -30,13 +31,22 @@ pub fn now_ms() -> i64 {
         .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// A driver.
+/// Soon, so that a test does not wait for it.
+const PAUSES: Pauses = Pauses {
+    first_max: Duration::from_millis(50),
+    min: Duration::from_millis(50),
+    max: Duration::from_millis(100),
+};
+
+/// A driver; or whoever else asks, in bytes.
 #[derive(Debug, Clone)]
 pub struct Driver {
     /// Its connection.
     pub nats: async_nats::Client,
     /// Its id.
     pub id: String,
+    url: String,
+    keys: Keys,
 }
 
 /// What a start may say.
@@ -64,20 +74,23 @@ impl Default for StartOptions {
 }
 
 impl Driver {
-    /// Connects.
+    /// Connects with a credential of its own.
     ///
     /// # Errors
-    /// When the server is not there.
-    pub async fn connect(url: &str, id: &str) -> Result<Self> {
-        let nats = async_nats::ConnectOptions::new()
+    /// When it cannot be enrolled.
+    pub async fn connect(keys: &Keys, url: &str, role: Role, id: &str) -> Result<Self> {
+        let access = keys.access(url, role, id)?;
+        let (options, _) = access.options(PAUSES, |_| std::future::ready(()))?;
+        let nats = options
             .retry_on_initial_connect()
-            .reconnect_delay_callback(|_| Duration::from_millis(50))
-            .connect(url)
+            .connect(access.servers()?)
             .await
-            .context("connect a driver")?;
+            .with_context(|| format!("connect {role} {id}"))?;
         Ok(Self {
             nats,
             id: id.into(),
+            url: url.into(),
+            keys: keys.clone(),
         })
     }
 
@@ -352,7 +365,7 @@ impl Driver {
         .await
     }
 
-    /// An operator's request by the same connection.
+    /// A request of an operator, who has a connection of their own.
     ///
     /// # Errors
     /// When no answer comes.
@@ -360,7 +373,8 @@ impl Driver {
         let mut body = body;
         body["request_id"] = Uuid::new_v4().to_string().into();
         body["expires_at"] = (now_ms() + 20_000).into();
-        match self.ask(&format!("ev.v1.op.olga.{verb}"), &body).await? {
+        let olga = Self::connect(&self.keys, &self.url, Role::Operator, "olga").await?;
+        match olga.ask(&format!("ev.v1.op.olga.{verb}"), &body).await? {
             Ok(reply) => Ok(reply),
             Err(error) => bail!("{}", error.error),
         }

@@ -10,7 +10,8 @@ use ev_contract::{
     wire::{self, Encoding},
 };
 use ev_testkit::{
-    NatsServer, PATIENCE, Process, TcpProxy, crash_program, free_port, our_program, wait_for,
+    Keys, NatsServer, PATIENCE, Process, Role, TcpProxy, crash_program, free_port, our_program,
+    wait_for,
 };
 use futures::StreamExt;
 use serde_json::Value;
@@ -104,9 +105,14 @@ impl Site {
         for n in 1..=layout.centrals {
             let port = free_port();
             let path = dir.path().join(format!("central-{n}.toml"));
+            let name = format!("central-{n}");
+            let keys = nats.keys();
             let text = format!(
-                "replica = \"central-{n}\"\nnats_url = \"{}\"\nhttp_addr = \"127.0.0.1:{port}\"\n{}\n",
+                "replica = \"{name}\"\nnats_url = \"{}\"\ncredentials = \"{}\"\nca = \"{}\"\n\
+                 http_addr = \"127.0.0.1:{port}\"\n{}\n",
                 nats.url(),
+                keys.creds(Role::Central, &name)?.display(),
+                keys.ca().display(),
                 layout.central_extra
             );
             std::fs::write(&path, text).context("write central's configuration")?;
@@ -114,8 +120,11 @@ impl Site {
             http_ports.push(port);
         }
         let path = dir.path().join("edge-cp.toml");
-        std::fs::write(&path, edge_toml(layout, &uplink.url(), dir.path())?)
-            .context("write the agent's configuration")?;
+        std::fs::write(
+            &path,
+            edge_toml(layout, &uplink.url(), nats.keys(), dir.path())?,
+        )
+        .context("write the agent's configuration")?;
         let speed = layout.sim_speed.to_string();
         let agent = spawn(layout, "edge-cp", &path, &["--sim-speed", &speed])?;
         let site = Self {
@@ -179,7 +188,24 @@ impl Site {
     /// # Errors
     /// When it cannot connect.
     pub async fn driver(&self, id: &str) -> Result<Driver> {
-        Driver::connect(&self.nats.url(), id).await
+        self.asker(Role::Driver, id).await
+    }
+
+    /// Somebody with a connection and a credential of their own, who asks in bytes.
+    ///
+    /// # Errors
+    /// When it cannot connect.
+    pub async fn asker(&self, role: Role, id: &str) -> Result<Driver> {
+        Driver::connect(self.nats.keys(), &self.nats.url(), role, id).await
+    }
+
+    /// The streams as somebody sees them who may change and empty them, which central may not.
+    ///
+    /// # Errors
+    /// When it cannot connect.
+    pub async fn maintainer(&self) -> Result<jetstream::Context> {
+        let nats = self.nats.connect_as(Role::Maintainer, "mona").await?;
+        Ok(jetstream::new(nats))
     }
 
     /// A page of a replica's HTTP port.
@@ -325,7 +351,7 @@ impl Site {
     /// # Errors
     /// When it cannot be read.
     pub async fn cdrs(&self) -> Result<(Vec<Receipt>, Vec<Adjustment>)> {
-        let js = jetstream::new(self.nats.connect().await?);
+        let js = self.maintainer().await?;
         let mut stream = js.get_stream(streams::CDR.name).await?;
         let count = stream.info().await?.state.messages;
         let consumer = stream
@@ -380,12 +406,16 @@ fn spawn(layout: &Layout, program: &str, config: &Path, extra: &[&str]) -> Resul
         .spawn()
 }
 
-fn edge_toml(layout: &Layout, url: &str, dir: &Path) -> Result<String> {
+fn edge_toml(layout: &Layout, url: &str, keys: &Keys, dir: &Path) -> Result<String> {
     let mut text = format!(
-        "nats_url = \"{url}\"\nstate_dir = \"{0}/edge\"\ncontrol_socket = \"{0}/edge.sock\"\n",
-        dir.display()
+        "nats_url = \"{url}\"\ncredentials = \"{1}/charge-point\"\nca = \"{2}\"\n\
+         state_dir = \"{0}/edge\"\ncontrol_socket = \"{0}/edge.sock\"\n",
+        dir.display(),
+        keys.creds_dir().display(),
+        keys.ca().display()
     );
     for n in 1..=layout.charge_points {
+        keys.creds(Role::ChargePoint, &format!("CP-{n:03}"))?;
         write!(
             text,
             "\n[[charge_point]]\nid = \"CP-{n:03}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n"

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use ev_e2e::Charger;
-use ev_testkit::{Process, workspace_root};
+use ev_testkit::{Process, Role, workspace_root};
 
 use crate::{ended_right, plugged};
 
@@ -19,6 +19,14 @@ async fn a_whole_session(example: &str) -> Result<()> {
         .args([
             "--server",
             &site.nats.url(),
+            "--credentials",
+            &site
+                .nats
+                .keys()
+                .creds(Role::Driver, "alice")?
+                .to_string_lossy(),
+            "--ca",
+            &site.nats.keys().ca().to_string_lossy(),
             "--driver",
             "alice",
             "--cp",

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use async_nats::jetstream;
 use ev_contract::{
     connector::Phase,
     streams,
@@ -144,7 +143,7 @@ impl Run {
             // What is made once must not be there.
             "create/one" => std::fs::remove_dir_all(site.edge_dir())?,
             "prepared/ledger" | "prepared/cdr" | "prepared/snapshots" => {
-                let js = jetstream::new(site.nats.connect().await?);
+                let js = site.maintainer().await?;
                 js.delete_stream(streams::LEDGER.name).await?;
                 js.delete_stream(streams::CDR.name).await?;
                 js.delete_object_store(streams::SNAPSHOT_BUCKET).await?;

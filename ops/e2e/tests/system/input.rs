@@ -7,6 +7,7 @@ use ev_contract::{
     wire::{self, Encoding},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, now_ms};
+use ev_testkit::Role;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -213,15 +214,17 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() -> Result<()>
             good.into(),
         )
         .await?;
+    let cabinet = site.asker(Role::ChargePoint, "CP-001").await?;
     for subject in [
         "ev.v1.cp.CP-001.evt",
         "ev.v1.cp.CP-001.sync",
         "ev.v1.cp.CP-001.hb",
     ] {
         for (bytes, _, _) in &junk {
-            alice.nats.publish(subject, bytes.clone().into()).await?;
+            cabinet.nats.publish(subject, bytes.clone().into()).await?;
         }
     }
+    cabinet.nats.flush().await?;
     alice.nats.flush().await?;
     ensure!(alice.open().await?.is_empty());
     let session = alice.start("CP-001").await?;

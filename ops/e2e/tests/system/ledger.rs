@@ -28,7 +28,7 @@ async fn a_message_removed_from_the_ledger_is_noticed() -> Result<()> {
     let alice = site.driver("alice").await?;
     let session = alice.start("CP-001").await?;
     alice.wait_phase(&session, Phase::Charging).await?;
-    let js = jetstream::new(site.nats.connect().await?);
+    let js = site.maintainer().await?;
     let stream = js.get_stream(streams::LEDGER.name).await?;
     stream.delete_message(3).await?;
     let why = refuses_to_serve(&site, 0).await?;
@@ -44,7 +44,7 @@ async fn a_message_removed_from_the_ledger_is_noticed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_was_emptied_is_noticed() -> Result<()> {
     let site = plugged(Charger::Orderly, 1).await?;
-    let js = jetstream::new(site.nats.connect().await?);
+    let js = site.maintainer().await?;
     js.get_stream(streams::LEDGER.name).await?.purge().await?;
     refuses_to_serve(&site, 0).await?;
     Ok(())
@@ -62,7 +62,7 @@ async fn nothing_is_answered_before_the_ledger_has_it() -> Result<()> {
         })
         .await?;
     }
-    let js = jetstream::new(site.nats.connect().await?);
+    let js = site.maintainer().await?;
     let config = js
         .get_stream(streams::LEDGER.name)
         .await?
@@ -149,6 +149,7 @@ async fn junk_on_the_ledgers_subject_changes_nothing() -> Result<()> {
     let alice = site.driver("alice").await?;
     let before = site.register("CP-001").await?;
     let session = alice.start("CP-001").await?;
+    // Only a central can write there at all.
     let js = jetstream::new(site.nats.connect().await?);
     for junk in [&b""[..], b"{}", b"\x81\xa1x\x01", b"EV"] {
         js.publish(subjects::LEDGER, junk.into()).await?.await?;

@@ -135,7 +135,7 @@ async fn a_start_whose_reply_is_lost_is_found_by_repeating_it(charger: Charger) 
         Encoding::MsgPack,
     )?;
     // A driver that is gone before the answer comes.
-    let gone = Driver::connect(&site.nats.url(), "alice").await?;
+    let gone = site.driver("alice").await?;
     let inbox = gone.nats.new_inbox();
     gone.nats
         .publish_with_reply("ev.v1.driver.alice.start", inbox, request.into())

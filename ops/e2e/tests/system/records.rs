@@ -8,6 +8,7 @@ use ev_contract::{
     wire::{self, Encoding},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, now_ms};
+use ev_testkit::Role;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -67,7 +68,7 @@ fn unplugged() -> Value {
 async fn odd_records_move_the_position_on_and_lose_nothing() -> Result<()> {
     let site = Site::start(&Layout::small(Charger::Orderly).centrals(2)).await?;
     let cabinet = Cabinet {
-        nats: site.driver("nobody").await?,
+        nats: site.asker(Role::ChargePoint, "CP-RAW").await?,
         id: "CP-RAW",
     };
     // Records of a charge point that never presented itself are not taken, and not freed.
@@ -152,9 +153,9 @@ async fn odd_records_move_the_position_on_and_lose_nothing() -> Result<()> {
     ensure!(reply.next == 22, "{reply:?}");
     ensure!(site.cdr(&session).await? == receipt, "the receipt changed");
     // All of it can be seen.
+    let olga = site.asker(Role::Operator, "olga").await?;
     let show: Value = serde_json::from_slice(
-        &cabinet
-            .nats
+        &olga
             .raw(
                 "ev.v1.op.olga.cp_ls".into(),
                 br#"{"cp_id":"CP-RAW"}"#.to_vec(),
@@ -195,7 +196,7 @@ async fn odd_records_move_the_position_on_and_lose_nothing() -> Result<()> {
 async fn an_unlock_that_has_to_wait_is_not_refused() -> Result<()> {
     let site = Site::start(&Layout::small(Charger::Orderly)).await?;
     let cabinet = Cabinet {
-        nats: site.driver("nobody").await?,
+        nats: site.asker(Role::ChargePoint, "CP-RAW").await?,
         id: "CP-RAW",
     };
     cabinet.sync("e1").await?;
@@ -223,9 +224,9 @@ async fn an_unlock_that_has_to_wait_is_not_refused() -> Result<()> {
         "expires_at": now_ms() + 20_000, "cp_id": "CP-RAW", "connector": 1});
     let subject = "ev.v1.op.olga.cp_unlock";
     let mut said = Vec::new();
+    let olga = site.asker(Role::Operator, "olga").await?;
     for _ in 0..3 {
-        let reply: OpReply = cabinet
-            .nats
+        let reply: OpReply = olga
             .ask(subject, &body)
             .await?
             .map_err(|e| anyhow::anyhow!("{}", e.error))?;

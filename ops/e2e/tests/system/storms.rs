@@ -2,6 +2,7 @@
 //! to come back.
 
 use anyhow::{Context, Result, ensure};
+use ev_client::Pauses;
 use ev_contract::{
     codes::{Code, Problem},
     ids::{ConnectorId, CpId, Epoch, SiteId},
@@ -10,10 +11,9 @@ use ev_contract::{
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, StartOptions};
-use ev_testkit::{PATIENCE, wait_for};
+use ev_testkit::{PATIENCE, Role, TcpProxy, wait_for};
 use futures::{StreamExt, future::join_all};
 use serde::Serialize;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
 use uuid::Uuid;
 
 /// One central with small allowances, so that a flood need not be large.
@@ -125,7 +125,7 @@ async fn a_charge_point_that_floods_is_told_when_to_come_back_and_others_charge(
          charge_point_syncs = { per_s = 1, burst = 10 }",
     )
     .await?;
-    let wild = site.nats.connect().await?;
+    let wild = site.nats.connect_as(Role::ChargePoint, "CP-WILD").await?;
     let cp: CpId = "CP-WILD".parse()?;
     let sync = bytes(&sync(&cp)?)?;
     let evt = bytes(&EvtRequest {
@@ -190,7 +190,7 @@ async fn an_agent_that_is_told_to_wait_brings_everything_in_the_end() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_heartbeats_is_passed_over_and_the_charge_point_stays_online() -> Result<()> {
     let site = strict("charge_point_heartbeats = { per_s = 1, burst = 5 }").await?;
-    let wild = site.nats.connect().await?;
+    let wild = site.nats.connect_as(Role::ChargePoint, "CP-WILD").await?;
     for _ in 0..5_000 {
         wild.publish("ev.v1.cp.CP-WILD.hb", "no heartbeat".into())
             .await?;
@@ -210,18 +210,24 @@ async fn a_flood_of_heartbeats_is_passed_over_and_the_charge_point_stays_online(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_stands_still_is_dropped_by_the_server_and_delays_nobody() -> Result<()> {
     let site = Site::start(&Layout::small(Charger::Orderly)).await?;
-    let mut still = TcpStream::connect(("127.0.0.1", site.nats.client_port())).await?;
-    still
-        .write_all(
-            b"CONNECT {\"verbose\":false,\"pedantic\":false,\"name\":\"still\"}\r\nSUB ev.v1.> 1\r\n",
-        )
-        .await?;
-    // More than the server keeps for one reader, on subjects that the reader hears.
+    let mut between = TcpProxy::start(site.nats.url()).await?;
+    let access = site
+        .nats
+        .keys()
+        .access(&between.url(), Role::Driver, "still")?;
+    let (options, _) = access.options(Pauses::default(), |_| std::future::ready(()))?;
+    let still = options.name("still").connect(access.servers()?).await?;
+    let _updates = still.subscribe("ev.v1.watch.still.*").await?;
+    still.flush().await?;
+    between.hold_replies().await?;
+    // More than the server keeps for one reader, on a subject that the reader hears.
     let other = site.nats.connect().await?;
     let bulk: bytes::Bytes = vec![0; 512 * 1024].into();
     let noise = async {
         for _ in 0..400 {
-            other.publish("ev.v1.noise", bulk.clone()).await?;
+            other
+                .publish("ev.v1.watch.still.noise", bulk.clone())
+                .await?;
         }
         anyhow::Ok(other.flush().await?)
     };

@@ -1,0 +1,185 @@
+//! Certificates: an authority for servers and one for clients, and what they sign.
+//!
+//! ```text
+//! DIR/tls/
+//!   ca.key, ca.crt                  signs servers; every client needs ca.crt
+//!   clients-ca.key, clients-ca.crt  signs clients, where servers ask for a certificate too
+//!   NAME.key, NAME.crt              a server's, given to it
+//!   clients/NAME.key, .crt          a client's
+//! ```
+//!
+//! Two authorities, since whoever has a server's certificate may join the cluster, and a client's
+//! must not do for that.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+};
+use sha2::{Digest, Sha256};
+
+use crate::realm::{DAY_S, DAYS_MAX, PUBLIC, RealmError, SECRET, failed, lock, make_dir, write};
+
+/// How long an authority is good: every client has to be given the next one.
+const CA_DAYS: u32 = 3_650;
+/// For how long a certificate is good unless somebody says otherwise.
+pub const DAYS: u32 = 365;
+/// Clocks are wrong, those of cabinets most of all.
+const BACK_S: i64 = DAY_S;
+
+/// A certificate that was written.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// The authority that a peer must know.
+    pub ca: PathBuf,
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Until when it is good.
+    pub expires_at_s: i64,
+}
+
+/// Where the authority of servers is.
+#[must_use]
+pub fn ca(dir: &Path) -> PathBuf {
+    dir.join("tls/ca.crt")
+}
+
+/// Where the authority of clients is.
+#[must_use]
+pub fn clients_ca(dir: &Path) -> PathBuf {
+    dir.join("tls/clients-ca.crt")
+}
+
+/// Makes a server's certificate, for clients and for other servers of its cluster. It is called by
+/// its first host.
+///
+/// # Errors
+/// [`RealmError`].
+pub fn server(
+    dir: &Path,
+    hosts: &[String],
+    days: u32,
+    now_s: i64,
+) -> Result<Certificate, RealmError> {
+    let name = hosts.first().map_or("", String::as_str);
+    for host in hosts {
+        check_host(host)?;
+    }
+    let folder = dir.join("tls");
+    let usages = [
+        ExtendedKeyUsagePurpose::ServerAuth,
+        // Towards the other servers of a cluster.
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    make(dir, "ca", &folder, name, hosts, &usages, days, now_s)
+}
+
+/// Makes a client's certificate.
+///
+/// # Errors
+/// [`RealmError`].
+pub fn client(dir: &Path, name: &str, days: u32, now_s: i64) -> Result<Certificate, RealmError> {
+    check_host(name)?;
+    let folder = dir.join("tls/clients");
+    let usages = [ExtendedKeyUsagePurpose::ClientAuth];
+    make(dir, "clients-ca", &folder, name, &[], &usages, days, now_s)
+}
+
+/// It becomes a file's name as well.
+fn check_host(host: &str) -> Result<(), RealmError> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if host.is_empty() || host.starts_with('.') || !host.chars().all(plain) {
+        return Err(RealmError::Host(host.to_owned()));
+    }
+    Ok(())
+}
+
+#[expect(clippy::too_many_arguments, reason = "two callers, side by side above")]
+fn make(
+    dir: &Path,
+    authority: &str,
+    folder: &Path,
+    name: &str,
+    hosts: &[String],
+    usages: &[ExtendedKeyUsagePurpose],
+    days: u32,
+    now_s: i64,
+) -> Result<Certificate, RealmError> {
+    if !(1..=DAYS_MAX).contains(&days) {
+        return Err(RealmError::Days(days));
+    }
+    make_dir(dir)?;
+    let _lock = lock(dir)?;
+    make_dir(&dir.join("tls"))?;
+    make_dir(folder)?;
+    let issuer = open(dir, authority, now_s)?;
+    let expires_at_s = now_s + i64::from(days) * DAY_S;
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(hosts)?;
+    params.distinguished_name = called(name);
+    valid(&mut params, now_s - BACK_S, expires_at_s);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = usages.to_vec();
+    params.use_authority_key_identifier_extension = true;
+    let signed = params.signed_by(&key, &issuer)?;
+    let key_path = folder.join(format!("{name}.key"));
+    let certificate = folder.join(format!("{name}.crt"));
+    write(&key_path, SECRET, &key.serialize_pem())?;
+    write(&certificate, PUBLIC, &signed.pem())?;
+    Ok(Certificate {
+        ca: dir.join(format!("tls/{authority}.crt")),
+        certificate,
+        key: key_path,
+        expires_at_s,
+    })
+}
+
+/// Opens an authority, or makes it.
+fn open(dir: &Path, name: &str, now_s: i64) -> Result<Issuer<'static, KeyPair>, RealmError> {
+    let key_path = dir.join(format!("tls/{name}.key"));
+    let certificate = dir.join(format!("tls/{name}.crt"));
+    if key_path.exists() {
+        let text = std::fs::read_to_string(&key_path).map_err(failed("read", &key_path))?;
+        let key = KeyPair::from_pem(&text)?;
+        return Ok(Issuer::new(authority(name, &key), key));
+    }
+    let key = KeyPair::generate()?;
+    let mut params = authority(name, &key);
+    let until_s = now_s + i64::from(CA_DAYS) * DAY_S;
+    valid(&mut params, now_s - BACK_S, until_s);
+    let signed = params.self_signed(&key)?;
+    // The certificate first: a key that is there has one.
+    write(&certificate, PUBLIC, &signed.pem())?;
+    write(&key_path, SECRET, &key.serialize_pem())?;
+    Ok(Issuer::new(params, key))
+}
+
+/// What follows from the key, so that nothing else need be read back.
+fn authority(name: &str, key: &KeyPair) -> CertificateParams {
+    let digest = Sha256::digest(key.subject_public_key_info());
+    let digest = data_encoding::HEXLOWER.encode(&digest[..4]);
+    let mut params = CertificateParams::default();
+    // No two installations' are called the same: a certificate of another is plainly a stranger's.
+    params.distinguished_name = called(&format!("ev {name} {digest}"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+fn called(name: &str) -> DistinguishedName {
+    let mut called = DistinguishedName::new();
+    called.push(DnType::CommonName, name);
+    called
+}
+
+fn valid(params: &mut CertificateParams, from_s: i64, until_s: i64) {
+    let at = |at_s: i64| {
+        let since = std::time::Duration::from_secs(u64::try_from(at_s).unwrap_or(0));
+        rcgen::date_time_ymd(1970, 1, 1) + since
+    };
+    params.not_before = at(from_s);
+    params.not_after = at(until_s);
+}

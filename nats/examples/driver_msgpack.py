@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A driver in MessagePack: list, start, watch until energy flows, stop, receipt.
 
-Needs `pip install nats-py msgpack`. Written from ../README.md alone; sections of it are named in
+Needs `pip install nats-py[nkeys] msgpack`. Written from ../README.md alone; sections of it are named in
 comments. Exits 0 only if the session went from start to receipt.
 """
 
@@ -173,7 +173,16 @@ async def run(args):
     async def on_error(error):
         print(f"  nats: {error}", file=sys.stderr)
 
-    nc = await nats.connect(args.server, error_cb=on_error, max_reconnect_attempts=-1)
+    nc = await nats.connect(
+        args.server,
+        error_cb=on_error,
+        max_reconnect_attempts=-1,
+        # "Getting in": TLS from the first byte, a credential, an inbox of one's own.
+        tls=ssl.create_default_context(cafile=args.ca),
+        tls_handshake_first=True,
+        user_credentials=args.credentials,
+        inbox_prefix=f"_INBOX_{args.driver}",
+    )
     driver = Driver(nc, args.driver, args.pending)
     try:
         await driver.left_over()
@@ -222,6 +231,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--server", default="nats://127.0.0.1:4222")
     parser.add_argument("--driver", default="alice")
+    parser.add_argument("--credentials", required=True, help="the driver's, from `central enrol driver`")
+    parser.add_argument("--ca", required=True, help="who vouches for the server: tls/ca.crt")
     parser.add_argument("--cp", default="CP-001")
     parser.add_argument("--connector", type=int, default=1)
     parser.add_argument("--min-mwh", type=int, default=1, help="stop after so much energy")

@@ -25,8 +25,6 @@ use crate::realm::{DAY_S, DAYS_MAX, PUBLIC, RealmError, SECRET, failed, lock, ma
 const CA_DAYS: u32 = 3_650;
 /// For how long a certificate is good unless somebody says otherwise.
 pub const DAYS: u32 = 365;
-/// Clocks are wrong, those of cabinets most of all.
-const BACK_S: i64 = DAY_S;
 
 /// A certificate that was written.
 #[derive(Debug, Clone)]
@@ -120,7 +118,7 @@ fn make(
     let key = KeyPair::generate()?;
     let mut params = CertificateParams::new(hosts)?;
     params.distinguished_name = called(name);
-    valid(&mut params, now_s - BACK_S, expires_at_s);
+    valid(&mut params, expires_at_s);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = usages.to_vec();
     params.use_authority_key_identifier_extension = true;
@@ -149,7 +147,7 @@ fn open(dir: &Path, name: &str, now_s: i64) -> Result<Issuer<'static, KeyPair>, 
     let key = KeyPair::generate()?;
     let mut params = authority(name, &key);
     let until_s = now_s + i64::from(CA_DAYS) * DAY_S;
-    valid(&mut params, now_s - BACK_S, until_s);
+    valid(&mut params, until_s);
     let signed = params.self_signed(&key)?;
     // The certificate first: a key that is there has one.
     write(&certificate, PUBLIC, &signed.pem())?;
@@ -175,11 +173,11 @@ fn called(name: &str) -> DistinguishedName {
     called
 }
 
-fn valid(params: &mut CertificateParams, from_s: i64, until_s: i64) {
-    let at = |at_s: i64| {
-        let since = std::time::Duration::from_secs(u64::try_from(at_s).unwrap_or(0));
-        rcgen::date_time_ymd(1970, 1, 1) + since
-    };
-    params.not_before = at(from_s);
-    params.not_after = at(until_s);
+/// From 1970 on: the clock of a cabinet that was without power is behind, and the connection is
+/// where it learns the time.
+fn valid(params: &mut CertificateParams, until_s: i64) {
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let life = std::time::Duration::from_secs(u64::try_from(until_s).unwrap_or(0));
+    params.not_before = epoch;
+    params.not_after = epoch + life;
 }

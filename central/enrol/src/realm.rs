@@ -259,6 +259,12 @@ impl Realm {
         })
     }
 
+    /// The folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// What nats-server includes.
     #[must_use]
     pub fn auth_conf(&self) -> PathBuf {

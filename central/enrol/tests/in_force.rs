@@ -5,8 +5,9 @@ mod support;
 use std::time::SystemTime;
 
 use anyhow::Result;
+use ev_client::Tls;
 use ev_enrol::{
-    Realm, Role,
+    Realm, Role, certificate,
     push::{Servers, push},
 };
 use ev_testkit::{Cluster, Keys, NatsServer};
@@ -20,13 +21,16 @@ fn now_s() -> i64 {
 async fn push_to(realm: &mut Realm, url: &str) -> Result<Vec<String>> {
     let servers = Servers {
         url: url.to_owned(),
-        tls: None,
+        tls: Tls {
+            ca: certificate::ca(realm.dir()),
+            identity: None,
+        },
     };
     Ok(push(realm, &servers, now_s()).await?)
 }
 
-async fn is_refused(url: &str, credentials: &std::path::Path) -> Result<bool> {
-    let mut raw = Raw::open(url, Some(credentials)).await?;
+async fn is_refused(url: &str, keys: &Keys, credentials: &std::path::Path) -> Result<bool> {
+    let mut raw = Raw::open(url, keys.dir(), Some(credentials)).await?;
     let why = raw.closed().await?;
     Ok(why == "Authorization Violation" || why == "User Authentication Expired")
 }
@@ -50,13 +54,13 @@ async fn a_revoked_credential_is_dropped_at_once_and_stays_out_also_after_a_rest
 
     assert_eq!(alice.closed().await?, "User Authentication Revoked");
     assert!(!creds.exists());
-    assert!(is_refused(&url, &stolen).await?);
+    assert!(is_refused(&url, &keys, &stolen).await?);
     bob.round_trip().await?;
 
     // A server that starts with the file of before keeps the newer of the two.
     std::fs::write(keys.dir().join("auth.conf"), before)?;
     server.restart().await?;
-    assert!(is_refused(&url, &stolen).await?);
+    assert!(is_refused(&url, &keys, &stolen).await?);
     // Who is enrolled anew is somebody else to the server.
     let anew = realm.enrol(Role::Driver, "alice", 1, now_s())?;
     Raw::connect(&url, &anew.path).await?;
@@ -117,7 +121,7 @@ async fn whatever_a_roles_former_key_signed_opens_nothing() -> Result<()> {
     push_to(&mut realm, &url).await?;
     let why = cp.closed().await?;
     assert!(why.contains("Authentication"), "{why}");
-    assert!(is_refused(&url, &stolen).await?);
+    assert!(is_refused(&url, &keys, &stolen).await?);
     Raw::connect(&url, &creds).await?;
     alice.round_trip().await?;
     Ok(())
@@ -132,7 +136,7 @@ async fn the_key_that_pushes_can_be_rotated_too() -> Result<()> {
     std::fs::copy(realm.creds(Role::Enrol, "enrol"), &former)?;
     realm.rotate_key(Role::Enrol, 365, now_s())?;
     push_to(&mut realm, &server.url()).await?;
-    assert!(is_refused(&server.url(), &former).await?);
+    assert!(is_refused(&server.url(), &keys, &former).await?);
     push_to(&mut realm, &server.url()).await?;
     Ok(())
 }
@@ -158,7 +162,10 @@ async fn what_a_stolen_signing_key_signed_ends_with_the_key() -> Result<()> {
     assert!(!tokens.is_empty());
     let servers = Servers {
         url: server.url(),
-        tls: None,
+        tls: Tls {
+            ca: certificate::ca(keys.dir()),
+            identity: None,
+        },
     };
     push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await?;
 
@@ -185,7 +192,7 @@ async fn an_expired_credential_is_dropped_while_it_is_used() -> Result<()> {
     let short = realm.issue(Role::Driver, "alice", now_s() + 2, now_s())?;
     let mut alice = Raw::connect(&server.url(), &short.path).await?;
     assert_eq!(alice.closed().await?, "User Authentication Expired");
-    assert!(is_refused(&server.url(), &short.path).await?);
+    assert!(is_refused(&server.url(), &keys, &short.path).await?);
     Ok(())
 }
 
@@ -193,10 +200,17 @@ async fn an_expired_credential_is_dropped_while_it_is_used() -> Result<()> {
 async fn who_has_no_credential_or_another_installations_is_refused() -> Result<()> {
     let keys = Keys::new()?;
     let server = NatsServer::start_locked(&keys).await?;
-    let mut nobody = Raw::open(&server.url(), None).await?;
+    let mut nobody = Raw::open(&server.url(), keys.dir(), None).await?;
     assert_eq!(nobody.closed().await?, "Authorization Violation");
     let other = Keys::new()?;
-    assert!(is_refused(&server.url(), &other.creds(Role::Central, "central-a")?).await?);
+    assert!(
+        is_refused(
+            &server.url(),
+            &keys,
+            &other.creds(Role::Central, "central-a")?
+        )
+        .await?
+    );
     Ok(())
 }
 
@@ -251,7 +265,7 @@ async fn revoking_reaches_every_server_of_a_cluster_also_one_that_was_down() -> 
         assert_eq!(alice.closed().await?, "User Authentication Revoked");
     }
     cluster.node_mut(2).restart().await?;
-    assert!(is_refused(&urls[2], &stolen).await?);
+    assert!(is_refused(&urls[2], &keys, &stolen).await?);
     Ok(())
 }
 

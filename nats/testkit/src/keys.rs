@@ -17,6 +17,8 @@ const OWN_NAME: &str = "testkit";
 const MEMORY: &str = "/dev/shm";
 /// By what clients call a test's server.
 const HOSTS: [&str; 2] = ["127.0.0.1", "localhost"];
+/// Beyond what a test sets a clock forward.
+const CERT_DAYS: u32 = 365;
 const CONFS: [&str; 5] = ["common", "single", "cluster-1", "cluster-2", "cluster-3"];
 
 /// Keys of an installation that lasts as long as a test: accounts, credentials, certificates, and
@@ -47,7 +49,8 @@ impl Keys {
         let own = realm.enrol(Role::Central, OWN_NAME, 1, now_s())?.path;
         // Both lock the folder.
         drop(realm);
-        let server = certificate::server(dir.path(), &HOSTS.map(str::to_owned), 1, now_s())?;
+        let server =
+            certificate::server(dir.path(), &HOSTS.map(str::to_owned), CERT_DAYS, now_s())?;
         for stem in CONFS {
             fs::copy(shipped_conf(stem), dir.path().join(format!("{stem}.conf")))
                 .with_context(|| format!("copy {stem}.conf"))?;
@@ -90,6 +93,12 @@ impl Keys {
     #[must_use]
     pub fn ca(&self) -> PathBuf {
         self.0.server.ca.clone()
+    }
+
+    /// What the servers show.
+    #[must_use]
+    pub fn server(&self) -> &Certificate {
+        &self.0.server
     }
 
     /// What opens a server for somebody.

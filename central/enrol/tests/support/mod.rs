@@ -3,22 +3,46 @@
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use ev_client::Credential;
+use ev_enrol::certificate;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, ReadHalf, WriteHalf},
+    net::TcpStream,
     time::timeout,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        self, ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, ServerName, pem::PemObject},
+    },
 };
 
 pub const SESSION: &str = "0199c8f1-7a00-7abc-8def-0123456789ab";
 /// For what must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+type Stream = TlsStream<TcpStream>;
+
+fn connector(keys: &Path) -> Result<TlsConnector> {
+    let ca = keys
+        .ancestors()
+        .map(certificate::ca)
+        .find(|ca| ca.exists())
+        .context("no authority of servers")?;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca)?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}
 
 /// A message as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +64,8 @@ pub enum Said {
 
 #[derive(Debug)]
 pub struct Raw {
-    from: BufReader<OwnedReadHalf>,
-    to: OwnedWriteHalf,
+    from: BufReader<ReadHalf<Stream>>,
+    to: WriteHalf<Stream>,
     subscriptions: u32,
     /// Messages that came before what was waited for.
     pub heard: Vec<Heard>,
@@ -52,18 +76,21 @@ pub struct Raw {
 
 impl Raw {
     pub async fn connect(url: &str, credentials: &Path) -> Result<Self> {
-        let mut raw = Self::open(url, Some(credentials)).await?;
+        let mut raw = Self::open(url, credentials, Some(credentials)).await?;
         raw.round_trip().await?;
         ensure!(raw.errors.is_empty(), "refused: {:?}", raw.errors);
         Ok(raw)
     }
 
-    /// Says who it is, and does not wait for what the server thinks of it.
-    pub async fn open(url: &str, credentials: Option<&Path>) -> Result<Self> {
+    /// Says who it is, and does not wait for what the server thinks of it. The server is known by
+    /// the authority of the folder of keys in which `keys` lies.
+    pub async fn open(url: &str, keys: &Path, credentials: Option<&Path>) -> Result<Self> {
         let address = url.trim_start_matches("nats://");
         let stream = TcpStream::connect(address).await.context("connect")?;
         stream.set_nodelay(true)?;
-        let (from, to) = stream.into_split();
+        let host = ServerName::try_from("127.0.0.1")?;
+        let stream = connector(keys)?.connect(host, stream).await?;
+        let (from, to) = tokio::io::split(stream);
         let mut raw = Self {
             from: BufReader::new(from),
             to,

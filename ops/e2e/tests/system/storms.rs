@@ -216,7 +216,12 @@ async fn a_reader_that_stands_still_is_dropped_by_the_server_and_delays_nobody()
         .keys()
         .access(&between.url(), Role::Driver, "still")?;
     let (options, _) = access.options(Pauses::default(), |_| std::future::ready(()))?;
-    let still = options.name("still").connect(access.servers()?).await?;
+    let still = options
+        .name("still")
+        // It does not miss the answers either.
+        .ping_interval(PATIENCE)
+        .connect(access.servers()?)
+        .await?;
     let _updates = still.subscribe("ev.v1.watch.still.*").await?;
     still.flush().await?;
     between.hold_replies().await?;

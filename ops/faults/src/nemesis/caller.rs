@@ -2,8 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::{Context, Result};
-use async_nats::{Client, ConnectOptions, HeaderMap};
+use anyhow::{Context, Result, bail};
+use async_nats::{Client, HeaderMap};
+use ev_client::Pauses;
+use ev_testkit::{Keys, Role};
 use futures::StreamExt;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -12,7 +14,11 @@ use super::history::{Event, History};
 
 /// How long one attempt waits.
 pub const ATTEMPT: Duration = Duration::from_secs(2);
-const RECONNECT: Duration = Duration::from_millis(200);
+const PAUSES: Pauses = Pauses {
+    first_max: Duration::from_millis(200),
+    min: Duration::from_millis(200),
+    max: Duration::from_millis(400),
+};
 
 /// How a caller writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,19 +39,22 @@ pub struct Caller {
 impl Caller {
     /// `who` is `driver.<id>` or `op.<id>`.
     pub async fn connect(
+        keys: &Keys,
         url: &str,
         who: String,
         tongue: Tongue,
         history: Arc<History>,
     ) -> Result<Self> {
-        let servers: Vec<async_nats::ServerAddr> =
-            url.split(',').map(str::parse).collect::<Result<_, _>>()?;
-        let client = ConnectOptions::new()
+        let access = match who.split_once('.') {
+            Some(("driver", id)) => keys.access(url, Role::Driver, id)?,
+            Some(("op", id)) => keys.access(url, Role::Operator, id)?,
+            _ => bail!("nobody is {who}"),
+        };
+        let (options, _) = access.options(PAUSES, |_| std::future::ready(()))?;
+        let client = options
             .retry_on_initial_connect()
-            .ping_interval(Duration::from_secs(5))
             .connection_timeout(Duration::from_secs(3))
-            .reconnect_delay_callback(|_| RECONNECT)
-            .connect(servers)
+            .connect(access.servers()?)
             .await
             .context("connect a caller")?;
         Ok(Self {

@@ -23,6 +23,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use ev_testkit::Role;
 use futures::{StreamExt, future::join_all};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
@@ -309,13 +310,27 @@ async fn act(args: &RunArgs, seed: u64, mix: Mix, town: &Arc<Town>) -> Result<()
         } else {
             Tongue::Json
         };
-        let caller = Caller::connect(&url, format!("driver.{id}"), tongue, history.clone()).await?;
+        let caller = Caller::connect(
+            &system.keys,
+            &url,
+            format!("driver.{id}"),
+            tongue,
+            history.clone(),
+        )
+        .await?;
         background.spawn(caller.clone().listen(id.clone()));
         drivers.push(Driver::new(id, caller, town.clone(), seed));
     }
     let ids = drivers.iter().map(|d| d.id.clone()).collect();
     let url = system.url_of("operators");
-    let caller = Caller::connect(&url, "op.olga".into(), Tongue::Json, history.clone()).await?;
+    let caller = Caller::connect(
+        &system.keys,
+        &url,
+        "op.olga".into(),
+        Tongue::Json,
+        history.clone(),
+    )
+    .await?;
     let operator = Operator::new(caller, town.clone(), ids, seed);
     operator.wait_for_charge_points().await?;
 
@@ -454,15 +469,12 @@ async fn cdrs_are_complete(town: &Town) -> bool {
 }
 
 async fn read_cdrs(town: &Town) -> Result<()> {
-    let client = async_nats::connect(
-        town.system
-            .direct_url()
-            .split(',')
-            .map(str::parse)
-            .collect::<Result<Vec<async_nats::ServerAddr>, _>>()?,
-    )
-    .await
-    .context("connect for the receipts")?;
+    let client = town
+        .system
+        .keys
+        .connect(&town.system.direct_url(), Role::Maintainer, "mona")
+        .await
+        .context("connect for the receipts")?;
     let js = async_nats::jetstream::new(client);
     let mut stream = js.get_stream("EV_CDR").await.context("find the receipts")?;
     let count = stream.info().await?.state.messages;

@@ -94,7 +94,14 @@ async fn play_one(scene: &Scene) -> Result<String> {
     };
     let system = System::start(plan).await?;
     let url = system.url_of(&drivers(1));
-    let caller = Caller::connect(&url, "driver.alice".into(), Tongue::Json, history).await?;
+    let caller = Caller::connect(
+        &system.keys,
+        &url,
+        "driver.alice".into(),
+        Tongue::Json,
+        history,
+    )
+    .await?;
     let store = dir.path().join(server(1));
     let copy = dir.path().join("copy");
     let nats = system.member(&server(1))?;

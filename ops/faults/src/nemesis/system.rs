@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ev_testkit::{Process, ProcessBuilder, nats_server_program, our_program, workspace_root};
+use ev_testkit::{Keys, Process, ProcessBuilder, Role, nats_server_program, our_program};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,6 +65,7 @@ pub struct Member {
 #[derive(Debug)]
 pub struct System {
     pub plan: Plan,
+    pub keys: Keys,
     pub members: BTreeMap<String, Member>,
     pub links: BTreeMap<String, Link>,
     server_ports: Vec<u16>,
@@ -80,6 +81,7 @@ impl System {
             http_ports: (0..plan.centrals).map(|_| distinct_port()).collect(),
             members: BTreeMap::new(),
             links: BTreeMap::new(),
+            keys: Keys::new()?,
             plan,
         };
         system.start_servers().await?;
@@ -120,13 +122,20 @@ impl System {
             };
             let mut command = Process::program(&name, nats_server_program()?)
                 .arg("-c")
-                .arg(workspace_root().join(format!("nats/conf/{conf}.conf")))
+                .arg(self.keys.conf(&conf))
                 .args(["--addr", "127.0.0.1", "--port"])
                 .arg(self.server_ports[n - 1].to_string())
                 .arg("--http_port")
                 .arg(self.monitor_ports[n - 1].to_string())
                 // Quoted, since the server parses the value like a piece of its file.
-                .env("EV_NATS_STORE", format!("\"{}\"", dir.display()));
+                .env("EV_NATS_STORE", format!("\"{}\"", dir.display()))
+                .env(
+                    "EV_NATS_ACCOUNTS",
+                    format!("\"{}\"", dir.join("accounts").display()),
+                );
+            for (key, value) in self.keys.env() {
+                command = command.env(key, value);
+            }
             if count > 1 {
                 let mut routes = Vec::new();
                 for other in (1..=count).filter(|other| *other != n) {
@@ -173,9 +182,12 @@ impl System {
         let port = self.http_ports[n - 1];
         // Short waits, so that what waits ends within the run.
         let text = format!(
-            "replica = \"{name}\"\nnats_url = \"{url}\"\nhttp_addr = \"127.0.0.1:{port}\"\n\
+            "replica = \"{name}\"\nnats_url = \"{url}\"\ncredentials = \"{}\"\nca = \"{}\"\n\
+             http_addr = \"127.0.0.1:{port}\"\n\
              stream_replicas = {replicas}\nsessions_per_driver = 2\nplug_wait_s = 20\n\
              start_deadline_s = 10\nrelease_after_s = 60\nsnapshot_every = {}\n",
+            self.keys.creds(Role::Central, &name)?.display(),
+            self.keys.ca().display(),
             self.plan.snapshot_every
         );
         std::fs::write(&path, text).context("write central's configuration")?;
@@ -195,10 +207,13 @@ impl System {
         let path = self.plan.dir.join(format!("{cp}.toml"));
         let seed: u64 = cp.bytes().map(u64::from).sum();
         let mut text = format!(
-            "nats_url = \"{url}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\n\n\
-             [[charge_point]]\nid = \"{cp}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n",
+            "nats_url = \"{url}\"\nca = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\n\n\
+             [[charge_point]]\nid = \"{cp}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n\
+             credentials = \"{}\"\n",
+            self.keys.ca().display(),
             state.display(),
-            self.socket(cp).display()
+            self.socket(cp).display(),
+            self.keys.creds(Role::ChargePoint, cp)?.display()
         );
         for c in 1..=place.connectors {
             write!(

@@ -112,6 +112,12 @@ impl Driver {
         }
     }
 
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// What it was told, in order.
     #[must_use]
     pub fn promises(&self) -> &[Promise] {

@@ -11,7 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ev_testkit::{free_port, nats_server_program, our_program, wait_for, workspace_root};
+use ev_testkit::{
+    Keys, Role, free_port, nats_server_program, our_program, wait_for, workspace_root,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -49,6 +51,8 @@ pub struct Workshop {
     kernel: PathBuf,
     root: PathBuf,
     folder: PathBuf,
+    /// Whom the machines let in.
+    pub keys: Keys,
     // Held while this run uses the folder.
     _lock: fs::File,
 }
@@ -82,11 +86,14 @@ impl Workshop {
         // The console of this run and not of all runs.
         fs::write(folder.join(CONSOLE), "").context("empty the machine's console")?;
         let root = folder.join("root.cpio");
-        build_root(&parts, &root, &folder, durability).context("build the machine's root")?;
+        let keys = Keys::new()?;
+        build_root(&parts, &root, &folder, durability, &keys)
+            .context("build the machine's root")?;
         Ok(Self {
             kernel: parts.join("vmlinuz"),
             root,
             folder,
+            keys,
             _lock: lock,
         })
     }
@@ -253,7 +260,13 @@ impl Drop for Machine {
     }
 }
 
-fn build_root(parts: &Path, root: &Path, folder: &Path, durability: Durability) -> Result<()> {
+fn build_root(
+    parts: &Path,
+    root: &Path,
+    folder: &Path,
+    durability: Durability,
+    keys: &Keys,
+) -> Result<()> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
     let mut archive = Archive::create(root).context("make the archive")?;
     archive.device("/dev/console", 5, 1)?;
@@ -283,10 +296,10 @@ fn build_root(parts: &Path, root: &Path, folder: &Path, durability: Durability) 
         }
     }
 
-    let conf = workspace_root().join("nats/conf");
-    for name in ["single.conf", "common.conf"] {
+    for stem in ["single", "common", "auth"] {
+        let name = format!("{stem}.conf");
         let shipped =
-            fs::read_to_string(conf.join(name)).with_context(|| format!("read {name}"))?;
+            fs::read_to_string(keys.conf(stem)).with_context(|| format!("read {name}"))?;
         let text = match durability {
             Durability::Shipped => shipped,
             Durability::ServerDefault => shipped
@@ -295,6 +308,18 @@ fn build_root(parts: &Path, root: &Path, folder: &Path, durability: Durability) 
                 .fold(String::new(), |text, line| text + line + "\n"),
         };
         archive.file(&format!("/etc/nats/{name}"), 0o644, text.as_bytes())?;
+    }
+    for (name, mode, path) in [
+        ("nats/server.crt", 0o644, keys.server().certificate.clone()),
+        ("nats/server.key", 0o600, keys.server().key.clone()),
+        ("nats/ca.crt", 0o644, keys.ca()),
+        (
+            "central.creds",
+            0o600,
+            keys.creds(Role::Central, "central-1")?,
+        ),
+    ] {
+        archive.file(&format!("/etc/{name}"), mode, &read(&path)?)?;
     }
     archive.file("/etc/central.toml", 0o644, include_bytes!("central.toml"))?;
     archive.finish()?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use async_nats::{Client, jetstream};
 use ev_contract::streams;
-use ev_testkit::wait_for;
+use ev_testkit::{Keys, Role, wait_for};
 use futures::{StreamExt, TryStreamExt, future, stream};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -83,6 +83,15 @@ struct Outside {
     cabinets: Vec<Cabinet>,
 }
 
+/// The connections to one machine, in the order of everybody.
+#[derive(Debug)]
+struct Lines {
+    drivers: Vec<Client>,
+    cabinets: Vec<Client>,
+    /// As a central, which may look at streams.
+    reader: Client,
+}
+
 /// How far everybody was when a round began.
 #[derive(Debug)]
 struct Mark {
@@ -146,12 +155,12 @@ async fn cut_again_and_again(options: &Options) -> Result<()> {
             load: Duration::from_millis(rng.random_range(LOAD_MS_MIN..=options.seconds * 1000)),
             ..Round::default()
         };
-        let client = connect(&machine).await?;
-        let left = timeout(round.load, outside.work(&client)).await;
+        let lines = outside.connect(&machine, &workshop.keys).await?;
+        let left = timeout(round.load, outside.work(&lines)).await;
         ensure!(left.is_err(), "work ended before the cut: {left:?}");
         let mut disk = machine.cut()?;
         let mut forgotten = disk.cut(&mut rng)?;
-        drop(client);
+        drop(lines);
         round.count(&outside, &mark);
 
         if n % CUT_WHILE_STARTING_EVERY == 0 {
@@ -170,8 +179,8 @@ async fn cut_again_and_again(options: &Options) -> Result<()> {
         round.start = began.elapsed();
         match came_back {
             Ok(()) => {
-                let client = connect(&machine).await?;
-                outside.check(&client, Some(&mark), &mut round).await?;
+                let lines = outside.connect(&machine, &workshop.keys).await?;
+                outside.check(&lines, Some(&mark), &mut round).await?;
             }
             Err(error) if options.lax => {
                 println!("it did not come back: {error:#}");
@@ -200,9 +209,9 @@ async fn cut_again_and_again(options: &Options) -> Result<()> {
         println!("a loss was seen, as it must be with the server's default");
         return Ok(());
     }
-    let client = connect(&machine).await?;
+    let lines = outside.connect(&machine, &workshop.keys).await?;
     let mut last = Round::default();
-    outside.wind_down(&client, &mut last).await?;
+    outside.wind_down(&lines, &mut last).await?;
     println!("all {} cuts: {}", options.rounds, sum.figures());
     ensure!(
         sum.broken == 0 && sum.unfreed == 0 && last.broken == 0 && last.unfreed == 0,
@@ -229,10 +238,35 @@ impl Outside {
         Ok(Self { drivers, cabinets })
     }
 
+    /// A connection for everybody, each with a credential of its own.
+    async fn connect(&self, machine: &Machine, keys: &Keys) -> Result<Lines> {
+        let url = machine.nats_url();
+        let drivers = self.drivers.iter().map(|d| (Role::Driver, d.id()));
+        let cabinets = self
+            .cabinets
+            .iter()
+            .map(|c| (Role::ChargePoint, c.id().as_str()));
+        let all = drivers.chain(cabinets).chain([(Role::Central, "reader")]);
+        let mut all: Vec<Client> = stream::iter(all)
+            .map(|(role, name)| connect(keys, &url, role, name))
+            .buffered(CHECKS_AT_ONCE)
+            .try_collect()
+            .await?;
+        let reader = all.pop().context("a reader")?;
+        let cabinets = all.split_off(self.drivers.len());
+        Ok(Lines {
+            drivers: all,
+            cabinets,
+            reader,
+        })
+    }
+
     /// Everybody works, until this is dropped or somebody meets what must not be.
-    async fn work(&mut self, client: &Client) -> Result<()> {
-        let drivers = self.drivers.iter_mut().map(|d| d.work(client));
-        let cabinets = self.cabinets.iter_mut().map(|c| c.work(client));
+    async fn work(&mut self, lines: &Lines) -> Result<()> {
+        let drivers = self.drivers.iter_mut().zip(&lines.drivers);
+        let drivers = drivers.map(|(driver, line)| driver.work(line));
+        let cabinets = self.cabinets.iter_mut().zip(&lines.cabinets);
+        let cabinets = cabinets.map(|(cabinet, line)| cabinet.work(line));
         future::try_join(
             future::try_join_all(drivers),
             future::try_join_all(cabinets),
@@ -255,20 +289,22 @@ impl Outside {
     fn since<'a>(
         &'a self,
         mark: Option<&'a Mark>,
-    ) -> impl Iterator<Item = (&'a Driver, &'a Promise)> {
+    ) -> impl Iterator<Item = (usize, &'a Driver, &'a Promise)> {
         self.drivers
             .iter()
             .enumerate()
             .flat_map(move |(n, driver)| {
                 let from = mark.map_or(0, |mark| mark.promises[n]);
-                driver.promises()[from..].iter().map(move |p| (driver, p))
+                driver.promises()[from..]
+                    .iter()
+                    .map(move |p| (n, driver, p))
             })
     }
 
     /// Asks for everything that was promised since the mark, and for every spool's position.
-    async fn check(&self, client: &Client, mark: Option<&Mark>, round: &mut Round) -> Result<()> {
+    async fn check(&self, lines: &Lines, mark: Option<&Mark>, round: &mut Round) -> Result<()> {
         let broken: Vec<String> = stream::iter(self.since(mark))
-            .map(|(driver, promise)| driver.broken(client, promise))
+            .map(|(n, driver, promise)| driver.broken(&lines.drivers[n], promise))
             .buffer_unordered(CHECKS_AT_ONCE)
             .try_filter_map(future::ok)
             .try_collect()
@@ -278,11 +314,11 @@ impl Outside {
         }
         round.broken += broken.len();
         let mut shown = 0;
-        for cabinet in &self.cabinets {
+        for (cabinet, line) in self.cabinets.iter().zip(&lines.cabinets) {
             let again = match cabinet.freed() {
                 // Never heard of by central, perhaps.
                 0 => 0,
-                _ => wanted_again(cabinet, client).await?,
+                _ => wanted_again(cabinet, line).await?,
             };
             if again > 0 && shown < SHOWN_MAX {
                 println!(
@@ -298,7 +334,7 @@ impl Outside {
 
     /// No more cuts: every session ends, every spool empties, and all that was ever promised is
     /// asked for once more, with what was metered against what was billed.
-    async fn wind_down(&mut self, client: &Client, last: &mut Round) -> Result<()> {
+    async fn wind_down(&mut self, lines: &Lines, last: &mut Round) -> Result<()> {
         for driver in &mut self.drivers {
             driver.make_this_the_last();
         }
@@ -308,24 +344,24 @@ impl Outside {
                 Instant::now() < deadline,
                 "after {WIND_DOWN:?} without a cut not every session has ended"
             );
-            if let Ok(left) = timeout(LOOK_EVERY, self.work(client)).await {
+            if let Ok(left) = timeout(LOOK_EVERY, self.work(lines)).await {
                 left?;
             }
         }
-        self.check(client, None, last).await?;
+        self.check(lines, None, last).await?;
         let sessions: Vec<_> = self
             .since(None)
-            .filter_map(|(driver, promise)| match promise {
-                Promise::Ended { session, .. } => Some((driver, *session)),
+            .filter_map(|(n, driver, promise)| match promise {
+                Promise::Ended { session, .. } => Some((n, driver, *session)),
                 Promise::Started { .. } | Promise::Stopped { .. } | Promise::Refused { .. } => None,
             })
             .collect();
         let billed: Vec<i64> = stream::iter(&sessions)
-            .map(|(driver, session)| driver.billed(client, *session))
+            .map(|(n, driver, session)| driver.billed(&lines.drivers[*n], *session))
             .buffered(CHECKS_AT_ONCE)
             .try_collect()
             .await?;
-        for ((_, session), billed) in sessions.iter().zip(&billed) {
+        for ((_, _, session), billed) in sessions.iter().zip(&billed) {
             let metered: u64 = self.cabinets.iter().map(|c| c.metered(*session)).sum();
             if i64::try_from(metered)? != *billed {
                 println!("  broken: {session} metered {metered} mWh and was billed {billed}");
@@ -334,14 +370,14 @@ impl Outside {
         }
         let begun = self
             .since(None)
-            .filter(|(_, promise)| matches!(promise, Promise::Started { .. }))
+            .filter(|(_, _, promise)| matches!(promise, Promise::Started { .. }))
             .count();
         ensure!(
             begun == sessions.len(),
             "{begun} sessions were accepted and {} have ended",
             sessions.len()
         );
-        let receipts = receipts(client, begun as u64).await?;
+        let receipts = receipts(&lines.reader, begun as u64).await?;
         println!(
             "at the end: {begun} sessions accepted and ended, {receipts} receipts, {} mWh metered \
              and billed, {} records freed",
@@ -359,7 +395,7 @@ impl Outside {
 
 impl Round {
     fn count(&mut self, outside: &Outside, mark: &Mark) {
-        for (_, promise) in outside.since(Some(mark)) {
+        for (_, _, promise) in outside.since(Some(mark)) {
             match promise {
                 Promise::Started { .. } => self.starts += 1,
                 Promise::Stopped { .. } => self.stops += 1,
@@ -420,12 +456,11 @@ impl Round {
     }
 }
 
-async fn connect(machine: &Machine) -> Result<Client> {
-    let url = machine.nats_url();
+async fn connect(keys: &Keys, url: &str, role: Role, name: &str) -> Result<Client> {
     wait_for(
         "nats-server in the machine is reached",
         PATIENCE,
-        async || Ok(async_nats::connect(&url).await?),
+        async || keys.connect(url, role, name).await,
     )
     .await
 }

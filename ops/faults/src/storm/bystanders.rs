@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ev_contract::v1::{DriverUpdate, Status};
 use ev_e2e::{Driver, StartOptions};
+use ev_testkit::{NatsServer, Role};
 use futures::future::try_join_all;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -60,7 +61,8 @@ pub struct Bystanders {
 impl Bystanders {
     /// Begins with so many drivers on charge points of their own. They have a thread of their own:
     /// what the load program itself is busy with is no delay of theirs.
-    pub fn start(url: String, count: usize, charge_points: usize) -> Self {
+    pub fn start(server: &NatsServer, count: usize, charge_points: usize) -> Self {
+        let (keys, url) = (server.keys().clone(), server.url());
         let (stop, stopped) = watch::channel(false);
         let thread = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread()
@@ -68,7 +70,8 @@ impl Bystanders {
                 .build()?
                 .block_on(async {
                     let drivers = (0..count).map(async |n| {
-                        let driver = Driver::connect(&url, &format!("bystander-{n}")).await?;
+                        let id = format!("bystander-{n}");
+                        let driver = Driver::connect(&keys, &url, Role::Driver, &id).await?;
                         let cp = format!("CP-{:03}", 1 + n * charge_points / count);
                         anyhow::Ok(charge(driver, cp, stopped.clone()).await)
                     });

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use async_nats::Client;
+use ev_client::Pauses;
 use ev_contract::{
     codes::Code,
     ids::ConnectorId,
+    subjects::{CP_EVENTS, CP_HEARTBEATS, CP_SYNCS},
     units::MilliAmp,
     v1::{
         ConnectorSpec, DriverUpdate, ErrorReply, EvtReply, EvtRequest, Heartbeat, Status,
@@ -14,16 +16,11 @@ use ev_contract::{
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
-use ev_e2e::{Driver, StartOptions, now_ms};
-use ev_testkit::{NatsServer, PATIENCE, wait_for};
+use ev_e2e::{Driver, Site, StartOptions, now_ms};
+use ev_testkit::{NatsServer, PATIENCE, Role, TcpProxy, wait_for};
 use futures::StreamExt;
 use serde::Serialize;
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
-    sync::watch,
-    task::JoinHandle,
-};
+use tokio::{sync::watch, task::JoinHandle};
 
 /// Messages between two pauses.
 const BATCH: usize = 100;
@@ -76,11 +73,10 @@ struct Flood {
 impl Flood {
     /// `message` makes the nth message; `heard` reads an answer.
     async fn start(
-        url: &str,
+        client: Client,
         mut message: impl FnMut(usize) -> Result<(String, Vec<u8>)> + Send + 'static,
         heard: impl Fn(&[u8], &mut Told) + Send + 'static,
     ) -> Result<Self> {
-        let client = connect(url).await?;
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(format!("{inbox}.*")).await?;
         let (stop, mut stopped) = watch::channel(false);
@@ -134,13 +130,6 @@ impl Flood {
     }
 }
 
-async fn connect(url: &str) -> Result<Client> {
-    async_nats::ConnectOptions::new()
-        .connect(url)
-        .await
-        .context("connecting a flood")
-}
-
 fn bytes(message: &impl Serialize) -> Result<Vec<u8>> {
     Ok(wire::encode(message, Encoding::MsgPack)?)
 }
@@ -153,9 +142,10 @@ pub struct FloodingDriver {
 }
 
 impl FloodingDriver {
-    pub async fn start(url: &str) -> Result<Self> {
+    pub async fn start(site: &Site) -> Result<Self> {
+        let driver = site.driver("mallory").await?;
         let flood = Flood::start(
-            url,
+            site.nats.connect_as(Role::Driver, "mallory").await?,
             |n| {
                 if n % 2 == 0 {
                     let start = Driver::start_request("CP-002", &StartOptions::default());
@@ -176,7 +166,6 @@ impl FloodingDriver {
             },
         )
         .await?;
-        let driver = Driver::connect(url, "mallory").await?;
         Ok(Self { flood, driver })
     }
 
@@ -203,8 +192,8 @@ pub struct FloodingChargePoint {
 const WILD: &str = "CP-WILD";
 
 impl FloodingChargePoint {
-    pub async fn start(url: &str) -> Result<Self> {
-        let client = connect(url).await?;
+    pub async fn start(site: &Site) -> Result<Self> {
+        let client = site.nats.connect_as(Role::ChargePoint, WILD).await?;
         let presented = client
             .request(format!("ev.v1.cp.{WILD}.sync"), bytes(&sync())?.into())
             .await?;
@@ -213,7 +202,7 @@ impl FloodingChargePoint {
         let small = bytes(&evt(1, 64))?;
         let large = bytes(&evt(16, LARGE_EVT_BYTES / 16))?;
         let flood = Flood::start(
-            url,
+            client,
             move |n| {
                 Ok(match n % 20 {
                     0 => (format!("ev.v1.cp.{WILD}.sync"), bytes(&sync())?),
@@ -297,32 +286,35 @@ fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().unwrap()
 }
 
-/// Subscribes to everything and reads nothing but the server's greeting.
+/// A central that hears all charge points and takes nothing.
 pub struct StillConsumer {
     /// What the server calls its connection.
     cid: u64,
-    _connection: TcpStream,
+    _between: TcpProxy,
+    _client: Client,
 }
 
 impl StillConsumer {
     pub async fn start(server: &NatsServer) -> Result<Self> {
-        let connection = TcpStream::connect(("127.0.0.1", server.client_port())).await?;
-        let mut connection = BufReader::new(connection);
-        let mut greeting = String::new();
-        connection.read_line(&mut greeting).await?;
-        let info: serde_json::Value = serde_json::from_str(
-            greeting
-                .strip_prefix("INFO ")
-                .context("the server greets with INFO")?,
-        )?;
-        let cid = info["client_id"].as_u64().context("client_id")?;
-        let mut connection = connection.into_inner();
-        connection
-            .write_all(b"CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB ev.v1.> 1\r\n")
+        let mut between = TcpProxy::start(server.url()).await?;
+        let access = server
+            .keys()
+            .access(&between.url(), Role::Central, "still")?;
+        let (options, _) = access.options(Pauses::default(), |_| std::future::ready(()))?;
+        // It does not miss the answers either.
+        let client = options
+            .ping_interval(PATIENCE)
+            .connect(access.servers()?)
             .await?;
+        for subject in [CP_EVENTS, CP_SYNCS, CP_HEARTBEATS] {
+            client.subscribe(subject).await?;
+        }
+        client.flush().await?;
+        between.hold_replies().await?;
         Ok(Self {
-            cid,
-            _connection: connection,
+            cid: client.server_info().client_id,
+            _between: between,
+            _client: client,
         })
     }
 

@@ -100,7 +100,7 @@ struct Storm {
 
 impl Storm {
     fn bystanders(&self) -> Bystanders {
-        Bystanders::start(self.site.nats.url(), BYSTANDERS, self.count)
+        Bystanders::start(&self.site.nats, BYSTANDERS, self.count)
     }
 
     async fn calm(&mut self) -> Result<()> {
@@ -138,7 +138,7 @@ impl Storm {
 
     async fn a_driver_floods(&mut self) -> Result<()> {
         let bystanders = self.bystanders();
-        let flood = FloodingDriver::start(&self.site.nats.url()).await?;
+        let flood = FloodingDriver::start(&self.site).await?;
         tokio::time::sleep(self.flood).await;
         let told = flood.stop().await?;
         let served = bystanders.stop().await?;
@@ -151,7 +151,7 @@ impl Storm {
     async fn a_charge_point_floods(&mut self) -> Result<()> {
         let still = StillConsumer::start(&self.site.nats).await?;
         let bystanders = self.bystanders();
-        let flood = FloodingChargePoint::start(&self.site.nats.url()).await?;
+        let flood = FloodingChargePoint::start(&self.site).await?;
         tokio::time::sleep(self.flood).await;
         let told = flood.stop().await?;
         let served = bystanders.stop().await?;

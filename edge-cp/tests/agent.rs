@@ -355,8 +355,8 @@ async fn a_session_goes_from_start_to_end_and_its_energy_is_the_meters() -> Resu
     let before = agent.register(ONE).await;
 
     let start = central.start_command(ONE);
-    let mut live = central
-        .client
+    let alice = server.connect_as(Role::Driver, "alice").await?;
+    let mut live = alice
         .subscribe(Subject::live_of(
             start.driver_id.as_ref().unwrap(),
             start.session_id,

@@ -224,9 +224,10 @@ async fn a_message_over_its_roles_size_closes_the_connection() -> Result<()> {
         .publish("ev.v1.driver.alice.list", None, &"x".repeat(size))
         .await?;
     alice.round_trip().await?;
-    alice
+    // The server need not wait for the end of it.
+    let _ = alice
         .publish("ev.v1.driver.alice.list", None, &"x".repeat(size + 1))
-        .await?;
+        .await;
     assert_eq!(alice.closed().await?, "Maximum Payload Violation");
     Ok(())
 }

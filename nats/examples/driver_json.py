@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A driver in JSON: list, start, watch until energy flows, stop, receipt.
 
-Needs `pip install nats-py[nkeys]`. Written from ../README.md alone; sections of it are named in comments.
-Exits 0 only if the session went from start to receipt.
+Needs `pip install nats-py[nkeys]`. Written from ../README.md alone; sections of it are named in
+comments. Exits 0 only if the session went from start to receipt.
 """
 
 import argparse

@@ -8,6 +8,7 @@ use ev_contract::{
 };
 use ev_e2e::{Charger, Driver, Layout, Site, now_ms};
 use ev_testkit::Role;
+use futures::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -206,16 +207,17 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() -> Result<()>
         .nats
         .publish("ev.v1.driver.alice.start", good.clone().into())
         .await?;
-    // Nor is an answer sent where it would be taken for a command.
+    // An answer that is aimed at a command stays within the drivers' account.
+    let cabinet = site.asker(Role::ChargePoint, "CP-001").await?;
+    let mut stops = cabinet.nats.subscribe("ev.v1.cp.CP-001.cmd.stop").await?;
     alice
         .nats
         .publish_with_reply(
-            "ev.v1.driver.alice.start",
+            "ev.v1.driver.alice.list",
             "ev.v1.cp.CP-001.cmd.stop",
-            good.into(),
+            b"\x80"[..].into(),
         )
         .await?;
-    let cabinet = site.asker(Role::ChargePoint, "CP-001").await?;
     for subject in [
         "ev.v1.cp.CP-001.evt",
         "ev.v1.cp.CP-001.sync",
@@ -228,6 +230,8 @@ async fn bytes_that_are_no_message_are_answered_and_harm_nothing() -> Result<()>
     cabinet.nats.flush().await?;
     alice.nats.flush().await?;
     ensure!(alice.open().await?.is_empty());
+    ensure!(stops.next().now_or_never().is_none(), "it was a command");
+    drop(stops);
     let session = alice.start("CP-001").await?;
     alice.stop(&session).await?;
     alice.wait_ended(&session).await?;

@@ -54,6 +54,8 @@ const PAUSES: Pauses = Pauses {
 /// What waits in the client library for the connection; while it is down, whoever sends more waits.
 /// Few, since what waits there can be large and can no longer be taken back.
 const CLIENT_QUEUE: usize = 1_024;
+/// A round trip takes milliseconds; a server that is gone is not waited for.
+const LAST_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare streams while the server is not ready for them.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -187,6 +189,9 @@ async fn serve(
     subscribed.abort();
     // Replies that the engine gave at the end are still on their way.
     let _ = tokio::time::timeout(Duration::from_secs(3), sending).await;
+    // Sent is not read: what the server has not read when this end closes with something unread is
+    // lost. It answers after it has read what came before.
+    let _ = tokio::time::timeout(LAST_ROUND_TRIP, js.query_account()).await;
     Ok(())
 }
 

@@ -77,6 +77,10 @@ pub(crate) fn start(
 /// Without this nothing is lost, but whoever asked waits for a repeat. The server answers an
 /// unsubscription within a round trip.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
+/// Messages that are still taken of a busy subscription: more than are under way at once.
+const LAST_MESSAGES: u64 = 256;
+/// A subscription is not busy when so long nothing comes.
+const QUIET: Duration = Duration::from_millis(50);
 /// Before another attempt to subscribe; the connection is being made again.
 const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -175,6 +179,7 @@ async fn take(
     shared: Arc<Shared>,
     health: watch::Receiver<Health>,
 ) {
+    let mut seen = 0_u64;
     {
         let mut watched = health.clone();
         let mut ended = std::pin::pin!(until(&mut watched, false));
@@ -182,13 +187,35 @@ async fn take(
             tokio::select! {
                 _ = &mut ended => break,
                 message = subscriber.next() => match message {
-                    Some(message) => shared.take(&mut source, &message),
+                    Some(message) => {
+                        seen += 1;
+                        shared.take(&mut source, &message);
+                    }
                     None => return,
                 },
             }
         }
     }
     if health.borrow().stage != Stage::Draining {
+        return;
+    }
+    // The library forgets a subscription that is drained as soon as it hears anything more, and
+    // with it what the server sends until it has read the word. Where much comes, the server is
+    // told the number of the last message instead, which both sides count alike.
+    let last = seen + LAST_MESSAGES;
+    let counted = async {
+        if subscriber.unsubscribe_after(last).await.is_err() {
+            return false;
+        }
+        loop {
+            match tokio::time::timeout(QUIET, subscriber.next()).await {
+                Ok(Some(message)) => shared.take(&mut source, &message),
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    };
+    if let Ok(true) = tokio::time::timeout(DRAIN_WAIT, counted).await {
         return;
     }
     if let Err(error) = subscriber.drain().await {

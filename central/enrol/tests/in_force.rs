@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use anyhow::Result;
 use ev_enrol::{
     Realm, Role,
-    push::{Servers, push},
+    push::{PushError, Servers, push},
 };
 use ev_testkit::{Cluster, Keys, NatsServer};
 use support::Raw;
@@ -170,7 +170,11 @@ async fn what_a_stolen_signing_key_signed_ends_with_the_key() -> Result<()> {
     let mut realm = keys.realm()?;
     push_to(&mut realm, &server.url()).await?;
     // The thief's tokens are dated later, and signed by nobody.
-    let _ = push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await;
+    let refused = push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await;
+    assert!(
+        matches!(refused, Err(PushError::NotTaken { .. })),
+        "{refused:?}"
+    );
     Raw::connect(&server.url(), &creds).await?;
     server.restart().await?;
     Raw::connect(&server.url(), &creds).await?;

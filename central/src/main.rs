@@ -1,4 +1,7 @@
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -6,7 +9,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    before_help = "Examples:\n  central run --config /etc/ev/central.toml\n  central check-config --config /etc/ev/central.toml"
+    before_help = "Examples:\n  central run --config /etc/ev/central.toml\n  central check-config --config /etc/ev/central.toml\n  central enrol driver alice"
 )]
 struct Args {
     #[command(subcommand)]
@@ -29,26 +32,30 @@ enum Verb {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Keys and credentials: who may connect, and as whom.
+    Enrol(ev_enrol::Args),
 }
 
 /// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let (Verb::Run { config: path } | Verb::CheckConfig { config: path }) = &args.verb;
-    let config = match central::Config::read(path) {
-        Ok(config) => config,
+    match Args::parse().verb {
+        Verb::Run { config } => with_config(&config, central::main),
+        Verb::CheckConfig { config } => with_config(&config, |_| {
+            println!("{} is in order", config.display());
+            ExitCode::SUCCESS
+        }),
+        Verb::Enrol(args) => ev_enrol::run(&args),
+    }
+}
+
+fn with_config(path: &Path, act: impl FnOnce(central::Config) -> ExitCode) -> ExitCode {
+    match central::Config::read(path) {
+        Ok(config) => act(config),
         Err(error) => {
             eprintln!("central: {error}");
-            return ExitCode::from(EXIT_CONFIG);
+            ExitCode::from(EXIT_CONFIG)
         }
-    };
-    match args.verb {
-        Verb::CheckConfig { .. } => {
-            println!("{} is in order", path.display());
-            ExitCode::SUCCESS
-        }
-        Verb::Run { .. } => central::main(config),
     }
 }

@@ -18,6 +18,12 @@ pub const CP_EVENTS: &str = "ev.v1.cp.*.evt";
 pub const CP_SYNCS: &str = "ev.v1.cp.*.sync";
 /// Every replica's subscription for heartbeats.
 pub const CP_HEARTBEATS: &str = "ev.v1.cp.*.hb";
+/// Commands to charge points.
+pub const CP_COMMANDS: &str = "ev.v1.cp.*.cmd.*";
+/// Live values of charge points, for drivers.
+pub const CP_LIVE_VALUES: &str = "ev.v1.cp.*.live.*.*";
+/// Updates of sessions, for drivers.
+pub const WATCH: &str = "ev.v1.watch.*.*";
 /// The ledger's only subject.
 pub const LEDGER: &str = "ev.v1.ledger";
 /// All subjects of the CDR stream.

@@ -1,5 +1,6 @@
 use anyhow::{Context, Result, ensure};
 
+use crate::keys::Keys;
 use crate::nats::{NatsServer, Routes, shipped_conf};
 use crate::ports::free_port;
 use crate::wait::{PATIENCE, wait_for};
@@ -25,6 +26,18 @@ impl Cluster {
             size == SIZE,
             "configurations are shipped for {SIZE} servers, not for {size}"
         );
+        Self::start_all(None).await
+    }
+
+    /// Three that let in only whom `keys` have enrolled.
+    ///
+    /// # Errors
+    /// When no usable nats-server is found, or no leader is elected.
+    pub async fn start_locked(keys: &Keys) -> Result<Self> {
+        Self::start_all(Some(keys)).await
+    }
+
+    async fn start_all(keys: Option<&Keys>) -> Result<Self> {
         let ports: Vec<u16> = (0..SIZE).map(|_| free_port()).collect();
         let urls: Vec<String> = ports
             .iter()
@@ -39,10 +52,12 @@ impl Cluster {
                     own_port,
                     all: all.clone(),
                 };
-                NatsServer::spawn(
-                    &shipped_conf(&format!("cluster-{}", index + 1)),
-                    Some(&routes),
-                )
+                let stem = format!("cluster-{}", index + 1);
+                let conf = match keys {
+                    Some(keys) => keys.conf(&stem)?,
+                    None => shipped_conf(&stem),
+                };
+                NatsServer::spawn(&conf, Some(&routes), keys)
             })
             .collect::<Result<_>>()?;
         let mut cluster = Self { nodes };

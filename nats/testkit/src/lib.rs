@@ -9,6 +9,7 @@
 //! only.
 
 mod cluster;
+mod keys;
 mod nats;
 mod ports;
 mod process;
@@ -17,6 +18,7 @@ mod proxy;
 mod wait;
 
 pub use cluster::Cluster;
+pub use keys::Keys;
 pub use nats::NatsServer;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder};

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::keys::Keys;
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::programs::{nats_server_program, workspace_root};
@@ -26,6 +27,8 @@ pub struct NatsServer {
     client_port: u16,
     monitor_port: u16,
     data: TempDir,
+    /// Where it lets in only whom it knows: how this handle itself connects.
+    credentials: Option<PathBuf>,
 }
 
 /// What a server of a cluster needs to know beyond its file.
@@ -51,9 +54,21 @@ impl NatsServer {
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
     pub async fn start_with_conf(conf: &Path) -> Result<Self> {
+        Self::start_anew(conf, None).await
+    }
+
+    /// Like [`NatsServer::start`], but it lets in only whom `keys` have enrolled.
+    ///
+    /// # Errors
+    /// When no usable nats-server is found or it does not come up.
+    pub async fn start_locked(keys: &Keys) -> Result<Self> {
+        Self::start_anew(&keys.conf("single")?, Some(keys)).await
+    }
+
+    async fn start_anew(conf: &Path, keys: Option<&Keys>) -> Result<Self> {
         let mut attempt = 1;
         loop {
-            let mut server = Self::spawn(conf, None)?;
+            let mut server = Self::spawn(conf, None, keys)?;
             match server.wait_until_it_serves().await {
                 Ok(()) => return Ok(server),
                 Err(_) if attempt < START_ATTEMPTS_MAX && server.port_was_taken() => attempt += 1,
@@ -63,7 +78,7 @@ impl NatsServer {
     }
 
     /// Starts the process and does not wait for it.
-    pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>) -> Result<Self> {
+    pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>, keys: Option<&Keys>) -> Result<Self> {
         let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;
         let (client_port, monitor_port) = (free_port(), free_port());
         let name = conf.file_stem().map_or_else(
@@ -79,7 +94,11 @@ impl NatsServer {
             .arg("--http_port")
             .arg(monitor_port.to_string())
             // Quoted, since the server parses the value like a piece of its file.
-            .env("EV_NATS_STORE", format!("\"{}\"", data.path().display()));
+            .env("EV_NATS_STORE", format!("\"{}\"", data.path().display()))
+            .env(
+                "EV_NATS_ACCOUNTS",
+                format!("\"{}\"", data.path().join("accounts").display()),
+            );
         if let Some(routes) = routes {
             command = command
                 .arg("--cluster")
@@ -92,6 +111,7 @@ impl NatsServer {
             client_port,
             monitor_port,
             data,
+            credentials: keys.map(|keys| keys.own().to_owned()),
         })
     }
 
@@ -121,12 +141,17 @@ impl NatsServer {
         self.process.log()
     }
 
-    /// A fresh connection to it.
+    /// A fresh connection to it; to a locked one as a central.
     ///
     /// # Errors
     /// When it does not accept one.
     pub async fn connect(&self) -> Result<async_nats::Client> {
-        async_nats::connect(self.url())
+        let options = match &self.credentials {
+            Some(path) => crate::keys::options(path)?,
+            None => async_nats::ConnectOptions::new(),
+        };
+        options
+            .connect(self.url())
             .await
             .with_context(|| format!("connect to {}", self.url()))
     }

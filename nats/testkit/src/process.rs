@@ -221,7 +221,11 @@ impl Process {
     /// When it does not run.
     pub fn terminate(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
-        self.signal(Signal::CONT)?;
+        // One that is quick has ended by now.
+        let thawed = self.signal(Signal::CONT);
+        if self.is_running() {
+            thawed?;
+        }
         Ok(())
     }
 

@@ -1,0 +1,409 @@
+//! The one table of who may do what: accounts, what crosses between them, and roles.
+//!
+//! A credential carries a name and nothing else. The server puts it into the role's template, so
+//! that a change here, pushed, changes what every credential of the role may do.
+
+use std::{fmt, str::FromStr};
+
+use clap::ValueEnum;
+use ev_contract::{
+    ids::{CpId, DriverId, InvalidId, OperatorId, ReplicaId},
+    limits::{EVT_BYTES_MAX, REQUEST_BYTES_MAX},
+    streams::{self, SNAPSHOT_BUCKET},
+    subjects::{
+        CDR_ALL, CP_COMMANDS, CP_EVENTS, CP_HEARTBEATS, CP_LIVE_VALUES, CP_SYNCS, DRIVER_REQUESTS,
+        LEDGER, OPERATOR_REQUESTS, WATCH,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+/// A room of its own: nothing leaves or enters it but by [`CROSSINGS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Account {
+    /// Central, and the only JetStream.
+    Core,
+    /// Charge points.
+    Edge,
+    /// Drivers.
+    Drivers,
+    /// Operators.
+    Operators,
+    /// The servers' own.
+    Sys,
+}
+
+impl Account {
+    /// All of them. The servers' own comes last: pushing it may end the connection that pushes.
+    pub const ALL: [Self; 5] = [
+        Self::Core,
+        Self::Edge,
+        Self::Drivers,
+        Self::Operators,
+        Self::Sys,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Core => "CORE",
+            Self::Edge => "EDGE",
+            Self::Drivers => "DRIVERS",
+            Self::Operators => "OPERATORS",
+            Self::Sys => "SYS",
+        }
+    }
+
+    /// Connections that may be open at once. Together less than a server's `max_connections` of
+    /// 20,000, so that whoever fills an account shuts out nobody of another.
+    #[must_use]
+    pub const fn connections_max(self) -> i64 {
+        match self {
+            // Four per central, and room for a replacement of every one of ten.
+            Self::Core => 80,
+            Self::Edge | Self::Drivers => 9_500,
+            Self::Operators => 500,
+            Self::Sys => 16,
+        }
+    }
+
+    /// Whether it has streams.
+    #[must_use]
+    pub const fn has_jetstream(self) -> bool {
+        matches!(self, Self::Core)
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How something crosses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A question goes to the owner, and one answer comes back: no subject of one account is
+    /// reachable by a reply subject of the other.
+    Service,
+    /// What the owner publishes is heard in the other account.
+    Stream,
+}
+
+/// What crosses between two accounts, under the same subject on both sides.
+#[derive(Debug, Clone, Copy)]
+pub struct Crossing {
+    /// Which subjects.
+    pub subject: &'static str,
+    /// How.
+    pub kind: Kind,
+    /// Who answers the questions, or publishes.
+    pub owner: Account,
+    /// Who asks, or listens.
+    pub user: Account,
+}
+
+/// Everything that crosses.
+pub const CROSSINGS: [Crossing; 8] = [
+    service(DRIVER_REQUESTS, Account::Core, Account::Drivers),
+    service(OPERATOR_REQUESTS, Account::Core, Account::Operators),
+    service(CP_SYNCS, Account::Core, Account::Edge),
+    service(CP_EVENTS, Account::Core, Account::Edge),
+    service(CP_COMMANDS, Account::Edge, Account::Core),
+    stream(CP_HEARTBEATS, Account::Edge, Account::Core),
+    stream(CP_LIVE_VALUES, Account::Edge, Account::Drivers),
+    stream(WATCH, Account::Core, Account::Drivers),
+];
+
+const fn service(subject: &'static str, owner: Account, user: Account) -> Crossing {
+    Crossing {
+        subject,
+        kind: Kind::Service,
+        owner,
+        user,
+    }
+}
+
+const fn stream(subject: &'static str, owner: Account, user: Account) -> Crossing {
+    Crossing {
+        subject,
+        kind: Kind::Stream,
+        owner,
+        user,
+    }
+}
+
+/// What somebody is. Each has a signing key of its own, which can sign nothing else.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A replica of central.
+    Central,
+    /// A charge point's agent.
+    ChargePoint,
+    /// A driver.
+    Driver,
+    /// An operator.
+    Operator,
+    /// Somebody who repairs streams by hand: whoever holds it can destroy the ledger.
+    Maintainer,
+    /// Puts accounts in force on running servers; used by `central enrol` itself.
+    Enrol,
+}
+
+/// What a role may do. `{{name()}}` stands for the credential's name.
+#[derive(Debug, Clone)]
+pub struct Grants {
+    /// Where it may publish.
+    pub publish: Vec<String>,
+    /// Where it may listen.
+    pub subscribe: Vec<String>,
+    /// It may answer each question that reaches it, once.
+    pub answers: bool,
+    /// Largest message in bytes.
+    pub payload_max: usize,
+    /// Subscriptions of one connection.
+    pub subscriptions_max: u32,
+}
+
+/// The bearer's name, as the server's templates have it.
+const NAME: &str = "{{name()}}";
+/// Room for headers, and for what is beyond a bound by little: central answers that with a code,
+/// while the server just closes the connection.
+const PAYLOAD_SLACK: usize = 64 * 1024;
+/// The server's own `max_payload`.
+const PAYLOAD_SERVER_MAX: usize = 1024 * 1024;
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Central,
+        Self::ChargePoint,
+        Self::Driver,
+        Self::Operator,
+        Self::Maintainer,
+        Self::Enrol,
+    ];
+
+    /// Its name on the command line and in file names.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Central => "central",
+            Self::ChargePoint => "charge-point",
+            Self::Driver => "driver",
+            Self::Operator => "operator",
+            Self::Maintainer => "maintainer",
+            Self::Enrol => "enrol",
+        }
+    }
+
+    /// Where its bearers are.
+    #[must_use]
+    pub const fn account(self) -> Account {
+        match self {
+            Self::Central | Self::Maintainer => Account::Core,
+            Self::ChargePoint => Account::Edge,
+            Self::Driver => Account::Drivers,
+            Self::Operator => Account::Operators,
+            Self::Enrol => Account::Sys,
+        }
+    }
+
+    /// For how long a credential is good unless somebody says otherwise: as long as it would be a
+    /// burden to replace it, and as short as what it could do asks for.
+    #[must_use]
+    pub const fn days(self) -> u32 {
+        match self {
+            Self::Central | Self::ChargePoint | Self::Enrol => 365,
+            Self::Driver => 90,
+            Self::Operator => 30,
+            Self::Maintainer => 1,
+        }
+    }
+
+    /// Refuses what is no name for this role. A name becomes a token of subjects, so a wildcard or
+    /// a dot in one would be everybody's credential.
+    ///
+    /// # Errors
+    /// [`InvalidId`].
+    pub fn check_name(self, name: &str) -> Result<(), InvalidId> {
+        match self {
+            Self::Central => ReplicaId::from_str(name).map(drop),
+            Self::ChargePoint => CpId::from_str(name).map(drop),
+            Self::Driver => DriverId::from_str(name).map(drop),
+            Self::Operator | Self::Maintainer | Self::Enrol => OperatorId::from_str(name).map(drop),
+        }
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub fn grants(self) -> Grants {
+        let inbox = format!("{}.>", ev_client::inbox_prefix(NAME));
+        match self {
+            Self::Central => Grants {
+                publish: central_publishes(),
+                subscribe: vec![
+                    DRIVER_REQUESTS.into(),
+                    OPERATOR_REQUESTS.into(),
+                    CP_SYNCS.into(),
+                    CP_EVENTS.into(),
+                    CP_HEARTBEATS.into(),
+                    inbox,
+                ],
+                answers: false,
+                payload_max: PAYLOAD_SERVER_MAX,
+                subscriptions_max: 1_000,
+            },
+            Self::ChargePoint => Grants {
+                publish: vec![
+                    own(CP_EVENTS, 0),
+                    own(CP_SYNCS, 0),
+                    own(CP_HEARTBEATS, 0),
+                    own(CP_LIVE_VALUES, 0),
+                ],
+                subscribe: vec![own(CP_COMMANDS, 0), inbox],
+                answers: true,
+                payload_max: EVT_BYTES_MAX + PAYLOAD_SLACK,
+                subscriptions_max: 16,
+            },
+            Self::Driver => Grants {
+                publish: vec![own(DRIVER_REQUESTS, 0)],
+                subscribe: vec![own(WATCH, 0), own(CP_LIVE_VALUES, 1), inbox],
+                answers: false,
+                payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
+                subscriptions_max: 64,
+            },
+            Self::Operator => Grants {
+                publish: vec![own(OPERATOR_REQUESTS, 0)],
+                subscribe: vec![inbox],
+                answers: false,
+                payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
+                subscriptions_max: 64,
+            },
+            Self::Maintainer => Grants {
+                publish: vec!["$JS.API.>".into(), "$JS.ACK.>".into(), "$JS.FC.>".into()],
+                subscribe: vec![inbox],
+                answers: false,
+                payload_max: PAYLOAD_SERVER_MAX,
+                subscriptions_max: 64,
+            },
+            Self::Enrol => Grants {
+                publish: vec![
+                    "$SYS.REQ.CLAIMS.UPDATE".into(),
+                    "$SYS.REQ.ACCOUNT.*.INFO".into(),
+                    "$SYS.REQ.SERVER.PING".into(),
+                ],
+                subscribe: vec![inbox],
+                answers: false,
+                payload_max: PAYLOAD_SERVER_MAX,
+                subscriptions_max: 8,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What central sends. Of the JetStream API only what it needs: its streams can be made, read and
+/// added to, and neither deleted nor emptied nor changed, so that a stolen credential cannot
+/// rewrite history. Snapshots are no history: old ones are removed.
+fn central_publishes() -> Vec<String> {
+    let bucket = format!("OBJ_{SNAPSHOT_BUCKET}");
+    let mut subjects: Vec<String> = [
+        WATCH,
+        CP_COMMANDS,
+        LEDGER,
+        CDR_ALL,
+        // Answers to whoever asked through a service import.
+        "_R_.>",
+        "$JS.API.INFO",
+        "$JS.FC.>",
+    ]
+    .map(str::to_owned)
+    .into();
+    for stream in [streams::LEDGER.name, streams::CDR.name, bucket.as_str()] {
+        subjects.extend([
+            format!("$JS.API.STREAM.CREATE.{stream}"),
+            format!("$JS.API.STREAM.INFO.{stream}"),
+            format!("$JS.API.STREAM.MSG.GET.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}"),
+            format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
+            format!("$JS.API.CONSUMER.INFO.{stream}.*"),
+            format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+        ]);
+    }
+    subjects.extend([
+        format!("$JS.API.DIRECT.GET.{bucket}"),
+        format!("$JS.API.DIRECT.GET.{bucket}.>"),
+        format!("$JS.API.STREAM.PURGE.{bucket}"),
+        format!("$O.{SNAPSHOT_BUCKET}.>"),
+    ]);
+    subjects
+}
+
+/// A pattern of the contract with the bearer's name in place of the nth `*`.
+fn own(pattern: &str, nth: usize) -> String {
+    let mut stars = 0;
+    let tokens: Vec<&str> = pattern
+        .split('.')
+        .map(|token| {
+            let is_star = token == "*";
+            stars += usize::from(is_star);
+            if is_star && stars == nth + 1 {
+                NAME
+            } else {
+                token
+            }
+        })
+        .collect();
+    tokens.join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_would_be_more_than_one_token_is_refused_for_every_role() {
+        for role in Role::ALL {
+            for name in [
+                "",
+                "*",
+                ">",
+                "a.b",
+                "a b",
+                "a\t",
+                "a\n",
+                "ä",
+                "{{name()}}",
+                "a*",
+                "a/b",
+                "../a",
+            ] {
+                assert!(role.check_name(name).is_err(), "{role} took {name:?}");
+            }
+            assert!(role.check_name(&"a".repeat(65)).is_err());
+            assert!(role.check_name("CP-001_x").is_ok());
+        }
+    }
+
+    #[test]
+    fn the_accounts_connections_fit_into_one_server() {
+        let all: i64 = Account::ALL.iter().map(|a| a.connections_max()).sum();
+        assert!(all < 20_000, "{all}");
+    }
+
+    #[test]
+    fn a_name_stands_where_the_bearer_is_named() {
+        assert_eq!(own(CP_COMMANDS, 0), "ev.v1.cp.{{name()}}.cmd.*");
+        assert_eq!(own(CP_LIVE_VALUES, 1), "ev.v1.cp.*.live.{{name()}}.*");
+    }
+}

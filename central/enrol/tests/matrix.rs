@@ -1,0 +1,197 @@
+//! Who may do what: every role against every subject of the contract and against what else there
+//! is, as a publisher and as a listener, over a real server. One table says what is right.
+
+mod support;
+
+use anyhow::{Result, ensure};
+use ev_enrol::Role::{self, Central, ChargePoint, Driver, Enrol, Maintainer, Operator};
+use ev_testkit::{Keys, NatsServer};
+use support::{Raw, SESSION};
+
+/// Everybody, with the name that the rows speak of.
+const ACTORS: [(Role, &str); 6] = [
+    (Central, "central-a"),
+    (ChargePoint, "CP-001"),
+    (Driver, "alice"),
+    (Operator, "olga"),
+    (Maintainer, "mona"),
+    (Enrol, "enrol"),
+];
+
+/// Who may publish to a subject, and who may listen on it; nobody else may. `SESSION` stands for a
+/// session's id. Nobody can publish to a wildcard; such rows are about listening.
+#[rustfmt::skip]
+const ROWS: &[(&str, &[Role], &[Role])] = &[
+    // Drivers ask as themselves.
+    ("ev.v1.driver.alice.start",                &[Driver],      &[Central]),
+    ("ev.v1.driver.alice.receipt",              &[Driver],      &[Central]),
+    ("ev.v1.driver.bob.start",                  &[],            &[Central]),
+    ("ev.v1.driver.alice",                      &[],            &[]),
+    ("ev.v1.driver.alice.start.more",           &[],            &[]),
+    ("ev.v1.driver.alice.*",                    &[],            &[Central]),
+    ("ev.v1.driver.*.*",                        &[],            &[Central]),
+    ("ev.v1.driver.>",                          &[],            &[]),
+    // Operators likewise.
+    ("ev.v1.op.olga.cp_ls",                     &[Operator],    &[Central]),
+    ("ev.v1.op.oscar.cp_ls",                    &[],            &[Central]),
+    ("ev.v1.op.alice.cp_ls",                    &[],            &[Central]),
+    ("ev.v1.op.*.*",                            &[],            &[Central]),
+    // Charge points speak as themselves and hear their own commands.
+    ("ev.v1.cp.CP-001.evt",                     &[ChargePoint], &[Central]),
+    ("ev.v1.cp.CP-001.sync",                    &[ChargePoint], &[Central]),
+    ("ev.v1.cp.CP-001.hb",                      &[ChargePoint], &[Central]),
+    ("ev.v1.cp.CP-002.evt",                     &[],            &[Central]),
+    ("ev.v1.cp.CP-002.sync",                    &[],            &[Central]),
+    ("ev.v1.cp.CP-002.hb",                      &[],            &[Central]),
+    ("ev.v1.cp.CP-001.cmd.start",               &[Central],     &[ChargePoint]),
+    ("ev.v1.cp.CP-002.cmd.start",               &[Central],     &[]),
+    ("ev.v1.cp.CP-001.cmd.*",                   &[],            &[ChargePoint]),
+    ("ev.v1.cp.*.cmd.*",                        &[],            &[]),
+    ("ev.v1.cp.CP-001.>",                       &[],            &[]),
+    ("ev.v1.cp.*.evt",                          &[],            &[Central]),
+    ("ev.v1.cp.>",                              &[],            &[]),
+    ("ev.v1.cp.CP-001.other",                   &[],            &[]),
+    // Live values and updates are their driver's.
+    ("ev.v1.cp.CP-001.live.alice.SESSION",      &[ChargePoint], &[Driver]),
+    ("ev.v1.cp.CP-001.live.bob.SESSION",        &[ChargePoint], &[]),
+    ("ev.v1.cp.CP-002.live.alice.SESSION",      &[],            &[Driver]),
+    ("ev.v1.cp.*.live.alice.*",                 &[],            &[Driver]),
+    ("ev.v1.cp.*.live.*.*",                     &[],            &[]),
+    ("ev.v1.watch.alice.SESSION",               &[Central],     &[Driver]),
+    ("ev.v1.watch.bob.SESSION",                 &[Central],     &[]),
+    ("ev.v1.watch.alice.*",                     &[],            &[Driver]),
+    ("ev.v1.watch.*.*",                         &[],            &[]),
+    ("ev.v1.watch.>",                           &[],            &[]),
+    // What central keeps.
+    ("ev.v1.ledger",                            &[Central],     &[]),
+    ("ev.v1.cdr.SESSION",                       &[Central],     &[]),
+    ("ev.v1.cdr.SESSION.1",                     &[Central],     &[]),
+    ("ev.v1.cdr.>",                             &[],            &[]),
+    ("ev.v1.site.SITE-A.limit",                 &[],            &[]),
+    ("ev.v1.>",                                 &[],            &[]),
+    ("ev.v2.driver.alice.start",                &[],            &[]),
+    (">",                                       &[],            &[]),
+    ("*",                                       &[],            &[]),
+    // Streams: central makes and reads its own. Only a maintainer removes anything.
+    ("$JS.API.INFO",                            &[Central, Maintainer], &[]),
+    ("$JS.API.STREAM.CREATE.EV_LEDGER",         &[Central, Maintainer], &[]),
+    ("$JS.API.STREAM.CREATE.OTHER",             &[Maintainer],  &[]),
+    ("$JS.API.STREAM.INFO.EV_LEDGER",           &[Central, Maintainer], &[]),
+    ("$JS.API.STREAM.UPDATE.EV_LEDGER",         &[Maintainer],  &[]),
+    ("$JS.API.STREAM.DELETE.EV_LEDGER",         &[Maintainer],  &[]),
+    ("$JS.API.STREAM.PURGE.EV_LEDGER",          &[Maintainer],  &[]),
+    ("$JS.API.STREAM.PURGE.EV_CDR",             &[Maintainer],  &[]),
+    ("$JS.API.STREAM.PURGE.OBJ_EV_SNAPSHOTS",   &[Central, Maintainer], &[]),
+    ("$JS.API.STREAM.MSG.DELETE.EV_LEDGER",     &[Maintainer],  &[]),
+    ("$JS.API.STREAM.RESTORE.EV_LEDGER",        &[Maintainer],  &[]),
+    ("$JS.API.STREAM.SNAPSHOT.EV_LEDGER",       &[Maintainer],  &[]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.EV_LEDGER", &[Maintainer], &[]),
+    ("$JS.API.CONSUMER.CREATE.EV_LEDGER.c",     &[Central, Maintainer], &[]),
+    ("$JS.API.CONSUMER.CREATE.OTHER.c",         &[Maintainer],  &[]),
+    ("$JS.API.META.LEADER.STEPDOWN",            &[Maintainer],  &[]),
+    ("$JS.API.>",                               &[],            &[]),
+    ("$JS.ACK.EV_LEDGER.c.1",                   &[Maintainer],  &[]),
+    ("$JS.EVENT.ADVISORY.>",                    &[],            &[]),
+    ("$O.EV_SNAPSHOTS.C.x",                     &[Central],     &[]),
+    ("$KV.other.x",                             &[],            &[]),
+    // Servers.
+    ("$SYS.REQ.CLAIMS.UPDATE",                  &[Enrol],       &[]),
+    ("$SYS.REQ.CLAIMS.DELETE",                  &[],            &[]),
+    ("$SYS.REQ.CLAIMS.PACK",                    &[],            &[]),
+    ("$SYS.REQ.SERVER.PING",                    &[Enrol],       &[]),
+    ("$SYS.REQ.ACCOUNT.A.INFO",                 &[Enrol],       &[]),
+    ("$SYS.REQ.ACCOUNT.A.CONNZ",                &[],            &[]),
+    ("$SYS.REQ.USER.INFO",                      &[],            &[]),
+    ("$SYS.REQ.ACCOUNT.PING.CONNZ",             &[],            &[]),
+    ("$SYS.ACCOUNT.*.CONNECT",                  &[],            &[]),
+    ("$SYS.>",                                  &[],            &[]),
+    // Inboxes are their owner's.
+    ("_INBOX.x",                                &[],            &[]),
+    ("_INBOX.>",                                &[],            &[]),
+    ("_INBOX_central-a.x",                      &[],            &[Central]),
+    ("_INBOX_CP-001.x",                         &[],            &[ChargePoint]),
+    ("_INBOX_alice.x",                          &[],            &[Driver]),
+    ("_INBOX_alice.>",                          &[],            &[Driver]),
+    ("_INBOX_olga.x",                           &[],            &[Operator]),
+    ("_INBOX_mona.x",                           &[],            &[Maintainer]),
+    ("_INBOX_enrol.x",                          &[],            &[Enrol]),
+    ("_INBOX_bob.x",                            &[],            &[]),
+    ("_INBOX_alice2.x",                         &[],            &[]),
+    // Answers to questions that crossed.
+    ("_R_.x.y",                                 &[Central],     &[]),
+    ("_R_.>",                                   &[],            &[]),
+];
+
+#[tokio::test]
+async fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
+    let keys = Keys::new()?;
+    let server = NatsServer::start_locked(&keys).await?;
+    let mut wrong = Vec::new();
+    let mut cells = 0;
+    for (role, name) in ACTORS {
+        let mut raw = Raw::connect(&server.url(), &keys.creds(role, name)?).await?;
+        for (subject, publishers, listeners) in ROWS {
+            let subject = subject.replace("SESSION", SESSION);
+            let is_pattern = subject.contains(['*', '>']);
+            if !is_pattern {
+                raw.publish(&subject, None, "").await?;
+                let may = raw.judged().await?.is_empty();
+                cells += 1;
+                if may != publishers.contains(&role) {
+                    wrong.push(format!("{role} publishes to {subject}: {may}"));
+                }
+            }
+            let queues: &[Option<&str>] = &[None, Some("central"), Some("other")];
+            for queue in queues {
+                let sid = raw.subscribe(&subject, *queue).await?;
+                let may = raw.judged().await?.is_empty();
+                raw.send(&format!("UNSUB {sid}\r\n")).await?;
+                cells += 1;
+                if may != listeners.contains(&role) {
+                    wrong.push(format!("{role} listens on {subject} ({queue:?}): {may}"));
+                }
+            }
+        }
+    }
+    ensure!(
+        wrong.is_empty(),
+        "{} of {cells}:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    // The table was walked.
+    assert!(cells > ACTORS.len() * ROWS.len() * 3, "{cells}");
+    Ok(())
+}
+
+/// Where answers to foreign questions may go is decided by the question alone.
+#[tokio::test]
+async fn a_charge_point_answers_only_what_it_was_asked_and_once() -> Result<()> {
+    let keys = Keys::new()?;
+    let server = NatsServer::start_locked(&keys).await?;
+    let url = server.url();
+    let mut central = Raw::connect(&url, &keys.creds(Central, "central-a")?).await?;
+    let mut cp = Raw::connect(&url, &keys.creds(ChargePoint, "CP-001")?).await?;
+    cp.publish("_R_.guessed.x", None, "").await?;
+    assert_eq!(cp.judged().await?.len(), 1);
+    cp.subscribe("ev.v1.cp.CP-001.cmd.*", None).await?;
+    cp.round_trip().await?;
+    let inbox = format!("{}.1", central.inbox);
+    central.subscribe(&inbox, None).await?;
+    central
+        .publish("ev.v1.cp.CP-001.cmd.stop", Some(&inbox), "")
+        .await?;
+    let reply = cp.message().await?.reply.unwrap_or_default();
+    cp.publish(&reply, None, "first").await?;
+    assert_eq!(cp.judged().await?, Vec::<String>::new());
+    cp.publish(&reply, None, "second").await?;
+    assert_eq!(
+        cp.judged().await?.len(),
+        1,
+        "a second answer was let through"
+    );
+    assert_eq!(central.message().await?.payload, "first");
+    central.round_trip().await?;
+    assert_eq!(central.heard, []);
+    Ok(())
+}

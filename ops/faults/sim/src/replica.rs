@@ -682,7 +682,17 @@ impl Replica {
             return;
         }
         let mut next = self.log.state().basis().seq + 1;
-        while let Some((frame, bytes)) = net.readable(self.index, next) {
+        while let Some((frame, bytes, from_ms)) = net.readable(self.index, next) {
+            if from_ms > net.t_ms {
+                net.schedule(
+                    from_ms,
+                    Event::Read {
+                        replica: self.index,
+                        life: self.life,
+                    },
+                );
+                break;
+            }
             self.apply(net, next, &frame, &bytes);
             if net.judge.broken.is_some() {
                 return;

@@ -3,7 +3,8 @@
 use comfy_table::{CellAlignment, Table, presets};
 use ev_contract::units::Mwh;
 use ev_contract::v1::{
-    ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff, SessionView,
+    AuditEntry, AuditRow, ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff,
+    SessionView,
 };
 
 use super::format::{connector, duration, harmless, kw, kwh, local, phase};
@@ -401,6 +402,65 @@ pub fn tariffs(tariffs: &[ScopedTariff]) -> String {
         ]);
     }
     table.trim_fmt()
+}
+
+/// `op audit`.
+#[must_use]
+pub fn audit(rows: &[AuditRow]) -> String {
+    let mut table = table(&["WHEN", "WHO", "VERB", "ON", "OUTCOME", "WHY", "CREDENTIAL"]);
+    for row in rows {
+        table.add_row(audit_cells(&row.entry));
+    }
+    table.trim_fmt()
+}
+
+/// `op audit --follow`: an entry on a line, in columns that are wide enough for most.
+#[must_use]
+pub fn audit_line(row: &AuditRow) -> String {
+    let [when, who, verb, on, outcome, why, credential] = audit_cells(&row.entry);
+    format!("{when}  {who:<20}  {verb:<14}  {on:<44}  {outcome:<8}  {why}  {credential}")
+        .trim_end()
+        .to_owned()
+}
+
+fn audit_cells(entry: &AuditEntry) -> [String; 7] {
+    let named = |what: &str, id: &Option<String>| id.as_ref().map(|id| format!("{what} {id}"));
+    let place = entry.cp_id.as_ref().map(|cp| match entry.connector {
+        Some(connector) => format!("{cp}/{connector}"),
+        None => cp.clone(),
+    });
+    let on = [
+        place,
+        named("session", &entry.session_id),
+        named("driver", &entry.driver_id),
+        named("operator", &entry.operator_id),
+        named("tariff", &entry.tariff_id),
+        named("key", &entry.key),
+    ];
+    let why = [
+        entry.code.map(|code| code.to_string()),
+        entry.detail.clone(),
+        entry.repeat.then(|| "a repeat".to_owned()),
+    ];
+    let joined = |words: &[Option<String>]| {
+        let words: Vec<_> = words.iter().flatten().map(String::as_str).collect();
+        words.join(", ")
+    };
+    [
+        doc::Time(entry.at).to_string(),
+        format!("{} {}", entry.kind, entry.name.as_deref().unwrap_or("?")),
+        entry.verb.clone(),
+        joined(&on),
+        entry.outcome.to_string(),
+        joined(&why),
+        // As much of it as tells two apart.
+        entry
+            .credential
+            .iter()
+            .flat_map(|key| key.chars().take(12))
+            .collect(),
+    ]
+    .map(|cell| harmless(&cell).replace('\n', " "))
 }
 
 /// `run`'s summary.

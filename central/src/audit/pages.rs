@@ -1,0 +1,240 @@
+//! Reading the audit, a page at a time. The stream is asked and not the state: what was appended a
+//! moment ago through another server may be missing from a page, and is on the next.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{
+    consumer::{AckPolicy, DeliverPolicy, pull},
+    stream::Stream,
+};
+use ev_contract::{
+    ids::OperatorId,
+    limits::PAGE_ROWS_MAX,
+    subjects::Subject,
+    time::UnixMs,
+    v1::{AuditEntry, AuditReply, AuditRow},
+    wire::{self, Encoding, Tag},
+};
+use futures::StreamExt;
+
+/// Entries that a page with a filter looks at. A page of a thousand takes some milliseconds.
+const LOOKED_AT_MAX: u64 = 1_000;
+/// How long one page may take; the asker repeats after two seconds.
+const PAGE_MAX: Duration = Duration::from_secs(2);
+/// A reader that is not deleted, since central has ended, goes by itself after so long.
+const READER_LEFT: Duration = Duration::from_secs(10);
+
+/// Which entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// From where.
+    pub from: Where,
+    /// Only from this time on.
+    pub since: Option<UnixMs>,
+    /// Only what somebody of this name did.
+    pub who: Option<OperatorId>,
+    /// Only this verb.
+    pub verb: Option<String>,
+    /// At most so many.
+    pub rows: usize,
+}
+
+/// From where, and in which direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// The last of all.
+    End,
+    /// The last before this one.
+    Before(u64),
+    /// The first after this one.
+    After(u64),
+}
+
+impl Page {
+    /// Whether it begins a walk.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.from == Where::End
+    }
+
+    /// What is asked for, for the audit itself.
+    #[must_use]
+    pub fn filter(&self) -> Option<String> {
+        let who = self.who.as_ref().map(|who| format!("who {who}"));
+        let verb = self.verb.as_ref().map(|verb| format!("verb {verb}"));
+        let words: Vec<_> = who.into_iter().chain(verb).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    fn wants(&self, entry: &AuditEntry) -> bool {
+        self.since.is_none_or(|since| entry.at >= since)
+            && self.verb.as_ref().is_none_or(|verb| entry.verb == *verb)
+    }
+
+    /// Which sequences to look at, of those that are there.
+    fn window(&self, first: u64, last: u64) -> Window {
+        let filtered = self.who.is_some() || self.verb.is_some();
+        let most = if filtered {
+            LOOKED_AT_MAX
+        } else {
+            u64::try_from(self.rows).unwrap_or(LOOKED_AT_MAX)
+        };
+        match self.from {
+            Where::After(after) => {
+                let from = after.saturating_add(1).max(first);
+                Window {
+                    from,
+                    to: after.saturating_add(most).min(last).max(from - 1),
+                    backwards: false,
+                }
+            }
+            Where::End | Where::Before(_) => {
+                let to = match self.from {
+                    Where::Before(before) => before.saturating_sub(1).min(last),
+                    Where::End | Where::After(_) => last,
+                };
+                Window {
+                    from: (to + 1).saturating_sub(most).max(first).max(1),
+                    to,
+                    backwards: true,
+                }
+            }
+        }
+    }
+}
+
+/// Sequences to look at: none when `to` is below `from`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Window {
+    from: u64,
+    to: u64,
+    backwards: bool,
+}
+
+/// Reads a page.
+///
+/// # Errors
+/// When the stream does not answer in time.
+pub async fn read(stream: &Stream, to: &str, page: &Page) -> anyhow::Result<AuditReply> {
+    tokio::time::timeout(PAGE_MAX, async {
+        let state = stream
+            .get_info()
+            .await
+            .context("asking for its extent")?
+            .state;
+        let window = page.window(state.first_sequence, state.last_sequence);
+        let looked_at = look(stream, page, window).await?;
+        Ok(reply(
+            to,
+            page,
+            window,
+            (state.first_sequence, state.last_sequence),
+            looked_at,
+        ))
+    })
+    .await
+    .context("reading took too long")?
+}
+
+/// The entries in a window, of whom the page is about.
+async fn look(stream: &Stream, page: &Page, window: Window) -> anyhow::Result<Vec<AuditRow>> {
+    let mut rows = Vec::new();
+    if window.to < window.from {
+        return Ok(rows);
+    }
+    let reader = stream
+        .create_consumer(pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: window.from,
+            },
+            ack_policy: AckPolicy::None,
+            filter_subject: page.who.as_ref().map(Subject::audit_of).unwrap_or_default(),
+            inactive_threshold: READER_LEFT,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        })
+        .await
+        .context("creating a reader")?;
+    let most = usize::try_from(window.to - window.from + 1).unwrap_or(usize::MAX);
+    // Does not wait for more than there is.
+    let mut messages = reader
+        .fetch()
+        .max_messages(most)
+        .messages()
+        .await
+        .context("fetching")?;
+    while let Some(message) = messages.next().await {
+        let message = message
+            .map_err(|e| anyhow::anyhow!("{e}"))
+            .context("fetching")?;
+        let seq = message
+            .info()
+            .map_err(|e| anyhow::anyhow!("{e}"))
+            .context("reading a position")?
+            .stream_sequence;
+        if seq > window.to {
+            break;
+        }
+        // What is no entry was written by somebody else, and is passed over.
+        if let Ok(entry) = wire::decode::<AuditEntry>(&message.payload, Encoding::MsgPack) {
+            rows.push(AuditRow { seq, entry });
+        }
+    }
+    let name = reader.cached_info().name.clone();
+    if let Err(error) = stream.delete_consumer(&name).await {
+        tracing::debug!(%error, "a reader of the audit stays until it is forgotten");
+    }
+    Ok(rows)
+}
+
+fn reply(
+    to: &str,
+    page: &Page,
+    window: Window,
+    (first, last): (u64, u64),
+    looked_at: Vec<AuditRow>,
+) -> AuditReply {
+    // Clocks of several centrals differ a little: a whole page must be too old.
+    let too_old = page.since.is_some_and(|since| {
+        !looked_at.is_empty() && looked_at.iter().all(|row| row.entry.at < since)
+    });
+    let mut entries: Vec<_> = looked_at
+        .into_iter()
+        .filter(|row| page.wants(&row.entry))
+        .collect();
+    let Window {
+        mut from,
+        to: mut upto,
+        backwards,
+    } = window;
+    if entries.len() > page.rows {
+        if backwards {
+            entries.drain(..entries.len() - page.rows);
+            from = entries.first().map_or(from, |row| row.seq);
+        } else {
+            entries.truncate(page.rows);
+            upto = entries.last().map_or(upto, |row| row.seq);
+        }
+    }
+    let more = if backwards {
+        from > first && !too_old
+    } else {
+        upto < last
+    };
+    AuditReply {
+        tag: Tag::new(),
+        to: to.to_owned(),
+        entries,
+        first_seq: from,
+        last_seq: upto,
+        more,
+        ts: crate::engine::wall(),
+    }
+}
+
+const _: () = assert!(
+    PAGE_ROWS_MAX as u64 <= LOOKED_AT_MAX,
+    "a full page is looked at"
+);

@@ -12,7 +12,7 @@ use ev_contract::{
         CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE,
         PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
     },
-    subjects::Subject,
+    subjects::{self, Subject},
     time::UnixMs,
     v1::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest,
@@ -452,13 +452,18 @@ impl Reader<'_> {
             }
         };
         let rows = r.rows.and_then(|rows| usize::try_from(rows).ok());
+        if r.verb.as_ref().is_some_and(|verb| !subjects::is_verb(verb)) {
+            return Err(Code::InvalidRequest
+                .about("verb: up to 32 of a-z and _")
+                .into());
+        }
         Ok(Question::Audit(
             operator.clone(),
             audit::pages::Page {
                 from,
                 since: r.since,
                 who: r.who.map(|who| who.parse()).transpose()?,
-                verb: r.verb.map(|verb| text("verb", verb)).transpose()?,
+                verb: r.verb,
                 rows: rows.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX),
             },
         ))

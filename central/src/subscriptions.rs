@@ -282,40 +282,30 @@ impl Shared {
             audit::entry::describe(&mut draft, &asked);
             Box::new(draft)
         });
-        let to = asked
-            .asker
-            .as_ref()
-            .map_or_else(String::new, |a| a.as_str().to_owned());
-        let (problem, flood) = match asked.question {
-            Err(problem) => (problem, false),
+        let item = match asked.question {
+            Ok(Question::Request(ask, wish)) => Ok(ItemKind::Request(ask, wish)),
+            Ok(Question::Query(asker, query)) => Ok(ItemKind::Query(asker, query)),
             Ok(Question::Audit(operator, page)) => {
                 if let Some(draft) = draft {
                     self.audit.page(*draft, &reply, operator, page);
                 }
                 return;
             }
-            Ok(Question::Request(ask, wish)) => {
-                match self.put_request(
-                    kind,
-                    ItemKind::Request(ask, wish),
-                    &reply,
-                    asked.verb,
-                    draft.clone(),
-                    message,
-                ) {
-                    Ok(()) => return,
-                    Err(problem) => (problem, true),
-                }
-            }
-            Ok(Question::Query(asker, query)) => {
-                match self.put_request(
-                    kind,
-                    ItemKind::Query(asker, query),
-                    &reply,
-                    asked.verb,
-                    draft.clone(),
-                    message,
-                ) {
+            Err(problem) => Err(problem),
+        };
+        let operators = (kind == AuditKind::Op && asked.asker.is_some())
+            .then(|| draft.clone())
+            .flatten();
+        let (problem, flood) = match item {
+            Err(problem) => (problem, false),
+            Ok(item) => {
+                let share = if kind == AuditKind::Op {
+                    &self.shares.operators
+                } else {
+                    &self.shares.drivers
+                };
+                let held = share.hold(QUESTION_BYTES + message.payload.len());
+                match self.put(item, &reply, asked.verb, draft, held) {
                     Ok(()) => return,
                     Err(problem) => (problem, true),
                 }
@@ -330,12 +320,13 @@ impl Shared {
                 "the subject names nobody",
             );
         }
+        let to = asked
+            .asker
+            .map_or_else(String::new, |a| a.as_str().to_owned());
         let answer = engine::error_reply(to, asked.request_id, problem);
-        match draft {
-            Some(draft) if kind == AuditKind::Op && asked.asker.is_some() => {
-                self.audit.answer(&draft, Some(&reply), &answer);
-            }
-            Some(_) | None => self.answer(reply, &answer, flood),
+        match operators {
+            Some(draft) => self.audit.answer(&draft, Some(&reply), &answer),
+            None => self.answer(reply, &answer, flood),
         }
     }
 
@@ -361,24 +352,6 @@ impl Shared {
                 "it names another sender or addressee",
             );
         }
-    }
-
-    fn put_request(
-        &self,
-        kind: AuditKind,
-        item: ItemKind,
-        reply: &ReplyTo,
-        verb: &'static str,
-        draft: Option<Box<AuditEntry>>,
-        message: &Message,
-    ) -> Result<(), Problem> {
-        let share = if kind == AuditKind::Op {
-            &self.shares.operators
-        } else {
-            &self.shares.drivers
-        };
-        let held = share.hold(QUESTION_BYTES + message.payload.len());
-        self.put(item, reply, verb, draft, held)
     }
 
     /// Whether this asker may ask. The subject alone says who it is and how much its question

@@ -171,12 +171,14 @@ impl Subject {
     }
 }
 
+/// Whether a text can be a verb.
+#[must_use]
+pub fn is_verb(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}
+
 fn verb_token(text: &str) -> Option<String> {
-    (1..=32)
-        .contains(&text.len())
-        .then_some(text)
-        .filter(|t| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-        .map(str::to_owned)
+    is_verb(text).then(|| text.to_owned())
 }
 
 /// The one spelling of a number: no sign, no leading zero.

@@ -9,6 +9,8 @@
 
 pub mod entry;
 pub mod pages;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -58,8 +60,9 @@ const ANSWERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Refusals that wait to be written down. Most of a flood ends at the rates below, which takes no
 /// time; those beyond are dropped and counted.
 const REFUSALS_MAX: usize = 1_024;
-/// Appends and pages that are under way at once: at 1 ms for an fsync far more than operators ask.
-const UNDER_WAY_MAX: usize = 64;
+/// Appends and pages that are under way at once: more than a server writes in the time that a client
+/// waits would only wait there.
+const UNDER_WAY_MAX: usize = 256;
 /// Refusals that are written down of one who is refused: at once, and then one in so long. A person
 /// who mistypes never meets it, and a machine that tries everything is seen as well by thirty.
 const REFUSALS_OF_ONE: (Duration, u32) = (Duration::from_secs(10), 30);
@@ -262,7 +265,12 @@ impl Audit {
 
     /// Writes down that somebody was refused because of who they are. Nobody waits for it.
     pub fn refused(&self, draft: &AuditEntry, code: Option<Code>, detail: &str) {
-        let mut entry = ended(draft, &self.replica, (AuditOutcome::Denied, code, None));
+        let outcome = if code.is_some_and(Code::undecided) {
+            AuditOutcome::Unknown
+        } else {
+            AuditOutcome::Denied
+        };
+        let mut entry = ended(draft, &self.replica, (outcome, code, None));
         entry.detail = Some(detail.to_owned());
         if self.refusals.try_send(Box::new(entry)).is_err() {
             self.metrics.audited(draft.kind, "dropped");

@@ -238,3 +238,50 @@ const _: () = assert!(
     PAGE_ROWS_MAX as u64 <= LOOKED_AT_MAX,
     "a full page is looked at"
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(from: Where, rows: usize) -> Page {
+        Page {
+            from,
+            since: None,
+            who: None,
+            verb: None,
+            rows,
+        }
+    }
+
+    #[test]
+    fn a_page_looks_at_no_more_than_it_shows_and_with_a_filter_at_a_thousand() {
+        for (from, rows, filtered, there, looks_at) in [
+            (Where::End, 10, false, (1, 100), (91, 100)),
+            (Where::End, 10, false, (1, 5), (1, 5)),
+            (Where::End, 10, false, (0, 0), (1, 0)),
+            (Where::End, 10, true, (1, 5_000), (4_001, 5_000)),
+            (Where::Before(50), 10, false, (1, 100), (40, 49)),
+            (Where::Before(5), 10, false, (1, 100), (1, 4)),
+            (Where::Before(1), 10, false, (1, 100), (1, 0)),
+            (Where::Before(0), 10, false, (1, 100), (1, 0)),
+            (Where::Before(u64::MAX), 10, false, (1, 100), (91, 100)),
+            (Where::After(50), 10, false, (1, 100), (51, 60)),
+            (Where::After(95), 10, false, (1, 100), (96, 100)),
+            (Where::After(100), 10, false, (1, 100), (101, 100)),
+            (Where::After(0), 10, true, (1, 5_000), (1, 1_000)),
+            (Where::After(0), 10, false, (0, 0), (1, 0)),
+            (
+                Where::After(u64::MAX),
+                10,
+                false,
+                (1, 100),
+                (u64::MAX, u64::MAX - 1),
+            ),
+        ] {
+            let mut page = page(from, rows);
+            page.verb = filtered.then(|| "stop".to_owned());
+            let window = page.window(there.0, there.1);
+            assert_eq!((window.from, window.to), looks_at, "{from:?} of {there:?}");
+        }
+    }
+}

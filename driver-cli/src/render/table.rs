@@ -473,3 +473,59 @@ pub fn run(rows: &[[String; 6]]) -> String {
     right(&mut table, &[0, 3, 4]);
     table.trim_fmt()
 }
+
+#[cfg(test)]
+mod tests {
+    use ev_contract::{
+        codes::Code,
+        time::UnixMs,
+        v1::{AuditKind, AuditOutcome},
+        wire::Tag,
+    };
+
+    use super::*;
+
+    fn row() -> AuditRow {
+        AuditRow {
+            seq: 7,
+            entry: AuditEntry {
+                tag: Tag::new(),
+                entry_id: "e-1".parse().unwrap(),
+                at: UnixMs(1_760_000_000_000),
+                replica: "central-1".parse().unwrap(),
+                kind: AuditKind::Op,
+                name: Some("olga".into()),
+                subject: Some("ev.v1.op.olga.cp_unlock".into()),
+                credential: Some("UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4".into()),
+                verb: "cp_unlock".into(),
+                cp_id: Some("CP-001".into()),
+                connector: Some(2),
+                session_id: None,
+                driver_id: None,
+                operator_id: None,
+                tariff_id: None,
+                key: None,
+                request_id: Some("r-1".into()),
+                outcome: AuditOutcome::Denied,
+                code: Some(Code::Unsupported),
+                repeat: true,
+                detail: Some("by\u{1b}[2J hand\n".into()),
+            },
+        }
+    }
+
+    #[test]
+    fn an_entry_is_one_line_and_does_what_a_terminal_may_do() {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let expected = "2025-10-09T08:53:20.000Z op olga cp_unlock CP-001/2 denied \
+                        unsupported, by\u{fffd}[2J hand , a repeat UDXU4RCSJNZO";
+        assert_eq!(words(&audit_line(&row())), expected);
+        let table = audit(&[row()]);
+        let lines: Vec<_> = table.lines().map(words).collect();
+        assert_eq!(lines, ["WHEN WHO VERB ON OUTCOME WHY CREDENTIAL", expected]);
+        let mut stranger = row();
+        stranger.entry.name = None;
+        stranger.entry.credential = None;
+        assert!(audit_line(&stranger).contains("op ?"));
+    }
+}

@@ -163,12 +163,6 @@ impl Subject {
     pub fn live_of(driver: &DriverId, session: SessionId) -> String {
         format!("{PREFIX}.cp.*.live.{driver}.{session}")
     }
-
-    /// The audit entries about what somebody of this name did.
-    #[must_use]
-    pub fn audit_of(name: &OperatorId) -> String {
-        format!("{PREFIX}.audit.*.{name}")
-    }
 }
 
 /// Whether a text can be a verb.

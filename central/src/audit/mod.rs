@@ -63,6 +63,8 @@ const REFUSALS_MAX: usize = 1_024;
 /// Appends and pages that are under way at once: more than a server writes in the time that a client
 /// waits would only wait there.
 const UNDER_WAY_MAX: usize = 256;
+/// Of those, refusals: half, so that operators never wait for them alone.
+const REFUSALS_UNDER_WAY_MAX: usize = UNDER_WAY_MAX / 2;
 /// Refusals that are written down of one who is refused: at once, and then one in so long. A person
 /// who mistypes never meets it, and a machine that tries everything is seen as well by thirty.
 const REFUSALS_OF_ONE: (Duration, u32) = (Duration::from_secs(10), 30);
@@ -331,7 +333,7 @@ impl Writer {
                     self.look(&under_way);
                     under_way.push(self.work(job));
                 }
-                Some(entry) = refusals.recv(), if room => {
+                Some(entry) = refusals.recv(), if under_way.len() < REFUSALS_UNDER_WAY_MAX => {
                     self.look(&under_way);
                     if let Some(why) = self.why_not(&entry) {
                         self.metrics.audited(entry.kind, "dropped");

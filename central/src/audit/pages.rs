@@ -11,7 +11,6 @@ use async_nats::jetstream::{
 use ev_contract::{
     ids::OperatorId,
     limits::PAGE_ROWS_MAX,
-    subjects::Subject,
     time::UnixMs,
     v1::{AuditEntry, AuditReply, AuditRow},
     wire::{self, Encoding, Tag},
@@ -69,6 +68,10 @@ impl Page {
 
     fn wants(&self, entry: &AuditEntry) -> bool {
         self.since.is_none_or(|since| entry.at >= since)
+            && self
+                .who
+                .as_ref()
+                .is_none_or(|who| entry.name.as_deref() == Some(who.as_str()))
             && self.verb.as_ref().is_none_or(|verb| entry.verb == *verb)
     }
 
@@ -123,25 +126,29 @@ pub async fn read(stream: &Stream, to: &str, page: &Page) -> anyhow::Result<Audi
             .await
             .context("asking for its extent")?
             .state;
-        let window = page.window(state.first_sequence, state.last_sequence);
-        let looked_at = look(stream, page, window).await?;
-        Ok(reply(
-            to,
-            page,
-            window,
-            (state.first_sequence, state.last_sequence),
-            looked_at,
-        ))
+        let there = (state.first_sequence, state.last_sequence);
+        let window = page.window(there.0, there.1);
+        let looked = look(stream, window).await?;
+        Ok(reply(to, page, window, there, looked))
     })
     .await
     .context("reading took too long")?
 }
 
-/// The entries in a window, of whom the page is about.
-async fn look(stream: &Stream, page: &Page, window: Window) -> anyhow::Result<Vec<AuditRow>> {
-    let mut rows = Vec::new();
+/// What was seen of a window.
+struct Looked {
+    rows: Vec<AuditRow>,
+    /// The last sequence of it that was there.
+    upto: u64,
+}
+
+async fn look(stream: &Stream, window: Window) -> anyhow::Result<Looked> {
+    let mut looked = Looked {
+        rows: Vec::new(),
+        upto: window.from - 1,
+    };
     if window.to < window.from {
-        return Ok(rows);
+        return Ok(looked);
     }
     let reader = stream
         .create_consumer(pull::Config {
@@ -149,7 +156,6 @@ async fn look(stream: &Stream, page: &Page, window: Window) -> anyhow::Result<Ve
                 start_sequence: window.from,
             },
             ack_policy: AckPolicy::None,
-            filter_subject: page.who.as_ref().map(Subject::audit_of).unwrap_or_default(),
             inactive_threshold: READER_LEFT,
             memory_storage: true,
             num_replicas: 1,
@@ -158,7 +164,8 @@ async fn look(stream: &Stream, page: &Page, window: Window) -> anyhow::Result<Ve
         .await
         .context("creating a reader")?;
     let most = usize::try_from(window.to - window.from + 1).unwrap_or(usize::MAX);
-    // Does not wait for more than there is.
+    // Does not wait for more than there is. The reader may stand on a server that lags behind the
+    // one that was asked for the extent: what it has not seen is on the next page.
     let mut messages = reader
         .fetch()
         .max_messages(most)
@@ -177,16 +184,17 @@ async fn look(stream: &Stream, page: &Page, window: Window) -> anyhow::Result<Ve
         if seq > window.to {
             break;
         }
+        looked.upto = seq;
         // What is no entry was written by somebody else, and is passed over.
         if let Ok(entry) = wire::decode::<AuditEntry>(&message.payload, Encoding::MsgPack) {
-            rows.push(AuditRow { seq, entry });
+            looked.rows.push(AuditRow { seq, entry });
         }
     }
     let name = reader.cached_info().name.clone();
     if let Err(error) = stream.delete_consumer(&name).await {
         tracing::debug!(%error, "a reader of the audit stays until it is forgotten");
     }
-    Ok(rows)
+    Ok(looked)
 }
 
 fn reply(
@@ -194,23 +202,20 @@ fn reply(
     page: &Page,
     window: Window,
     (first, last): (u64, u64),
-    looked_at: Vec<AuditRow>,
+    looked: Looked,
 ) -> AuditReply {
-    // Clocks of several centrals differ a little: a whole page must be too old.
-    let too_old = page.since.is_some_and(|since| {
-        !looked_at.is_empty() && looked_at.iter().all(|row| row.entry.at < since)
-    });
-    let mut entries: Vec<_> = looked_at
+    let Looked { rows, mut upto } = looked;
+    let mut from = window.from;
+    // Clocks of several centrals differ a little: all of what was seen must be too old.
+    let too_old = page
+        .since
+        .is_some_and(|since| !rows.is_empty() && rows.iter().all(|row| row.entry.at < since));
+    let mut entries: Vec<_> = rows
         .into_iter()
         .filter(|row| page.wants(&row.entry))
         .collect();
-    let Window {
-        mut from,
-        to: mut upto,
-        backwards,
-    } = window;
     if entries.len() > page.rows {
-        if backwards {
+        if window.backwards {
             entries.drain(..entries.len() - page.rows);
             from = entries.first().map_or(from, |row| row.seq);
         } else {
@@ -218,7 +223,7 @@ fn reply(
             upto = entries.last().map_or(upto, |row| row.seq);
         }
     }
-    let more = if backwards {
+    let more = if window.backwards {
         from > first && !too_old
     } else {
         upto < last
@@ -283,5 +288,70 @@ mod tests {
             let window = page.window(there.0, there.1);
             assert_eq!((window.from, window.to), looks_at, "{from:?} of {there:?}");
         }
+    }
+    fn row(seq: u64, at: i64, name: &str, verb: &str) -> AuditRow {
+        let subject = format!("ev.v1.op.{name}.{verb}");
+        let mut entry = crate::audit::entry::draft(
+            ev_contract::v1::AuditKind::Op,
+            &async_nats::Message {
+                subject: subject.into(),
+                reply: None,
+                payload: bytes::Bytes::new(),
+                headers: None,
+                status: None,
+                description: None,
+                length: 0,
+            },
+        );
+        entry.at = UnixMs(at);
+        AuditRow { seq, entry }
+    }
+
+    /// A page of a stream of which a lagging server has only so much.
+    fn shown(page: &Page, last: u64, has: u64) -> (Vec<u64>, u64, u64, bool) {
+        let window = page.window(1, last);
+        let rows: Vec<_> = (window.from..=window.to.min(has))
+            .map(|seq| {
+                let name = if seq % 2 == 0 { "olga" } else { "otto" };
+                row(seq, i64::try_from(seq).unwrap(), name, "cp_ls")
+            })
+            .collect();
+        let upto = rows.last().map_or(window.from - 1, |row| row.seq);
+        let reply = reply("olga", page, window, (1, last), Looked { rows, upto });
+        (
+            reply.entries.iter().map(|row| row.seq).collect(),
+            reply.first_seq,
+            reply.last_seq,
+            reply.more,
+        )
+    }
+
+    #[test]
+    fn what_a_lagging_server_has_not_seen_is_on_the_next_page() {
+        let after = page(Where::After(3), 10);
+        assert_eq!(shown(&after, 6, 5), (vec![4, 5], 4, 5, true));
+        assert_eq!(shown(&after, 6, 3), (vec![], 4, 3, true));
+        assert_eq!(shown(&after, 6, 6), (vec![4, 5, 6], 4, 6, false));
+        assert_eq!(shown(&page(Where::End, 3), 6, 5), (vec![4, 5], 4, 5, true));
+    }
+
+    #[test]
+    fn a_filter_shows_what_fits_and_says_from_where_to_go_on() {
+        let mut back = page(Where::End, 2);
+        back.who = Some("olga".parse().unwrap());
+        assert_eq!(shown(&back, 9, 9), (vec![6, 8], 6, 9, true));
+        back.from = Where::Before(6);
+        assert_eq!(shown(&back, 9, 9), (vec![2, 4], 1, 5, false));
+        let mut forth = back.clone();
+        forth.from = Where::After(0);
+        assert_eq!(shown(&forth, 9, 9), (vec![2, 4], 1, 4, true));
+        forth.verb = Some("cp_reset".to_owned());
+        assert_eq!(shown(&forth, 9, 9), (vec![], 1, 9, false));
+        // Nothing older than wanted is looked for.
+        let mut since = page(Where::Before(100), 5);
+        since.since = Some(UnixMs(97));
+        assert_eq!(shown(&since, 200, 200), (vec![97, 98, 99], 95, 99, true));
+        since.from = Where::Before(95);
+        assert_eq!(shown(&since, 200, 200), (vec![], 90, 94, false));
     }
 }

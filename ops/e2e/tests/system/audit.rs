@@ -374,8 +374,28 @@ async fn who_speaks_for_another_is_written_down() -> Result<()> {
         json!({"type": "sync", "to": "central", "cp_id": "CP-001"}),
     )
     .await?;
-    // It cannot be read in full, so that nothing can be said of whom it names.
-    ensure!(of(&site, "CP-009").await?.len() <= 1);
+    send(
+        "ev.v1.cp.CP-008.hb",
+        &inbox,
+        json!({"type": "hb", "to": "central", "cp_id": "CP-001", "epoch": "e-1", "ts": now_ms(),
+               "uptime_s": 1, "version": "1", "spool_depth": 0}),
+    )
+    .await?;
+    let another = Some("it names another sender or addressee");
+    let entry = only(&site, "CP-009").await?;
+    ensure!(
+        entry.verb == "sync" && entry.detail.as_deref() == another,
+        "{entry:?}"
+    );
+    // Every central hears a heartbeat.
+    wait_for("both have written it down", PATIENCE, async || {
+        let beats = of(&site, "CP-008").await?;
+        ensure!(beats.len() == 2, "{beats:?}");
+        let right = |e: &AuditEntry| e.verb == "hb" && e.detail.as_deref() == another;
+        ensure!(beats.iter().all(right), "{beats:?}");
+        Ok(())
+    })
+    .await?;
     let record = json!({"seq": 1, "at": now_ms(), "quality": "synced",
                         "fact": {"kind": "accepted", "session_id": session, "connector": 1}});
     send(
@@ -469,6 +489,42 @@ async fn a_flood_of_refusals_leaves_a_bounded_number_of_entries() -> Result<()> 
         "{dropped} dropped"
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_an_operator_is_answered_and_mostly_not_written_down() -> Result<()> {
+    let site = Site::start(&Layout {
+        central_extra: "[limits]\noperator = { per_s = 1, burst = 5 }".into(),
+        ..Layout::small(Charger::Orderly)
+    })
+    .await?;
+    let alice = site.driver("alice").await?;
+    let (mut accepted, mut overloaded) = (0, 0);
+    for _ in 0..150 {
+        let answer = op(&alice, "otto", "tariff_ls", json!({}), false).await?;
+        if answer["type"] == "tariff_ls.reply" {
+            accepted += 1;
+        } else {
+            ensure!(answer["reason"] == Code::Overloaded.as_str(), "{answer}");
+            overloaded += 1;
+        }
+    }
+    ensure!(
+        accepted >= 5 && overloaded > 100,
+        "{accepted}, {overloaded}"
+    );
+    wait_for("the refusals are written down", PATIENCE, async || {
+        let his = of(&site, "otto").await?;
+        let unknown = his.iter().filter(|e| e.outcome == AuditOutcome::Unknown);
+        let unknown = unknown.filter(|e| e.code == Some(Code::Overloaded)).count();
+        ensure!(
+            (REFUSALS_AT_ONCE..REFUSALS_AT_ONCE + 5).contains(&unknown),
+            "{unknown}"
+        );
+        ensure!(his.len() == accepted + unknown, "{}", his.len());
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

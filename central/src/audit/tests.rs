@@ -8,7 +8,7 @@ use ev_contract::{
     v1::TariffLsReply,
     wire::Tag,
 };
-use ev_testkit::{NatsServer, PATIENCE, wait_for};
+use ev_testkit::{Cluster, NatsServer, PATIENCE, wait_for};
 
 use super::{
     entry::{EnrolVerb, Enrolment, Whose, draft},
@@ -279,4 +279,66 @@ async fn the_server_says_with_which_key_somebody_came_and_they_cannot() {
         assert_eq!(entry.credential, Some(olga.public_key()));
         assert_eq!(entry.name.as_deref(), Some("olga"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_three_servers_who_follows_misses_nothing() {
+    const ENTRIES: u64 = 200;
+    let cluster = Cluster::start(3).await.unwrap();
+    let js = jetstream::new(cluster.node(0).connect().await.unwrap());
+    let stream = ensure(&js, 3).await.unwrap();
+    assert_eq!(stream.cached_info().config.num_replicas, 3);
+    let writing = tokio::spawn(async move {
+        let act = enrolment(EnrolVerb::Rotate, Whose::Installation);
+        for _ in 0..ENTRIES {
+            append(&js, &act.entry(engine::wall())).await.unwrap();
+        }
+    });
+    let elsewhere = jetstream::new(cluster.node(1).connect().await.unwrap());
+    let stream = elsewhere.get_stream(streams::AUDIT.name).await.unwrap();
+    let mut seen = Vec::new();
+    let mut last = 0;
+    tokio::time::timeout(PATIENCE, async {
+        while last < ENTRIES {
+            let page = Page {
+                from: pages::Where::After(last),
+                since: None,
+                who: None,
+                verb: None,
+                rows: 7,
+            };
+            let reply = pages::read(&stream, "olga", &page).await.unwrap();
+            seen.extend(reply.entries.iter().map(|row| row.seq));
+            last = reply.last_seq;
+        }
+    })
+    .await
+    .unwrap();
+    writing.await.unwrap();
+    assert!(seen.iter().copied().eq(1..=ENTRIES), "{seen:?}");
+}
+
+#[tokio::test]
+async fn half_of_the_stream_is_kept_for_operators_and_enrolment() {
+    let server = NatsServer::start().await.unwrap();
+    let (js, audit, out, _) = started(&server).await;
+    let stream = ensure(&js, 1).await.unwrap();
+    let every = |(each, burst)| Gate::every(each, burst);
+    let mut writer = Writer {
+        js,
+        stream,
+        replica: replica(),
+        out,
+        metrics: Arc::clone(&audit.metrics),
+        of_one: every(REFUSALS_OF_ONE),
+        of_all: every(REFUSALS_OF_ALL),
+        reads: every(READS_OF_ONE),
+        dropped: BTreeMap::new(),
+        bytes: REFUSALS_UP_TO_BYTES - 1,
+        looked: None,
+    };
+    let entry = draft(AuditKind::Driver, &message("ev.v1.driver.mallory.stop"));
+    assert_eq!(writer.why_not(&entry), None);
+    writer.done(&Done::Size(Some(REFUSALS_UP_TO_BYTES)));
+    assert_eq!(writer.why_not(&entry), Some("half_full"));
 }

@@ -191,7 +191,7 @@ def run(command: str, env: Dict[str, str], log: Path, most_s: float) -> Ran:
     """Runs a command to its end, or kills it and all that it has started."""
     with log.open("wb") as out:
         process = subprocess.Popen(
-            shlex.split(command.format(target=TARGET)),
+            [part.format(target=TARGET) for part in shlex.split(command)],
             cwd=TREE,
             env=env,
             stdin=subprocess.DEVNULL,

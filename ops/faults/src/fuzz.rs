@@ -99,7 +99,7 @@ fn build(work: &Path) -> Result<PathBuf> {
         .context("run cargo")?;
     ensure!(
         status.success(),
-        "the engine cannot be built; it needs a C++ compiler (g++)"
+        "the engine of ops/fuzz/engine cannot be built, see above; a C++ compiler is needed (g++)"
     );
     Ok(work.join("target").join(host).join("release/engine"))
 }

@@ -70,14 +70,13 @@ async fn nothing_is_answered_before_the_ledger_has_it() -> Result<()> {
         .config
         .clone();
     // The server refuses each append.
-    js.update_stream(jetstream::stream::Config {
+    let full = jetstream::stream::Config {
         max_messages: 1,
         ..config.clone()
-    })
-    .await?;
+    };
     let start = StartOptions::default();
+    // Each alone, so that none waits for another one's frame.
     let asked = [
-        // Alone, since it must not wait for another one's frame.
         ("status", b"{}".to_vec()),
         (
             "start",
@@ -85,6 +84,7 @@ async fn nothing_is_answered_before_the_ledger_has_it() -> Result<()> {
         ),
     ];
     for (verb, question) in asked {
+        js.update_stream(full.clone()).await?;
         let subject = format!("ev.v1.driver.alice.{verb}");
         let answer = alice.raw(subject, question, Encoding::Json).await;
         ensure!(
@@ -92,8 +92,9 @@ async fn nothing_is_answered_before_the_ledger_has_it() -> Result<()> {
             "{verb} was answered: {}",
             String::from_utf8_lossy(&answer.unwrap_or_default())
         );
+        js.update_stream(config.clone()).await?;
+        alice.open().await?;
     }
-    js.update_stream(config).await?;
     let session = accepted(&alice.start_with("CP-001", &start).await?)?;
     let open = alice.open().await?;
     ensure!(

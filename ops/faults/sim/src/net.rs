@@ -584,7 +584,7 @@ impl Net {
         for replica in 0..self.replicas {
             let (lag, until) = self.lags[replica];
             let lag = if self.t_ms < until { lag } else { 1 };
-            let at = self.t_ms + 1 + self.dice.below(lag + 2);
+            let at = self.t_ms + lag + self.dice.below(3);
             self.schedule(
                 at,
                 Event::Read {
@@ -601,6 +601,16 @@ impl Net {
         let index = usize::try_from(pos).ok()?.checked_sub(1)?;
         let (frame, bytes, _) = self.ledger.get(index)?;
         Some((Rc::clone(frame), Rc::clone(bytes)))
+    }
+
+    /// What stands at a position, if a replica can read it yet: one that lags sees nothing younger.
+    #[must_use]
+    pub fn readable(&self, replica: usize, pos: u64) -> Option<(Rc<Frame>, Rc<[u8]>)> {
+        let (lag, until) = self.lags[replica];
+        let lag = if self.t_ms < until { lag } else { 0 };
+        let index = usize::try_from(pos).ok()?.checked_sub(1)?;
+        let (_, _, landed_ms) = self.ledger.get(index)?;
+        (landed_ms + lag <= self.t_ms).then(|| self.entry(pos))?
     }
 
     /// Where the ledger ends, as the server says: a deposed leader does not know the newest.

@@ -682,7 +682,7 @@ impl Replica {
             return;
         }
         let mut next = self.log.state().basis().seq + 1;
-        while let Some((frame, bytes)) = net.entry(next) {
+        while let Some((frame, bytes)) = net.readable(self.index, next) {
             self.apply(net, next, &frame, &bytes);
             if net.judge.broken.is_some() {
                 return;

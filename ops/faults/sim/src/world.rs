@@ -26,6 +26,8 @@ use crate::{
 const REST_WITHIN_MS: u64 = 1_200_000;
 /// So often the end is looked for.
 const LOOK_EVERY_MS: u64 = 5_000;
+/// So many in a thousand who were accepted ask at once how it stands.
+const LOOKS_AT_ONCE: u32 = 500;
 /// A run that needs more events than this goes round in circles.
 const STEPS_MAX: u64 = 3_000_000;
 
@@ -636,6 +638,17 @@ impl<'s> World<'s> {
                 .any(|(own, _)| own.request == ask.request);
             if asked && !driver.sessions.contains(session) {
                 driver.sessions.push(*session);
+                // Who has just been accepted looks at once, and may meet a replica that lags.
+                if let Asker::Driver(id) = &driver.asker
+                    && driver.dice.chance(LOOKS_AT_ONCE)
+                {
+                    let question = Question::Query {
+                        driver: id.clone(),
+                        session: Some(*session),
+                    };
+                    self.net
+                        .to_replica(&mut driver.dice, None, &ToReplica::Ask(question));
+                }
             }
         }
     }

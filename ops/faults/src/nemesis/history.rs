@@ -114,6 +114,10 @@ pub enum Stage {
     Mess,
     /// Nothing breaks any more; users end what they have begun.
     Calm,
+    /// Whatever was stopped should have stopped; cars go.
+    Home,
+    /// Everything should have ended. Users ask once more what they ever asked.
+    Settle,
     /// Everything should have ended; what is left is read.
     Collect,
     /// Nothing more comes.

@@ -136,6 +136,9 @@ pub fn judge(lines: &[Line]) -> Verdict {
     judge.ended_is_for_good();
     judge.every_no_is_true();
     judge.listings_are_whole();
+    judge.one_at_a_time();
+    judge.stop_stops();
+    judge.ended_in_time();
     judge.everything_ended_once();
     judge.receipts_are_in_order();
     judge.metered_is_billed();
@@ -392,7 +395,7 @@ impl<'a> Judge<'a> {
             let answered = wish.definite().next();
             if let Some(answer) = answered
                 && answer.body["status"] == "accepted"
-                && first.unix > expires + CLOCK_MS
+                && first.unix.saturating_sub(CLOCK_MS) > expires
             {
                 let text = format!("{} {} was accepted when it had expired", wish.who, wish.id);
                 blames.push(("what has expired does nothing", text, vec![wish.id]));
@@ -697,6 +700,109 @@ impl<'a> Judge<'a> {
         }
         for (text, id) in blames {
             self.blame("a listing is whole", text, &[id]);
+        }
+    }
+
+    /// Promise 3: what a listing shows, it shows of one moment.
+    fn one_at_a_time(&mut self) {
+        let mut blames = Vec::new();
+        for ask in self.asks {
+            let Some(answer) = ask.answer else { continue };
+            let mut of_driver: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            let mut at_place: BTreeMap<(&str, u64), Vec<&str>> = BTreeMap::new();
+            for view in answer.body["sessions"].as_array().into_iter().flatten() {
+                // What begins at the cabinet asks nobody. What was stopped may have been given up
+                // as unreachable, and then no longer counts.
+                if is_over(&view["state"]) || view["origin"] != "app" {
+                    continue;
+                }
+                let Some(id) = view["session_id"].as_str() else {
+                    continue;
+                };
+                if let Some(driver) = view["driver_id"].as_str()
+                    && view["state"] != "stopping"
+                    && view["stopping"] != true
+                {
+                    of_driver.entry(driver).or_default().push(id);
+                }
+                if let Some(place) = view["cp_id"].as_str().zip(view["connector"].as_u64()) {
+                    at_place.entry(place).or_default().push(id);
+                }
+            }
+            for (driver, ids) in of_driver {
+                if ids.len() > SESSIONS_PER_DRIVER {
+                    let text = format!("line {}: {driver} has {} sessions", answer.line, ids.len());
+                    blames.push(("one driver has so many sessions", text, ids));
+                }
+            }
+            for ((cp, connector), ids) in at_place {
+                if ids.len() > 1 {
+                    let text = format!(
+                        "line {}: {cp}/{connector} has {} sessions",
+                        answer.line,
+                        ids.len()
+                    );
+                    blames.push(("one connector has one session", text, ids));
+                }
+            }
+        }
+        for (rule, text, about) in blames {
+            self.blame(rule, text, &about);
+        }
+    }
+
+    /// The last listing of all open sessions before a stage: when it was asked, and what it showed.
+    fn last_open(&self, stage: Stage) -> Option<(usize, &'a [Value])> {
+        let until = self.stage_line(stage);
+        let came = until < self.lines.len();
+        self.asks.iter().rev().filter(|_| came).find_map(|ask| {
+            let answer = ask.answer.filter(|answer| answer.line < until)?;
+            let views = answer.body["sessions"].as_array()?;
+            let all = ask.verb == "session_ls" && ask.body["all"] != true;
+            all.then_some((ask.line, views.as_slice()))
+        })
+    }
+
+    /// Within the bound after the last fault.
+    fn ended_in_time(&mut self) {
+        let Some((_, views)) = self.last_open(Stage::Settle) else {
+            return;
+        };
+        for view in views {
+            let id = view["session_id"].as_str().unwrap_or_default();
+            let text = format!("session {id} was {} when the time was over", view["state"]);
+            self.blame("every session ends in time", text, &[id]);
+        }
+    }
+
+    /// Promise 6: when everything works again, and before any car goes, what was stopped takes no
+    /// more energy.
+    fn stop_stops(&mut self) {
+        let Some((asked, views)) = self.last_open(Stage::Home) else {
+            return;
+        };
+        let mut blames = Vec::new();
+        for wish in &self.wishes {
+            let accepted = wish
+                .definite()
+                .any(|a| a.body["status"] == "accepted" && a.line < asked);
+            if !accepted || wish.first().verb != "stop" {
+                continue;
+            }
+            let Some(id) = wish.first().body["session_id"].as_str() else {
+                continue;
+            };
+            let open = views.iter().find(|view| view["session_id"] == id);
+            if let Some(view) = open.filter(|view| view["state"] != "idle") {
+                let text = format!(
+                    "{} {} was accepted, and session {id} is {}",
+                    wish.who, wish.id, view["state"]
+                );
+                blames.push((text, vec![id, wish.id]));
+            }
+        }
+        for (text, about) in blames {
+            self.blame("stop stops", text, &about);
         }
     }
 
@@ -1048,11 +1154,11 @@ impl<'a> Judge<'a> {
             .iter()
             .filter(|l| matches!(l.event, Event::Update { .. }));
         row("updates heard", updates.count().to_string());
-        if let (Some(calm), Some(collect)) = (
+        if let (Some(calm), Some(settle)) = (
             self.lines.get(calm),
-            self.lines.get(self.stage_line(Stage::Collect)),
+            self.lines.get(self.stage_line(Stage::Settle)),
         ) {
-            let s = (collect.t - calm.t) as f64 / 1_000.0;
+            let s = (settle.t - calm.t) as f64 / 1_000.0;
             row(
                 "seconds from the last fault to the last end",
                 format!("{s:.1}"),
@@ -1221,6 +1327,20 @@ mod tests {
         }
     }
 
+    /// A listing of sessions by id and connector.
+    fn open(sessions: &[(&str, u64)]) -> Value {
+        let views: Vec<Value> = sessions
+            .iter()
+            .map(|(id, connector)| {
+                json!({
+                    "session_id": id, "driver_id": "d", "cp_id": "CP-001", "connector": connector,
+                    "origin": "app", "state": "charging", "stopping": false, "pos": 5,
+                })
+            })
+            .collect();
+        json!({ "sessions": views })
+    }
+
     fn cdr() -> Event {
         Event::Cdr {
             subject: format!("ev.v1.cdr.{SESSION}"),
@@ -1259,7 +1379,7 @@ mod tests {
     #[test]
     fn each_broken_promise_is_found() {
         type Change = fn(&mut Vec<Event>);
-        let cases: [(&str, Change); 16] = [
+        let cases: [(&str, Change); 20] = [
             ("every session gets one receipt", |e| {
                 e.remove(19);
             }),
@@ -1307,6 +1427,33 @@ mod tests {
             }),
             ("accepted carries the session id", |e| {
                 e[8] = answered(3, json!({"status": "accepted"}));
+            }),
+            ("one driver has so many sessions", |e| {
+                e[6] = answered(2, open(&[("a", 1), ("b", 2), ("c", 3)]));
+            }),
+            ("one connector has one session", |e| {
+                e[6] = answered(2, open(&[("a", 1), ("b", 1)]));
+            }),
+            ("stop stops", |e| {
+                let stop = json!({"request_id": "s-1", "session_id": SESSION});
+                let lines = [
+                    asked(7, "stop", stop),
+                    answered(7, json!({"status": "accepted"})),
+                    asked(8, "session_ls", json!({})),
+                    answered(8, open(&[(SESSION, 1)])),
+                    Event::Stage { stage: Stage::Home },
+                ];
+                e.splice(10..10, lines);
+            }),
+            ("every session ends in time", |e| {
+                let lines = [
+                    asked(8, "session_ls", json!({})),
+                    answered(8, open(&[(SESSION, 1)])),
+                    Event::Stage {
+                        stage: Stage::Settle,
+                    },
+                ];
+                e.splice(10..10, lines);
             }),
         ];
         for (rule, change) in cases {

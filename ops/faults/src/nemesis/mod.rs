@@ -200,7 +200,7 @@ async fn play(args: &RunArgs, mounts: bool) -> Result<ExitCode> {
     if faketime.is_none() {
         println!("libfaketime is not installed, so no clock is wrong");
     }
-    let (_temporary, dir) = folder(args.out.as_deref(), seed)?;
+    let (temporary, dir) = folder(args.out.as_deref(), seed)?;
     let file = dir.join("history.jsonl");
     let history = Arc::new(History::create(&file, true)?);
     let command = format!(
@@ -238,12 +238,25 @@ async fn play(args: &RunArgs, mounts: bool) -> Result<ExitCode> {
     let town = Arc::new(Town::new(system.clone(), history.clone()));
     act(args, seed, mix, &town).await?;
     history.flush()?;
+    let disks: Vec<PathBuf> = system
+        .members
+        .values()
+        .filter_map(|member| member.disk.clone())
+        .collect();
     drop(town);
     drop(system);
     let lines = history::read(&file)?;
     let verdict = judge::judge(&lines);
     let code = pronounce(&lines, &verdict);
-    if code != ExitCode::SUCCESS {
+    if code == ExitCode::SUCCESS {
+        if let Some(mut temporary) = temporary {
+            for disk in disks {
+                // What stays mounted goes with the namespace; its folder then stays.
+                let _ = std::process::Command::new("umount").arg(disk).status();
+            }
+            temporary.disable_cleanup(false);
+        }
+    } else {
         println!(
             "again: {command}\njudge again: faults judge {}",
             file.display()
@@ -381,12 +394,26 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
     }
     note("everything runs again".into());
     users::repair(town).await;
+    join_all(drivers.iter_mut().map(Driver::stop_most)).await;
+    operator.wait_for_stops(deadline).await;
+    history.note(Event::Stage { stage: Stage::Home });
+    users::go_home(town).await;
+    wait_until_ended(deadline, town, operator).await;
+    history.note(Event::Stage {
+        stage: Stage::Settle,
+    });
     operator.settle().await;
     join_all(drivers.iter_mut().map(Driver::settle)).await;
     note("every wish is settled".into());
-    join_all(drivers.iter_mut().map(Driver::stop_most)).await;
+    // A start that had no answer yet may have been accepted only here.
     users::go_home(town).await;
-    note("cars have gone".into());
+    let deadline = Instant::now() + Duration::from_secs(args.end_within);
+    wait_until_ended(deadline, town, operator).await;
+}
+
+/// Until no session is open, nothing waits at a cabinet, and every receipt is copied.
+async fn wait_until_ended(deadline: Instant, town: &Arc<Town>, operator: &Operator) {
+    let (system, history) = (&town.system, &town.history);
     let mut last = String::new();
     while Instant::now() < deadline {
         let open = operator.open().await;
@@ -402,7 +429,7 @@ async fn calm(args: &RunArgs, town: &Arc<Town>, drivers: &mut [Driver], operator
         }
         let text = format!("{open:?} sessions are open, {waiting} things wait at cabinets");
         if text != last {
-            note(text.clone());
+            history.note(Event::Note { text: text.clone() });
             last = text;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     caller::Caller,
@@ -654,6 +654,20 @@ impl Operator {
     pub async fn open(&self) -> Option<usize> {
         let answer = self.caller.ask("session_ls", &json!({})).await?;
         answer["sessions"].as_array().map(Vec::len)
+    }
+
+    /// Until nothing that was stopped still takes energy. No car goes before: a stop that was lost
+    /// would not be seen.
+    pub async fn wait_for_stops(&self, deadline: Instant) {
+        while Instant::now() < deadline {
+            if let Some(answer) = self.caller.ask("session_ls", &json!({})).await
+                && let Some(sessions) = answer["sessions"].as_array()
+                && !sessions.iter().any(|view| view["state"] == "stopping")
+            {
+                return;
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Reads all sessions of everybody.

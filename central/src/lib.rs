@@ -4,6 +4,7 @@
 //! - [`config`]: the configuration file
 //! - [`border`]: from bytes to questions
 //! - [`admission`], [`held`]: how much of them
+//! - [`audit`]: who did what
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams
 //! - [`orders`]: commands to charge points
@@ -12,6 +13,7 @@
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 
 pub mod admission;
+pub mod audit;
 pub mod border;
 pub mod config;
 pub mod engine;
@@ -38,6 +40,7 @@ use tokio::{net::TcpListener, sync::mpsc, sync::watch};
 
 pub use crate::config::{Config, ConfigError};
 use crate::{
+    audit::Audit,
     engine::{Beginning, Engine, Inputs, Places},
     health::Health,
     metrics::Metrics,
@@ -157,14 +160,22 @@ async fn serve(
     let (entries_to, entries) = mpsc::channel(ledger::READ_AHEAD);
     let reader = tokio::spawn(ledger::read(places.ledger.clone(), from, entries_to));
     let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
+    let (audit, auditing) = Audit::start(
+        js,
+        places.audit.clone(),
+        config.replica.clone(),
+        out.clone(),
+        Arc::clone(&metrics),
+    );
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         config.limits.clone(),
         out.clone(),
+        audit.clone(),
         Arc::clone(&metrics),
         watched,
     );
-    let engine = Engine::new(config, places, out, metrics, health, beginning);
+    let engine = Engine::new(config, places, out, audit, metrics, health, beginning);
     engine
         .run(Inputs {
             questions,
@@ -175,8 +186,12 @@ async fn serve(
         .await;
     reader.abort();
     subscribed.abort();
-    // Replies that the engine gave at the end are still on their way.
-    let _ = tokio::time::timeout(Duration::from_secs(3), sending).await;
+    // Replies that the engine gave at the end are still on their way, some to the audit first.
+    let ended = async {
+        let _ = auditing.await;
+        let _ = sending.await;
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
     Ok(())
 }
 
@@ -283,6 +298,8 @@ async fn prepare(
     ev_crash::reach("prepared", "ledger");
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
     ev_crash::reach("prepared", "cdr");
+    let audit = audit::ensure(js, config.stream_replicas).await?;
+    ev_crash::reach("prepared", "audit");
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
     ev_crash::reach("prepared", "snapshots");
     let log = match snapshots::newest(&bucket).await? {
@@ -312,6 +329,7 @@ async fn prepare(
         js: js.clone(),
         ledger,
         cdr,
+        audit,
         snapshots: bucket,
     };
     Ok((

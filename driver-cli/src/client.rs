@@ -19,8 +19,8 @@ use async_nats::{
 use ev_contract::{
     codes::{Code, Problem},
     v1::{
-        CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply, ReceiptReply,
-        SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
+        AuditReply, CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply,
+        ReceiptReply, SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
     },
     wire::{self, CONTENT_TYPE, Encoding, Message},
 };
@@ -112,7 +112,8 @@ replies!(
     ReceiptReply,
     CpLsReply,
     SessionLsReply,
-    TariffLsReply
+    TariffLsReply,
+    AuditReply
 );
 
 impl Reply for OpReply {

@@ -30,7 +30,7 @@ use ev_contract::{
     ids::{CommandId, CpId},
     subjects::Subject,
     time::{Now, UnixMs},
-    v1::{CommandReply, Heartbeat, Outcome, PingCommand},
+    v1::{CommandReply, Heartbeat, PingCommand},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use tokio::sync::{mpsc, watch};
@@ -752,15 +752,7 @@ impl Engine {
         if let "start" | "stop" = verb {
             ev_crash::reach("command-answer", verb);
         }
-        let finally = match answer.outcome {
-            Outcome::NotYet | Outcome::Unrecognised => false,
-            Outcome::Taken
-            | Outcome::Stopping
-            | Outcome::Ended
-            | Outcome::Absent
-            | Outcome::Done
-            | Outcome::Refused => true,
-        };
+        let finally = answer.outcome.is_final();
         self.orders.back(subject, finally);
         let (orders::Subject::Session(session) | orders::Subject::Standing(session)) = subject
         else {

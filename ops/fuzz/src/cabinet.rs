@@ -272,11 +272,7 @@ impl Cabinet {
             self.unstored.extend(rows);
         } else if rows.is_empty() {
         } else if self.disk_fails {
-            let must_be_stored = matches!(
-                &input,
-                Input::Command { .. } | Input::LocalStart { .. } | Input::Answer(_)
-            );
-            if must_be_stored {
+            if input.must_be_stored() {
                 self.core = before;
                 self.core.storage_failed("full".into());
                 fx = self.core.handle(input, self.now, draw);

@@ -150,14 +150,23 @@ impl Gate {
         Self::with_askers_max(rate, ASKERS_MAX)
     }
 
-    fn with_askers_max(rate: Rate, askers_max: usize) -> Self {
+    /// A gate that lets one in each so long, and so many at once after a rest.
+    #[must_use]
+    pub fn every(each: Duration, burst: u32) -> Self {
         Self {
-            each: Duration::from_secs(1) / rate.per_s.max(1),
-            burst: rate.burst.max(1),
-            askers_max,
+            each,
+            burst: burst.max(1),
+            askers_max: ASKERS_MAX,
             whole_at: HashMap::new(),
             hasher: RandomState::new(),
             swept_at: None,
+        }
+    }
+
+    fn with_askers_max(rate: Rate, askers_max: usize) -> Self {
+        Self {
+            askers_max,
+            ..Self::every(Duration::from_secs(1) / rate.per_s.max(1), rate.burst)
         }
     }
 

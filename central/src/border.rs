@@ -12,17 +12,19 @@ use ev_contract::{
         CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE,
         PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
     },
-    subjects::Subject,
+    subjects::{self, Subject},
     time::UnixMs,
     v1::{
-        CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest, LimitsRequest,
-        ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest, SessionAdjustRequest,
-        SessionEndRequest, SessionLsRequest, StartRequest, StatusRequest, StopRequest, SyncRequest,
-        TariffLsRequest, TariffSetRequest,
+        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest,
+        LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
+        SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest, StatusRequest,
+        StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
 use serde::de::DeserializeOwned;
+
+use crate::audit::{self, pages::Where};
 
 /// Where an answer goes.
 #[derive(Debug, Clone)]
@@ -77,6 +79,8 @@ pub enum Question {
     Request(Ask, Wish),
     /// To be looked up.
     Query(Asker, Query),
+    /// To be read from the audit.
+    Audit(OperatorId, audit::pages::Page),
 }
 
 /// A message that was read, with what an answer needs.
@@ -180,7 +184,7 @@ pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
     }
     let request_id = match &read {
         Ok(Question::Request(ask, _)) => Some(ask.request.to_string()),
-        Ok(Question::Query(..)) => None,
+        Ok(Question::Query(..) | Question::Audit(..)) => None,
         Err(_) => request_id(message),
     };
     Ok(Asked {
@@ -256,7 +260,8 @@ to_central!(
     SessionAdjustRequest,
     DriverBlockRequest,
     TariffSetRequest,
-    TariffLsRequest
+    TariffLsRequest,
+    AuditRequest
 );
 
 impl Reader<'_> {
@@ -357,7 +362,7 @@ impl Reader<'_> {
     fn operator_verb(
         &self,
         verb: &str,
-        _operator: &OperatorId,
+        operator: &OperatorId,
     ) -> (&'static str, Result<Question, Unread>) {
         match verb {
             "cp_ls" => (
@@ -429,8 +434,39 @@ impl Reader<'_> {
                 self.read::<TariffLsRequest>()
                     .map(|_| self.query(Query::TariffLs)),
             ),
+            "audit" => ("audit", self.audit(operator)),
             other => ("unknown", Err(Code::UnknownVerb.about(other).into())),
         }
+    }
+
+    fn audit(&self, operator: &OperatorId) -> Result<Question, Unread> {
+        let r: AuditRequest = self.read()?;
+        let from = match (r.after, r.before) {
+            (None, None) => Where::End,
+            (None, Some(before)) => Where::Before(before),
+            (Some(after), None) => Where::After(after),
+            (Some(_), Some(_)) => {
+                return Err(Code::InvalidRequest
+                    .about("after and before: one of them, or none")
+                    .into());
+            }
+        };
+        let rows = r.rows.and_then(|rows| usize::try_from(rows).ok());
+        if r.verb.as_ref().is_some_and(|verb| !subjects::is_verb(verb)) {
+            return Err(Code::InvalidRequest
+                .about("verb: up to 32 of a-z and _")
+                .into());
+        }
+        Ok(Question::Audit(
+            operator.clone(),
+            audit::pages::Page {
+                from,
+                since: r.since,
+                who: r.who.map(|who| who.parse()).transpose()?,
+                verb: r.verb,
+                rows: rows.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX),
+            },
+        ))
     }
 
     fn op_start(&self) -> Result<Question, Unread> {
@@ -628,6 +664,29 @@ pub fn cp_of(message: &async_nats::Message) -> Result<CpId, (String, Problem)> {
             ))
         }
     }
+}
+
+/// Whether a message of a charge point names another sender than its subject, or another addressee
+/// than central. Asked of what was refused.
+#[must_use]
+pub fn names_another(message: &async_nats::Message) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Only {
+        #[serde(default)]
+        to: Option<String>,
+        #[serde(default)]
+        cp_id: Option<String>,
+    }
+    let Ok(cp) = cp_of(message) else {
+        return true;
+    };
+    (message.payload.len() <= EVT_BYTES_MAX)
+        .then(|| wire::decode::<Only>(&message.payload, encoding(message)).ok())
+        .flatten()
+        .is_some_and(|only| {
+            only.to.is_some_and(|to| to != CENTRAL)
+                || only.cp_id.is_some_and(|id| id != cp.as_str())
+        })
 }
 
 /// Words of health kept of a heartbeat. An agent has a handful; what is beyond is left out, since

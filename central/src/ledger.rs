@@ -34,7 +34,7 @@ pub const READ_AHEAD: usize = 1_024;
 /// Creates a stream or checks one that is there.
 ///
 /// # Errors
-/// When it cannot be created, or is there with other limits.
+/// When it cannot be created, or is there and can be shortened although it must not be.
 pub async fn ensure(
     js: &jetstream::Context,
     def: &StreamDef,
@@ -49,6 +49,8 @@ pub async fn ensure(
         storage: stream::StorageType::File,
         num_replicas: replicas,
         allow_direct: false,
+        deny_delete: def.append_only,
+        deny_purge: def.append_only,
         description: Some(def.description.into()),
         // A repeated frame must not be swallowed: it is judged by its position like any other.
         // The server insists on a window; without message ids it is never used.
@@ -59,6 +61,12 @@ pub async fn ensure(
         .get_or_create_stream(config)
         .await
         .with_context(|| format!("creating stream {}", def.name))?;
+    let there = &stream.cached_info().config;
+    anyhow::ensure!(
+        !def.append_only || (there.deny_delete && there.deny_purge),
+        "stream {} lets messages be removed: deny_delete and deny_purge must be set",
+        def.name
+    );
     Ok(stream)
 }
 

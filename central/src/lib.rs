@@ -4,6 +4,7 @@
 //! - [`config`]: the configuration file
 //! - [`border`]: from bytes to questions
 //! - [`admission`], [`held`]: how much of them
+//! - [`audit`]: who did what
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams
 //! - [`orders`]: commands to charge points
@@ -12,6 +13,7 @@
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 
 pub mod admission;
+pub mod audit;
 pub mod border;
 pub mod config;
 pub mod engine;
@@ -39,6 +41,7 @@ use tokio::{net::TcpListener, sync::mpsc, sync::watch};
 
 pub use crate::config::{Config, ConfigError};
 use crate::{
+    audit::Audit,
     engine::{Beginning, Engine, Inputs, Places},
     health::Health,
     metrics::Metrics,
@@ -169,14 +172,22 @@ async fn serve(
         entries_to,
     ));
     let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
+    let (audit, auditing) = Audit::start(
+        js.clone(),
+        places.audit.clone(),
+        config.replica.clone(),
+        out.clone(),
+        Arc::clone(&metrics),
+    );
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         config.limits.clone(),
         out.clone(),
+        audit.clone(),
         Arc::clone(&metrics),
         watched,
     );
-    let engine = Engine::new(config, places, out, metrics, health, beginning);
+    let engine = Engine::new(config, places, out, audit, metrics, health, beginning);
     engine
         .run(Inputs {
             questions,
@@ -187,8 +198,12 @@ async fn serve(
         .await;
     reader.abort();
     subscribed.abort();
-    // Replies that the engine gave at the end are still on their way.
-    let _ = tokio::time::timeout(Duration::from_secs(3), sending).await;
+    // Replies that the engine gave at the end are still on their way, some to the audit first.
+    let ended = async {
+        let _ = auditing.await;
+        let _ = sending.await;
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
     // Sent is not read: what the server has not read when this end closes with something unread is
     // lost. It answers after it has read what came before.
     let _ = tokio::time::timeout(LAST_ROUND_TRIP, js.query_account()).await;
@@ -284,6 +299,8 @@ async fn prepare(
     ev_crash::reach("prepared", "ledger");
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
     ev_crash::reach("prepared", "cdr");
+    let audit = audit::ensure(js, config.stream_replicas).await?;
+    ev_crash::reach("prepared", "audit");
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
     ev_crash::reach("prepared", "snapshots");
     let log = match snapshots::newest(&bucket).await? {
@@ -313,6 +330,7 @@ async fn prepare(
         js: js.clone(),
         ledger,
         cdr,
+        audit,
         snapshots: bucket,
     };
     Ok((

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use ev_contract::{connector::Phase, v1::Reach};
+use ev_contract::{
+    connector::Phase,
+    v1::{AuditKind, Reach},
+};
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -37,6 +40,8 @@ pub struct Metrics {
     snapshots: IntCounterVec,
     out_dropped: IntCounter,
     junk: IntCounter,
+    audit_entries: IntCounterVec,
+    audit_bytes: IntGauge,
 }
 
 fn seconds(name: &str, help: &str) -> HistogramOpts {
@@ -181,6 +186,17 @@ impl Metrics {
                 "ev_ledger_junk_messages_total",
                 "Messages on the ledger's subject that are no frames."
             )),
+            audit_entries: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_audit_entries_total",
+                    "Entries for the audit, by who acted (`op`, `driver`, `cp`) and result: `written`, `failed` (not known to be on disk; an operator was told `outcome_unknown`), `dropped` (too many at once)."
+                ),
+                &["kind", "result"]
+            )),
+            audit_bytes: register!(IntGauge::new(
+                "ev_audit_bytes",
+                "Size of the audit's stream when this replica last wrote to it."
+            )),
             registry: registry.clone(),
         };
         for phase in OPEN_PHASES {
@@ -321,6 +337,19 @@ impl Metrics {
     /// An outgoing message was dropped.
     pub fn dropped(&self) {
         self.out_dropped.inc();
+    }
+
+    /// An entry was written into the audit, or was not.
+    pub fn audited(&self, kind: AuditKind, result: &str) {
+        self.audit_entries
+            .with_label_values(&[kind.as_str(), result])
+            .inc();
+    }
+
+    /// How large the audit is.
+    pub fn audit_bytes(&self, bytes: u64) {
+        self.audit_bytes
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Something on the ledger's subject is no frame.

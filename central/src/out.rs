@@ -104,6 +104,11 @@ impl Out {
         self.put(&self.queue, subject, message, encoding);
     }
 
+    /// Sends a message that is encoded.
+    pub fn send_bytes(&self, subject: String, payload: Bytes, encoding: Encoding) {
+        self.put_bytes(&self.queue, subject, payload, encoding);
+    }
+
     /// Sends the refusal of one message of a flood, if there is nothing better to do.
     pub fn refuse<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
         if self.refusals.capacity() == 0 {
@@ -120,14 +125,22 @@ impl Out {
         message: &T,
         encoding: Encoding,
     ) {
-        let payload: Bytes = match wire::encode(message, encoding) {
-            Ok(payload) => payload.into(),
+        match wire::encode(message, encoding) {
+            Ok(payload) => self.put_bytes(queue, subject, payload.into(), encoding),
             Err(error) => {
                 self.metrics.dropped();
                 tracing::error!(%error, %subject, "message cannot be encoded");
-                return;
             }
-        };
+        }
+    }
+
+    fn put_bytes(
+        &self,
+        queue: &mpsc::Sender<Message>,
+        subject: String,
+        payload: Bytes,
+        encoding: Encoding,
+    ) {
         let sent = self
             .share
             .hold(payload.len() + subject.len())

@@ -12,7 +12,7 @@ use async_nats::{Message, Subscriber};
 use ev_contract::{
     codes::{Code, Problem},
     subjects::{self, Subject},
-    v1::{EvtReply, Heartbeat, SyncReply},
+    v1::{AuditEntry, AuditKind, EvtReply, Heartbeat, SyncReply},
     wire::Tag,
 };
 use futures::StreamExt;
@@ -25,7 +25,8 @@ use tokio::{
 use crate::{
     Links,
     admission::{Gate, Limits, Refusal},
-    border::{self, Question, ReplyTo},
+    audit::{self, Audit},
+    border::{self, Ignored, Question, ReplyTo},
     engine::{self, Item, ItemKind},
     health::{Health, Stage},
     held::{self, HEARTBEATS_MAX, Held, QUESTION_BYTES, QUESTIONS_MAX, Shares},
@@ -41,6 +42,7 @@ const RETRY_FULL: Duration = Duration::from_secs(1);
 
 struct Shared {
     out: Out,
+    audit: Audit,
     metrics: Arc<Metrics>,
     shares: Shares,
     limits: Limits,
@@ -53,6 +55,7 @@ pub(crate) fn start(
     links: Links,
     limits: Limits,
     out: Out,
+    audit: Audit,
     metrics: Arc<Metrics>,
     health: watch::Receiver<Health>,
 ) -> (
@@ -64,6 +67,7 @@ pub(crate) fn start(
     let (heartbeats, heartbeats_in) = mpsc::channel(HEARTBEATS_MAX);
     let shared = Arc::new(Shared {
         out,
+        audit,
         metrics,
         shares: Shares::default(),
         limits,
@@ -127,6 +131,17 @@ enum Source {
     Records(Gate),
     Syncs(Gate),
     Heartbeats(Gate),
+}
+
+impl Source {
+    /// Who sends what comes in here.
+    const fn kind(&self) -> AuditKind {
+        match self {
+            Self::Drivers(_) => AuditKind::Driver,
+            Self::Operators(_) => AuditKind::Op,
+            Self::Records(_) | Self::Syncs(_) | Self::Heartbeats(_) => AuditKind::Cp,
+        }
+    }
 }
 
 struct DriverGates {
@@ -248,7 +263,10 @@ impl Shared {
         }
         let heartbeat = match border::read_heartbeat(message) {
             Ok(heartbeat) => heartbeat,
-            Err(ignored) => return self.metrics.ignored(ignored.as_str()),
+            Err(ignored) => {
+                self.note_another(message);
+                return self.metrics.ignored(ignored.as_str());
+            }
         };
         let taken = self
             .shares
@@ -261,39 +279,60 @@ impl Shared {
     }
 
     fn request(&self, source: &mut Source, message: &Message) {
+        let kind = source.kind();
         let reply = match border::reply_to(message) {
             Ok(reply) => reply,
             Err(ignored) => {
                 tracing::debug!(subject = %message.subject, why = ignored.as_str(), "request passed over");
-                return self.metrics.ignored(ignored.as_str());
+                return self.pass_over(kind, message, ignored);
             }
         };
         if let Err((verb, to, problem)) = self.admit_request(source, message) {
             self.metrics.answered(verb, "error", problem.code.as_str());
+            if kind == AuditKind::Op {
+                self.audit.refused(
+                    &audit::entry::draft(kind, message),
+                    Some(problem.code),
+                    "too many",
+                );
+            }
             let answer = engine::error_reply(to, border::request_id(message), problem);
             self.answer(reply, &answer, true);
             return;
         }
         let asked = match border::read(message) {
             Ok(asked) => asked,
-            Err(ignored) => return self.metrics.ignored(ignored.as_str()),
+            Err(ignored) => return self.pass_over(kind, message, ignored),
         };
-        let (problem, flood) = match asked.question {
+        let draft = (kind == AuditKind::Op || audit::entry::names_a_session(&asked)).then(|| {
+            let mut draft = audit::entry::draft(kind, message);
+            audit::entry::describe(&mut draft, &asked);
+            Box::new(draft)
+        });
+        let item = match asked.question {
+            Ok(Question::Request(ask, wish)) => Ok(ItemKind::Request(ask, wish)),
+            Ok(Question::Query(asker, query)) => Ok(ItemKind::Query(asker, query)),
+            Ok(Question::Audit(operator, page)) => {
+                if let Some(draft) = draft {
+                    self.audit.page(*draft, &reply, operator, page);
+                }
+                return;
+            }
+            Err(problem) => Err(problem),
+        };
+        let operators = (kind == AuditKind::Op && asked.asker.is_some())
+            .then(|| draft.clone())
+            .flatten();
+        let (problem, flood) = match item {
             Err(problem) => (problem, false),
-            Ok(question) => {
-                let kind = match question {
-                    Question::Request(ask, wish) => ItemKind::Request(ask, wish),
-                    Question::Query(asker, query) => ItemKind::Query(asker, query),
-                };
-                let share = match source {
-                    Source::Operators(_) => &self.shares.operators,
-                    Source::Drivers(_)
-                    | Source::Records(_)
-                    | Source::Syncs(_)
-                    | Source::Heartbeats(_) => &self.shares.drivers,
+            Ok(item) => {
+                let share = if kind == AuditKind::Op {
+                    &self.shares.operators
+                } else {
+                    &self.shares.drivers
                 };
                 let held = share.hold(QUESTION_BYTES + message.payload.len());
-                match self.put(kind, &reply, asked.verb, held) {
+                match self.put(item, &reply, asked.verb, draft, held) {
                     Ok(()) => return,
                     Err(problem) => (problem, true),
                 }
@@ -301,11 +340,45 @@ impl Shared {
         };
         self.metrics
             .answered(asked.verb, "error", problem.code.as_str());
+        if asked.asker.is_none() {
+            self.audit.refused(
+                &audit::entry::draft(kind, message),
+                Some(problem.code),
+                "the subject names nobody",
+            );
+        }
         let to = asked
             .asker
             .map_or_else(String::new, |a| a.as_str().to_owned());
         let answer = engine::error_reply(to, asked.request_id, problem);
-        self.answer(reply, &answer, flood);
+        match operators {
+            Some(draft) => self.audit.answer(&draft, Some(&reply), &answer),
+            None => self.answer(reply, &answer, flood),
+        }
+    }
+
+    /// A request is passed over: nobody hears of it but the audit, where it is about who asks.
+    fn pass_over(&self, kind: AuditKind, message: &Message, ignored: Ignored) {
+        self.metrics.ignored(ignored.as_str());
+        let detail = match ignored {
+            Ignored::NotForCentral => "it is addressed to somebody else",
+            Ignored::ReplyToContract => "its reply subject is one of the contract's",
+            Ignored::NoReply | Ignored::Unreadable => return,
+        };
+        self.audit
+            .refused(&audit::entry::draft(kind, message), None, detail);
+    }
+
+    /// A message of a charge point was refused: that goes into the audit where it is about who
+    /// sends.
+    fn note_another(&self, message: &Message) {
+        if border::names_another(message) {
+            self.audit.refused(
+                &audit::entry::draft(AuditKind::Cp, message),
+                None,
+                "it names another sender or addressee",
+            );
+        }
     }
 
     /// Whether this asker may ask. The subject alone says who it is and how much its question
@@ -343,10 +416,11 @@ impl Shared {
         kind: ItemKind,
         reply: &ReplyTo,
         verb: &'static str,
+        draft: Option<Box<AuditEntry>>,
         held: Option<Held>,
     ) -> Result<(), Problem> {
         if let Some(held) = held {
-            let item = Item::asked(kind, reply.clone(), verb, held);
+            let item = Item::asked(kind, reply.clone(), verb, draft, held);
             if self.questions.try_send(item).is_ok() {
                 return Ok(());
             }
@@ -358,7 +432,7 @@ impl Shared {
     fn sync(&self, gate: &mut Gate, message: &Message) {
         let reply = match border::reply_to(message) {
             Ok(reply) => reply,
-            Err(ignored) => return self.metrics.ignored(ignored.as_str()),
+            Err(ignored) => return self.pass_over(AuditKind::Cp, message, ignored),
         };
         let taken = self
             .admit_charge_point(gate, message, "sync", 1)
@@ -369,7 +443,7 @@ impl Shared {
                     .shares
                     .syncs
                     .hold(QUESTION_BYTES + message.payload.len());
-                self.put(ItemKind::Sync(cp, sync), &reply, "sync", held)
+                self.put(ItemKind::Sync(cp, sync), &reply, "sync", None, held)
                     .map_err(|problem| (to, problem, true))
             });
         let Err((to, error, flood)) = taken else {
@@ -377,6 +451,7 @@ impl Shared {
         };
         self.metrics.answered("sync", "error", error.code.as_str());
         if !flood {
+            self.note_another(message);
             tracing::warn!(cp = to, %error, "sync not taken");
         }
         let answer = SyncReply {
@@ -393,7 +468,7 @@ impl Shared {
     fn event(&self, gate: &mut Gate, message: &Message) {
         let reply = match border::reply_to(message) {
             Ok(reply) => reply,
-            Err(ignored) => return self.metrics.ignored(ignored.as_str()),
+            Err(ignored) => return self.pass_over(AuditKind::Cp, message, ignored),
         };
         let count =
             1 + u32::try_from(message.payload.len() / EVT_UNIT_BYTES).unwrap_or(u32::MAX - 1);
@@ -405,7 +480,8 @@ impl Shared {
                 // Each record lies there twice: as it came, and as what it says.
                 let bytes: usize = run.records.iter().map(|r| 2 * held::bytes_of(&r.raw)).sum();
                 let held = self.shares.records.hold(QUESTION_BYTES + bytes);
-                self.put(ItemKind::Run(run), &reply, "evt", held)
+                let draft = Box::new(audit::entry::draft(AuditKind::Cp, message));
+                self.put(ItemKind::Run(run), &reply, "evt", Some(draft), held)
                     .map_err(|problem| (to, problem, true))
             });
         let Err((to, error, flood)) = taken else {
@@ -413,6 +489,7 @@ impl Shared {
         };
         self.metrics.answered("evt", "error", error.code.as_str());
         if !flood {
+            self.note_another(message);
             tracing::warn!(cp = to, %error, "records not taken");
         }
         let answer = EvtReply {

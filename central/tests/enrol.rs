@@ -191,7 +191,7 @@ fn what_could_not_be_pushed_is_said_and_can_be_pushed_later() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn revoke_and_rotate_are_in_force_when_they_return() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     keys.connect(&url, Role::Driver, "alice").await?;
     let alice = keys.creds(Role::Driver, "alice")?;

@@ -159,7 +159,8 @@ pub enum Verb {
     #[command(before_help = "Examples:
   driver-cli op cp ls
   driver-cli op session end 0190a0b0 --reason 'cable damaged'
-  driver-cli op tariff set base --scope default --per-kwh 0.49EUR --vat 19")]
+  driver-cli op tariff set base --scope default --per-kwh 0.49EUR --vat 19
+  driver-cli op audit --since 1d")]
     Op {
         /// On what.
         #[command(subcommand)]
@@ -334,6 +335,33 @@ pub enum OpVerb {
         #[command(subcommand)]
         verb: OpTariff,
     },
+    /// Who did what, when, and what came of it, oldest first
+    #[command(before_help = "Examples:
+  driver-cli op audit
+  driver-cli op audit --since 1d --who olga
+  driver-cli op audit --verb session_end --limit 500
+  driver-cli op audit --follow --json | jq -c 'select(.outcome == \"denied\")'")]
+    Audit(AuditArgs),
+}
+
+/// `op audit`
+#[derive(Debug, Clone, Args)]
+pub struct AuditArgs {
+    /// Go on with what comes, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+    /// Only what happened since so long ago, for instance 12h or 7d
+    #[arg(long, value_name = "DURATION", value_parser = quantity::duration_above_zero)]
+    pub since: Option<Duration>,
+    /// Only what this operator, driver or charge point did
+    #[arg(long, value_name = "NAME")]
+    pub who: Option<String>,
+    /// Only this verb, for instance session_end
+    #[arg(long, value_name = "VERB")]
+    pub verb: Option<String>,
+    /// Of those the last so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub limit: u32,
 }
 
 /// `op cp`

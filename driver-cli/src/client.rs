@@ -12,8 +12,8 @@ use ev_client::{Access, Denied, LinkEvent, Operation, Pauses};
 use ev_contract::{
     codes::{Code, Problem},
     v1::{
-        CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply, ReceiptReply,
-        SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
+        AuditReply, CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply,
+        ReceiptReply, SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
     },
     wire::{self, CONTENT_TYPE, Encoding, Message},
 };
@@ -110,7 +110,8 @@ replies!(
     ReceiptReply,
     CpLsReply,
     SessionLsReply,
-    TariffLsReply
+    TariffLsReply,
+    AuditReply
 );
 
 impl Reply for OpReply {

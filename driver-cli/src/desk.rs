@@ -8,10 +8,10 @@ use ev_contract::{
     ids::{CpId, RequestId, SessionId},
     time::UnixMs,
     v1::{
-        ChargePointListing, ChargePointView, CpLsReply, CpLsRequest, DriverUpdate, HistoryReply,
-        HistoryRequest, ListReply, ListRequest, OpReply, ReceiptReply, ReceiptRequest,
-        SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest, TariffLsReply,
-        TariffLsRequest,
+        AuditReply, AuditRequest, ChargePointListing, ChargePointView, CpLsReply, CpLsRequest,
+        DriverUpdate, HistoryReply, HistoryRequest, ListReply, ListRequest, OpReply, ReceiptReply,
+        ReceiptRequest, SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest,
+        TariffLsReply, TariffLsRequest,
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
@@ -409,6 +409,14 @@ impl Desk {
             },
         )
         .await
+    }
+
+    /// A page of the audit.
+    ///
+    /// # Errors
+    /// As every query.
+    pub async fn audit_page(&self, request: &AuditRequest) -> Result<AuditReply, Failure> {
+        self.query("audit", request).await
     }
 
     /// The session that `text` means: a full id, or the beginning of exactly one. Open sessions

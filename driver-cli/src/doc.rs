@@ -9,9 +9,9 @@ use ev_contract::{
     time::UnixMs,
     units::{Amount, Currency, MilliWatt, Mwh},
     v1::{
-        Adjustment, ChargePointListing, ChargePointView, DriverUpdate, EndReason, Flag, MeterSpan,
-        OpReply, Origin, PriceComponent, Reach, Receipt, ReceiptLine, ReceiptReply, ScopedTariff,
-        SessionView, Status, Tariff, TariffScope,
+        Adjustment, AuditKind, AuditOutcome, AuditRow, ChargePointListing, ChargePointView,
+        DriverUpdate, EndReason, Flag, MeterSpan, OpReply, Origin, PriceComponent, Reach, Receipt,
+        ReceiptLine, ReceiptReply, ScopedTariff, SessionView, Status, Tariff, TariffScope,
     },
 };
 use serde::{Serialize, Serializer, ser::Error as _};
@@ -914,6 +914,79 @@ impl TariffsDoc {
                 })
                 .collect(),
             ts: Time(ts),
+        }
+    }
+}
+
+/// `op audit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditDoc {
+    entries: Vec<AuditEntryDoc>,
+    ts: Time,
+}
+
+impl AuditDoc {
+    /// Entries as they were answered.
+    #[must_use]
+    pub fn new(rows: &[AuditRow], ts: UnixMs) -> Self {
+        Self {
+            entries: rows.iter().map(AuditEntryDoc::from).collect(),
+            ts: Time(ts),
+        }
+    }
+}
+
+/// An entry of the audit; with `--follow` a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditEntryDoc {
+    seq: u64,
+    at: Time,
+    kind: AuditKind,
+    name: Option<String>,
+    verb: String,
+    outcome: AuditOutcome,
+    code: Option<String>,
+    detail: Option<String>,
+    cp_id: Option<String>,
+    connector: Option<i64>,
+    session_id: Option<String>,
+    driver_id: Option<String>,
+    operator_id: Option<String>,
+    tariff_id: Option<String>,
+    key: Option<String>,
+    request_id: Option<String>,
+    repeat: bool,
+    subject: Option<String>,
+    credential: Option<String>,
+    replica: String,
+    entry_id: String,
+}
+
+impl From<&AuditRow> for AuditEntryDoc {
+    fn from(row: &AuditRow) -> Self {
+        let entry = row.entry.clone();
+        Self {
+            seq: row.seq,
+            at: Time(entry.at),
+            kind: entry.kind,
+            name: entry.name,
+            verb: entry.verb,
+            outcome: entry.outcome,
+            code: entry.code.map(|code| code.to_string()),
+            detail: entry.detail,
+            cp_id: entry.cp_id,
+            connector: entry.connector,
+            session_id: entry.session_id,
+            driver_id: entry.driver_id,
+            operator_id: entry.operator_id,
+            tariff_id: entry.tariff_id,
+            key: entry.key,
+            request_id: entry.request_id,
+            repeat: entry.repeat,
+            subject: entry.subject,
+            credential: entry.credential,
+            replica: entry.replica.to_string(),
+            entry_id: entry.entry_id.to_string(),
         }
     }
 }

@@ -336,7 +336,7 @@ struct Bench {
 impl Bench {
     async fn new() -> Self {
         Self {
-            server: NatsServer::start_locked(&keys()).await.unwrap(),
+            server: NatsServer::start_with_keys(&keys()).await.unwrap(),
             state: tempfile::tempdir().unwrap(),
         }
     }

@@ -5,9 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
-    LocalStart, ReplyTo, Row, SendRun, Stored,
-    hardware::{HwAnswer, HwCommand},
-    limits::TICK_MS,
+    LocalStart, ReplyTo, Row, SendRun, Stored, hardware::HwCommand, limits::TICK_MS,
 };
 use ev_client::Access;
 use ev_contract::{
@@ -314,7 +312,9 @@ impl Actor {
     async fn feed(&mut self, input: Input) {
         let (now, draw) = (self.clock.now(), draw());
         // What may only be answered once it is stored can be undone.
-        let before = must_be_stored(&input).then(|| (self.core.clone(), input.clone()));
+        let before = input
+            .must_be_stored()
+            .then(|| (self.core.clone(), input.clone()));
         let mut fx = self.core.handle(input, now, draw);
         let rows = std::mem::take(&mut fx.rows);
         if self.core.storage_problem().is_some() {
@@ -775,23 +775,6 @@ fn draw() -> Draw {
         session_id: SessionId::from_uuid(uuid::Uuid::now_v7()),
         start_number: rand::rng().random_range(1..=0x7fff_ffff),
         random: rand::rng().random(),
-    }
-}
-
-/// Whether an input is answered only once its rows are on the disk.
-fn must_be_stored(input: &Input) -> bool {
-    match input {
-        Input::Command { command, .. } => !matches!(command, Command::Ping(_)),
-        Input::LocalStart { .. } => true,
-        Input::Answer(HwAnswer { command, .. }) => {
-            matches!(command, HwCommand::Unlock { .. } | HwCommand::Reset)
-        }
-        Input::Fact(_)
-        | Input::LocalStop { .. }
-        | Input::Synced { .. }
-        | Input::Evt(_)
-        | Input::UplinkUp
-        | Input::Tick => false,
     }
 }
 

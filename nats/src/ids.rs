@@ -108,6 +108,8 @@ token_id! {
     Epoch, "epoch";
     /// One central process, for logs and for telling frames apart.
     ReplicaId, "replica id";
+    /// One entry of the audit.
+    AuditId, "audit entry id";
 }
 
 impl CommandId {

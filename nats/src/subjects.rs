@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::ids::{CpId, DriverId, OperatorId, SessionId};
+use crate::{
+    ids::{AuditId, CpId, DriverId, OperatorId, SessionId},
+    v1::AuditKind,
+};
 
 /// What every subject begins with.
 pub const PREFIX: &str = "ev.v1";
@@ -28,6 +31,10 @@ pub const WATCH: &str = "ev.v1.watch.*.*";
 pub const LEDGER: &str = "ev.v1.ledger";
 /// All subjects of the CDR stream.
 pub const CDR_ALL: &str = "ev.v1.cdr.>";
+/// All subjects of the audit.
+pub const AUDIT_ALL: &str = "ev.v1.audit.>";
+/// In the subject of an audit entry, in place of a name that is none.
+pub const AUDIT_NOBODY: &str = "_";
 
 /// A subject of the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +69,8 @@ pub enum Subject {
         session: SessionId,
         adjustment: Option<u32>,
     },
+    /// An entry of the audit, by who acted.
+    Audit { kind: AuditKind, name: String },
 }
 
 impl fmt::Display for Subject {
@@ -88,6 +97,7 @@ impl fmt::Display for Subject {
                 session,
                 adjustment: Some(n),
             } => write!(f, "{PREFIX}.cdr.{session}.{n}"),
+            Self::Audit { kind, name } => write!(f, "{PREFIX}.audit.{kind}.{name}"),
         }
     }
 }
@@ -139,6 +149,10 @@ impl Subject {
                 session: session.parse().ok()?,
                 adjustment: Some(number_token(n)?),
             },
+            ("audit", Some(kind), Some(name), None, ..) => Self::Audit {
+                kind: *AuditKind::ALL.iter().find(|k| k.as_str() == kind)?,
+                name: AuditId::new(name).ok()?.to_string(),
+            },
             _ => return None,
         };
         tokens.next().is_none().then_some(subject)
@@ -157,12 +171,14 @@ impl Subject {
     }
 }
 
+/// Whether a text can be a verb.
+#[must_use]
+pub fn is_verb(text: &str) -> bool {
+    (1..=32).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+}
+
 fn verb_token(text: &str) -> Option<String> {
-    (1..=32)
-        .contains(&text.len())
-        .then_some(text)
-        .filter(|t| t.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
-        .map(str::to_owned)
+    is_verb(text).then(|| text.to_owned())
 }
 
 /// The one spelling of a number: no sign, no leading zero.
@@ -213,6 +229,14 @@ mod tests {
                 session,
                 adjustment: Some(3),
             },
+            Subject::Audit {
+                kind: AuditKind::Cp,
+                name: "CP-001".into(),
+            },
+            Subject::Audit {
+                kind: AuditKind::Driver,
+                name: AUDIT_NOBODY.into(),
+            },
         ];
         for subject in all {
             assert_eq!(Subject::parse(&subject.to_string()), Some(subject));
@@ -234,6 +258,10 @@ mod tests {
             "ev.v1.ledger.x",
             "ev.v1.cdr.0190a0b0-1111-7222-8333-444455556666.03",
             "ev.v1.cdr.0190a0b0-1111-7222-8333-444455556666.+3",
+            "ev.v1.audit.op",
+            "ev.v1.audit.unrecognised.olga",
+            "ev.v1.audit.op.o*",
+            "ev.v1.audit.op.olga.more",
             "ev.v1x.ledger",
         ] {
             assert_eq!(Subject::parse(text), None, "{text} was taken");

@@ -15,7 +15,10 @@ use ev_contract::{
     connector::{ConnectorState, FaultEffect, Phase, Service},
     limits,
     subjects::Subject,
-    v1::{EndCode, EndSource, Flag, Origin, Outcome, PriceComponent, Reach, Status, TimeQuality},
+    v1::{
+        AuditKind, AuditOutcome, EndCode, EndSource, Flag, Origin, Outcome, PriceComponent, Reach,
+        Status, TimeQuality,
+    },
     wire::Encoding,
 };
 use serde_json::Value;
@@ -72,7 +75,7 @@ fn every_word_is_explained() {
     }
     explained! {
         Status Phase ConnectorState Origin EndCode EndSource PriceComponent Flag Reach Service
-        FaultEffect TimeQuality Outcome
+        FaultEffect TimeQuality Outcome AuditKind AuditOutcome
     }
 }
 
@@ -187,6 +190,8 @@ fn the_subjects_are_those_of_the_crate() {
             .replace("<cp>", "CP-001")
             .replace("<session>", &support::values::session().to_string())
             .replace("<verb>", "verb")
+            .replace("<kind>", "op")
+            .replace("<name>", "olga")
             .replace("<n>", "1");
         let reserved = row[1] == "reserved";
         assert_eq!(Subject::parse(&subject).is_none(), reserved, "{subject}");

@@ -144,15 +144,19 @@ async fn push_one(
     let taken: BTreeSet<&str> = answers.iter().map(|a| a.server.name.as_str()).collect();
     match servers.iter().find(|s| !taken.contains(s.as_str())) {
         Some(silent) => Err(not_taken(silent, "it does not answer")),
-        None => see_in_force(nats, token).await,
+        None => see_in_force(nats, token, servers.len()).await,
     }
 }
 
 /// A server says that it has taken a token before it has looked at who signed it. What counts is
 /// what it goes by.
-async fn see_in_force(nats: &async_nats::Client, token: &AccountToken) -> Result<(), PushError> {
+async fn see_in_force(
+    nats: &async_nats::Client,
+    token: &AccountToken,
+    servers: usize,
+) -> Result<(), PushError> {
     let subject = format!("$SYS.REQ.ACCOUNT.{}.INFO", token.id);
-    for answer in ask(nats, &subject, "", None).await? {
+    for answer in ask(nats, &subject, "", Some(servers)).await? {
         // None: nobody of the account has connected there yet, so that it will be looked at then.
         if answer
             .data

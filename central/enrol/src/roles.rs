@@ -11,8 +11,8 @@ use ev_contract::{
     limits::{EVT_BYTES_MAX, REQUEST_BYTES_MAX},
     streams::{self, SNAPSHOT_BUCKET},
     subjects::{
-        CDR_ALL, CP_COMMANDS, CP_EVENTS, CP_HEARTBEATS, CP_LIVE_VALUES, CP_SYNCS, DRIVER_REQUESTS,
-        LEDGER, OPERATOR_REQUESTS, WATCH,
+        AUDIT_ALL, CDR_ALL, CP_COMMANDS, CP_EVENTS, CP_HEARTBEATS, CP_LIVE_VALUES, CP_SYNCS,
+        DRIVER_REQUESTS, LEDGER, OPERATOR_REQUESTS, WATCH,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -322,6 +322,7 @@ fn central_publishes() -> Vec<String> {
         CP_COMMANDS,
         LEDGER,
         CDR_ALL,
+        AUDIT_ALL,
         // Answers to whoever asked through a service import.
         "_R_.>",
         "$JS.API.INFO",
@@ -329,7 +330,8 @@ fn central_publishes() -> Vec<String> {
     ]
     .map(str::to_owned)
     .into();
-    for stream in [streams::LEDGER.name, streams::CDR.name, bucket.as_str()] {
+    let (ledger, cdr, audit) = (streams::LEDGER.name, streams::CDR.name, streams::AUDIT.name);
+    for stream in [ledger, cdr, audit, bucket.as_str()] {
         subjects.extend([
             format!("$JS.API.STREAM.CREATE.{stream}"),
             format!("$JS.API.STREAM.INFO.{stream}"),
@@ -341,6 +343,7 @@ fn central_publishes() -> Vec<String> {
         ]);
     }
     subjects.extend([
+        format!("$JS.API.CONSUMER.MSG.NEXT.{audit}.*"),
         format!("$JS.API.DIRECT.GET.{bucket}"),
         format!("$JS.API.DIRECT.GET.{bucket}.>"),
         format!("$JS.API.STREAM.PURGE.{bucket}"),

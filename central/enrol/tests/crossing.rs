@@ -15,7 +15,7 @@ struct Site {
 impl Site {
     async fn new() -> Result<Self> {
         let keys = Keys::new()?;
-        let server = NatsServer::start_locked(&keys).await?;
+        let server = NatsServer::start_with_keys(&keys).await?;
         Ok(Self { keys, server })
     }
 
@@ -333,7 +333,7 @@ async fn a_trace_goes_only_where_its_sender_may_publish() -> Result<()> {
 #[tokio::test]
 async fn everything_crosses_in_a_cluster_whoever_is_connected_where() -> Result<()> {
     let keys = Keys::new()?;
-    let cluster = Cluster::start_locked(&keys).await?;
+    let cluster = Cluster::start_with_keys(&keys).await?;
     let url = |node| cluster.node(node).url();
     let mut central_a = Raw::connect(&url(0), &keys.creds(Role::Central, "central-a")?).await?;
     let mut central_b = Raw::connect(&url(1), &keys.creds(Role::Central, "central-b")?).await?;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use ev_client::Tls;
 use ev_enrol::{
     Realm, Role, certificate,
-    push::{Servers, push},
+    push::{PushError, Servers, push},
 };
 use ev_testkit::{Cluster, Keys, NatsServer};
 use support::Raw;
@@ -39,7 +39,7 @@ async fn is_refused(url: &str, keys: &Keys, credentials: &std::path::Path) -> Re
 async fn a_revoked_credential_is_dropped_at_once_and_stays_out_also_after_a_restart() -> Result<()>
 {
     let keys = Keys::new()?;
-    let mut server = NatsServer::start_locked(&keys).await?;
+    let mut server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     let creds = keys.creds(Role::Driver, "alice")?;
     let stolen = keys.dir().join("stolen.creds");
@@ -70,7 +70,7 @@ async fn a_revoked_credential_is_dropped_at_once_and_stays_out_also_after_a_rest
 #[tokio::test]
 async fn a_rotated_credential_ends_and_its_successor_opens() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     let creds = keys.creds(Role::ChargePoint, "CP-001")?;
     let mut old = Raw::connect(&url, &creds).await?;
@@ -86,7 +86,7 @@ async fn a_rotated_credential_ends_and_its_successor_opens() -> Result<()> {
 #[tokio::test]
 async fn a_program_goes_on_with_the_new_file_without_a_restart() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     let alice = keys.connect(&url, Role::Driver, "alice").await?;
     let mut realm = keys.realm()?;
@@ -109,7 +109,7 @@ async fn a_program_goes_on_with_the_new_file_without_a_restart() -> Result<()> {
 #[tokio::test]
 async fn whatever_a_roles_former_key_signed_opens_nothing() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     let creds = keys.creds(Role::ChargePoint, "CP-001")?;
     let stolen = keys.dir().join("stolen.creds");
@@ -130,7 +130,7 @@ async fn whatever_a_roles_former_key_signed_opens_nothing() -> Result<()> {
 #[tokio::test]
 async fn the_key_that_pushes_can_be_rotated_too() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let mut realm = keys.realm()?;
     let former = keys.dir().join("former.creds");
     std::fs::copy(realm.creds(Role::Enrol, "enrol"), &former)?;
@@ -146,7 +146,7 @@ async fn the_key_that_pushes_can_be_rotated_too() -> Result<()> {
 async fn what_a_stolen_signing_key_signed_ends_with_the_key() -> Result<()> {
     const FAR_AHEAD_S: i64 = 100 * 365 * 24 * 3_600;
     let keys = Keys::new()?;
-    let mut server = NatsServer::start_locked(&keys).await?;
+    let mut server = NatsServer::start_with_keys(&keys).await?;
     let creds = keys.creds(Role::Driver, "alice")?;
     let thief = tempfile::tempdir()?;
     let copy = std::process::Command::new("cp")
@@ -177,7 +177,11 @@ async fn what_a_stolen_signing_key_signed_ends_with_the_key() -> Result<()> {
     let mut realm = keys.realm()?;
     push_to(&mut realm, &server.url()).await?;
     // The thief's tokens are dated later, and signed by nobody.
-    let _ = push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await;
+    let refused = push(&mut stolen, &servers, now_s() + FAR_AHEAD_S).await;
+    assert!(
+        matches!(refused, Err(PushError::NotTaken { .. })),
+        "{refused:?}"
+    );
     Raw::connect(&server.url(), &creds).await?;
     server.restart().await?;
     Raw::connect(&server.url(), &creds).await?;
@@ -187,7 +191,7 @@ async fn what_a_stolen_signing_key_signed_ends_with_the_key() -> Result<()> {
 #[tokio::test]
 async fn an_expired_credential_is_dropped_while_it_is_used() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let mut realm = keys.realm()?;
     let short = realm.issue(Role::Driver, "alice", now_s() + 2, now_s())?;
     let mut alice = Raw::connect(&server.url(), &short.path).await?;
@@ -199,7 +203,7 @@ async fn an_expired_credential_is_dropped_while_it_is_used() -> Result<()> {
 #[tokio::test]
 async fn who_has_no_credential_or_another_installations_is_refused() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let mut nobody = Raw::open(&server.url(), keys.dir(), None).await?;
     assert_eq!(nobody.closed().await?, "Authorization Violation");
     let other = Keys::new()?;
@@ -217,7 +221,7 @@ async fn who_has_no_credential_or_another_installations_is_refused() -> Result<(
 #[tokio::test]
 async fn a_message_over_its_roles_size_closes_the_connection() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let mut alice = Raw::connect(&server.url(), &keys.creds(Role::Driver, "alice")?).await?;
     let size = Role::Driver.grants().payload_max;
     alice
@@ -235,7 +239,7 @@ async fn a_message_over_its_roles_size_closes_the_connection() -> Result<()> {
 #[tokio::test]
 async fn a_connection_has_so_many_subscriptions_and_no_more() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let mut cp = Raw::connect(&server.url(), &keys.creds(Role::ChargePoint, "CP-001")?).await?;
     for n in 0..Role::ChargePoint.grants().subscriptions_max {
         cp.subscribe(&format!("_INBOX_CP-001.{n}"), None).await?;
@@ -249,7 +253,7 @@ async fn a_connection_has_so_many_subscriptions_and_no_more() -> Result<()> {
 #[tokio::test]
 async fn revoking_reaches_every_server_of_a_cluster_also_one_that_was_down() -> Result<()> {
     let keys = Keys::new()?;
-    let mut cluster = Cluster::start_locked(&keys).await?;
+    let mut cluster = Cluster::start_with_keys(&keys).await?;
     let creds = keys.creds(Role::Driver, "alice")?;
     let stolen = keys.dir().join("stolen.creds");
     std::fs::copy(&creds, &stolen)?;
@@ -277,7 +281,7 @@ async fn revoking_reaches_every_server_of_a_cluster_also_one_that_was_down() -> 
 async fn revoking_a_driver_disturbs_nobody_else() -> Result<()> {
     const PUSHES: usize = 10;
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     let mut central = Raw::connect(&url, &keys.creds(Role::Central, "central-a")?).await?;
     central

@@ -125,7 +125,7 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
 #[tokio::test]
 async fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let mut wrong = Vec::new();
     let mut cells = 0;
     for (role, name) in ACTORS {
@@ -168,7 +168,7 @@ async fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
 #[tokio::test]
 async fn a_charge_point_answers_only_what_it_was_asked_and_once() -> Result<()> {
     let keys = Keys::new()?;
-    let server = NatsServer::start_locked(&keys).await?;
+    let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
     let mut central = Raw::connect(&url, &keys.creds(Central, "central-a")?).await?;
     let mut cp = Raw::connect(&url, &keys.creds(ChargePoint, "CP-001")?).await?;

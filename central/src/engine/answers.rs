@@ -14,15 +14,18 @@ use ev_contract::{
     ids::{CommandId, ConnectorId, CpId, Epoch, RequestId, SessionId},
     limits::REQUEST_LIFE_MS_MAX,
     v1::{
-        CommandReply, CpLsReply, ErrorReply, EvtReply, HistoryReply, ListReply, OpReply, Outcome,
-        ReceiptReply, ResetCommand, SessionLsReply, SessionView, Status, StatusReply, SyncReply,
-        SyncRequest, TariffLsReply, UnlockCommand, UpdateType,
+        AuditEntry, AuditKind, CommandReply, CpLsReply, ErrorReply, EvtReply, HistoryReply,
+        ListReply, OpReply, Outcome, ReceiptReply, ResetCommand, SessionLsReply, SessionView,
+        Status, StatusReply, SyncReply, SyncRequest, TariffLsReply, UnlockCommand, UpdateType,
     },
     wire::{Encoding, Tag},
 };
 
 use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
-use crate::border::{Page, Query, ReplyTo};
+use crate::{
+    audit::entry::Told,
+    border::{Page, Query, ReplyTo},
+};
 
 /// What an asker is told whose question the ledger could not take; up to twice that, so that many
 /// who are told at once do not come back at once.
@@ -56,6 +59,39 @@ impl Engine {
             self.out
                 .send(reply.subject.clone(), message, reply.encoding);
         }
+    }
+
+    /// Tells somebody something: an operator once the audit has it.
+    fn tell<T: serde::Serialize + Told>(
+        &self,
+        draft: Option<&AuditEntry>,
+        reply: Option<&ReplyTo>,
+        message: &T,
+    ) {
+        match draft {
+            Some(draft) if draft.kind == AuditKind::Op => self.audit.answer(draft, reply, message),
+            Some(_) | None => self.reply(reply, message),
+        }
+    }
+
+    /// Writes down that a driver named a session that is not the driver's. The answer does not say
+    /// which of the two it is.
+    fn note_foreign(&self, item: &Item) {
+        let Some(draft) = &item.draft else {
+            return;
+        };
+        let there = draft
+            .session_id
+            .as_ref()
+            .and_then(|id| id.parse().ok())
+            .is_some_and(|id| self.log.state().session(id).is_some());
+        let detail = if there {
+            "another driver's session"
+        } else {
+            "no such session"
+        };
+        self.audit
+            .refused(draft, Some(Code::SessionNotFound), detail);
     }
 
     /// Answers that something was not decided.
@@ -93,19 +129,26 @@ impl Engine {
             | ItemKind::Answered(_)
             | ItemKind::Release(_)
             | ItemKind::Forget(_)
-            | ItemKind::Barrier => self.reply(
+            | ItemKind::Barrier => self.tell(
+                item.draft.as_deref(),
                 item.reply.as_ref(),
                 &problem_for(item.id_for_reply(), problem),
             ),
         }
     }
 
-    pub(super) fn tell_unknown(&self, reply: Option<ReplyTo>, whom: Whom, verb: &'static str) {
+    pub(super) fn tell_unknown(
+        &self,
+        reply: Option<ReplyTo>,
+        whom: Whom,
+        verb: &'static str,
+        draft: Option<&AuditEntry>,
+    ) {
         let what = whom.request_id.clone().unwrap_or_else(|| verb.to_owned());
         let problem = Code::OutcomeUnknown.about(&what);
         self.metrics
             .answered(verb, "error", Code::OutcomeUnknown.as_str());
-        self.reply(reply.as_ref(), &problem_for(whom, problem));
+        self.tell(draft, reply.as_ref(), &problem_for(whom, problem));
     }
 
     /// Answers a request by what is recorded of it; `None` when the id was used for something else.
@@ -117,7 +160,8 @@ impl Engine {
             let code = Code::RequestIdReused;
             self.metrics.answered(item.verb, "denied", code.as_str());
             let problem = code.about(ask.request.as_str());
-            self.reply(
+            self.tell(
+                item.draft.as_deref(),
                 item.reply.as_ref(),
                 &problem_for(item.id_for_reply(), problem),
             );
@@ -131,6 +175,9 @@ impl Engine {
         match &recorded {
             Answer::Refused { code, .. } => {
                 self.metrics.answered(item.verb, "denied", code.as_str());
+                if let (Code::SessionNotFound, Asker::Driver(_)) = (code, &ask.asker) {
+                    self.note_foreign(&item);
+                }
             }
             Answer::Started { .. } | Answer::Stopping { .. } | Answer::Done { .. } => {
                 self.metrics.answered(item.verb, "accepted", "");
@@ -162,7 +209,7 @@ impl Engine {
             }
             Asker::Operator(operator) => {
                 let reply = op_reply(operator.to_string(), &ask.request, &recorded);
-                self.reply(item.reply.as_ref(), &reply);
+                self.tell(item.draft.as_deref(), item.reply.as_ref(), &reply);
             }
         }
     }
@@ -296,7 +343,7 @@ impl Engine {
                 reply.error = Some(problem);
             }
         }
-        self.reply(item.reply.as_ref(), &reply);
+        self.tell(item.draft.as_deref(), item.reply.as_ref(), &reply);
     }
 
     pub(super) fn answer_sync(&self, item: &Item, cp: &CpId, sync: &SyncRequest) {
@@ -320,6 +367,7 @@ impl Engine {
             self.refuse(item, Code::UnknownChargePoint, run.cp.as_str());
             return;
         }
+        self.note_foreign_records(item, run);
         self.metrics.answered(item.verb, "accepted", "");
         ev_crash::reach("answer", "evt");
         self.reply(
@@ -333,6 +381,29 @@ impl Engine {
                 ts: wall(),
             },
         );
+    }
+
+    /// Writes down that a charge point reports the session of another one.
+    fn note_foreign_records(&self, item: &Item, run: &Run) {
+        let Some(draft) = &item.draft else {
+            return;
+        };
+        let named = run.records.iter().filter_map(|incoming| {
+            let record = incoming.record.as_ref().ok()?;
+            record.fact.session()
+        });
+        let foreign = named.into_iter().find(|id| {
+            self.log
+                .state()
+                .session(*id)
+                .is_some_and(|entry| entry.value.cp != run.cp)
+        });
+        if let Some(session) = foreign {
+            let mut draft = draft.clone();
+            draft.session_id = Some(session.to_string());
+            self.audit
+                .refused(&draft, None, "another charge point's session");
+        }
     }
 
     /// The next record that is wanted, by applied, valid state: only this frees a spool.
@@ -373,7 +444,8 @@ impl Engine {
                     .sessions_before(page.from)
                     .filter(|e| wanted(&e.value));
                 let (sessions, next) = self.page_of(sessions, page.rows);
-                self.reply(
+                self.tell(
+                    item.draft.as_deref(),
                     item.reply.as_ref(),
                     &SessionLsReply {
                         tag: Tag::new(),
@@ -386,7 +458,8 @@ impl Engine {
                 Ok(())
             }
             Query::TariffLs => {
-                self.reply(
+                self.tell(
+                    item.draft.as_deref(),
                     item.reply.as_ref(),
                     &TariffLsReply {
                         tag: Tag::new(),
@@ -400,7 +473,12 @@ impl Engine {
         };
         match result {
             Ok(()) => self.metrics.answered(item.verb, "accepted", ""),
-            Err((code, what)) => self.refuse(item, code, &what),
+            Err((code, what)) => {
+                if let (Code::SessionNotFound, Asker::Driver(_)) = (code, asker) {
+                    self.note_foreign(item);
+                }
+                self.refuse(item, code, &what);
+            }
         }
     }
 
@@ -578,7 +656,8 @@ impl Engine {
             .into_iter()
             .filter_map(|(id, cp)| view::charge_point(state, id, cp, &self.heard))
             .collect();
-        self.reply(
+        self.tell(
+            item.draft.as_deref(),
             item.reply.as_ref(),
             &CpLsReply {
                 tag: Tag::new(),

@@ -19,7 +19,7 @@ use central_core::{
 use ev_contract::{
     codes::Code,
     ids::{CpId, SessionId},
-    v1::{Reach, SyncRequest},
+    v1::{AuditEntry, Reach, SyncRequest},
 };
 use uuid::Uuid;
 
@@ -64,6 +64,8 @@ pub struct Item {
     probed: bool,
     /// Whether the asker has been told that the outcome is not known.
     told: bool,
+    /// Who asks for what, for the audit: of operators, and of drivers who name a session.
+    pub draft: Option<Box<AuditEntry>>,
     /// Its share of memory, until it is answered.
     _held: Option<Held>,
 }
@@ -92,11 +94,18 @@ pub enum ItemKind {
 impl Item {
     /// A question from outside.
     #[must_use]
-    pub fn asked(kind: ItemKind, reply: ReplyTo, verb: &'static str, held: Held) -> Self {
+    pub fn asked(
+        kind: ItemKind,
+        reply: ReplyTo,
+        verb: &'static str,
+        draft: Option<Box<AuditEntry>>,
+        held: Held,
+    ) -> Self {
         Self {
             _held: Some(held),
             reply: Some(reply),
             verb,
+            draft,
             ..Self::own(kind)
         }
     }
@@ -111,6 +120,7 @@ impl Item {
             not_before: None,
             probed: false,
             told: false,
+            draft: None,
             _held: None,
         }
     }
@@ -325,7 +335,7 @@ struct Filling<'a> {
 
 impl Engine {
     /// A question from a subscription.
-    pub(super) fn ask(&mut self, item: Item) {
+    pub(super) fn ask(&mut self, mut item: Item) {
         if self.alarmed() {
             return;
         }
@@ -336,6 +346,9 @@ impl Engine {
                 Known::Answered(answer) => Some(answer.clone()),
                 Known::Reused => None,
             };
+            if let Some(draft) = &mut item.draft {
+                draft.repeat = known.is_some();
+            }
             self.answer_request(item, known);
             return;
         }
@@ -597,12 +610,13 @@ impl Engine {
             for (item, _) in &mut in_flight.items {
                 if late(item) {
                     item.told = true;
-                    told.push((item.reply.take(), item.id_for_reply(), item.verb));
+                    let draft = item.draft.clone();
+                    told.push((item.reply.take(), item.id_for_reply(), item.verb, draft));
                 }
             }
         }
-        for (reply, who, verb) in told {
-            self.tell_unknown(reply, who, verb);
+        for (reply, who, verb, draft) in told {
+            self.tell_unknown(reply, who, verb, draft.as_deref());
         }
         for item in self
             .waiting

@@ -30,7 +30,7 @@ use ev_contract::{
     ids::{CommandId, CpId},
     subjects::Subject,
     time::{Now, UnixMs},
-    v1::{CommandReply, Heartbeat, Outcome, PingCommand},
+    v1::{CommandReply, Heartbeat, PingCommand},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use tokio::sync::{mpsc, watch};
@@ -41,6 +41,7 @@ pub use self::{
     frames::{Item, ItemKind},
 };
 use crate::{
+    audit::Audit,
     config::Config,
     health::{Health, Stage},
     heard::Hearing,
@@ -111,6 +112,7 @@ pub struct Engine {
     cdr: Stream,
     snapshots: async_nats::jetstream::object_store::ObjectStore,
     out: Out,
+    audit: Audit,
     metrics: Arc<Metrics>,
     health: watch::Sender<Health>,
     began: Instant,
@@ -167,6 +169,8 @@ pub struct Places {
     pub ledger: Stream,
     /// The receipts.
     pub cdr: Stream,
+    /// The audit.
+    pub audit: Stream,
     /// The snapshots.
     pub snapshots: async_nats::jetstream::object_store::ObjectStore,
 }
@@ -189,6 +193,7 @@ impl Engine {
         config: Config,
         places: Places,
         out: Out,
+        audit: Audit,
         metrics: Arc<Metrics>,
         health: watch::Sender<Health>,
         beginning: Beginning,
@@ -208,6 +213,7 @@ impl Engine {
             cdr: places.cdr,
             snapshots: places.snapshots,
             out,
+            audit,
             metrics,
             health,
             began: now,
@@ -746,15 +752,7 @@ impl Engine {
         if let "start" | "stop" = verb {
             ev_crash::reach("command-answer", verb);
         }
-        let finally = match answer.outcome {
-            Outcome::NotYet | Outcome::Unrecognised => false,
-            Outcome::Taken
-            | Outcome::Stopping
-            | Outcome::Ended
-            | Outcome::Absent
-            | Outcome::Done
-            | Outcome::Refused => true,
-        };
+        let finally = answer.outcome.is_final();
         self.orders.back(subject, finally);
         let (orders::Subject::Session(session) | orders::Subject::Standing(session)) = subject
         else {

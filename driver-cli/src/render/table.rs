@@ -3,7 +3,8 @@
 use comfy_table::{CellAlignment, Table, presets};
 use ev_contract::units::Mwh;
 use ev_contract::v1::{
-    ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff, SessionView,
+    AuditEntry, AuditRow, ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff,
+    SessionView,
 };
 
 use super::format::{connector, duration, harmless, kw, kwh, local, phase};
@@ -403,6 +404,65 @@ pub fn tariffs(tariffs: &[ScopedTariff]) -> String {
     table.trim_fmt()
 }
 
+/// `op audit`.
+#[must_use]
+pub fn audit(rows: &[AuditRow]) -> String {
+    let mut table = table(&["WHEN", "WHO", "VERB", "ON", "OUTCOME", "WHY", "CREDENTIAL"]);
+    for row in rows {
+        table.add_row(audit_cells(&row.entry));
+    }
+    table.trim_fmt()
+}
+
+/// `op audit --follow`: an entry on a line, in columns that are wide enough for most.
+#[must_use]
+pub fn audit_line(row: &AuditRow) -> String {
+    let [when, who, verb, on, outcome, why, credential] = audit_cells(&row.entry);
+    format!("{when}  {who:<20}  {verb:<14}  {on:<44}  {outcome:<8}  {why}  {credential}")
+        .trim_end()
+        .to_owned()
+}
+
+fn audit_cells(entry: &AuditEntry) -> [String; 7] {
+    let named = |what: &str, id: &Option<String>| id.as_ref().map(|id| format!("{what} {id}"));
+    let place = entry.cp_id.as_ref().map(|cp| match entry.connector {
+        Some(connector) => format!("{cp}/{connector}"),
+        None => cp.clone(),
+    });
+    let on = [
+        place,
+        named("session", &entry.session_id),
+        named("driver", &entry.driver_id),
+        named("operator", &entry.operator_id),
+        named("tariff", &entry.tariff_id),
+        named("key", &entry.key),
+    ];
+    let why = [
+        entry.code.map(|code| code.to_string()),
+        entry.detail.clone(),
+        entry.repeat.then(|| "a repeat".to_owned()),
+    ];
+    let joined = |words: &[Option<String>]| {
+        let words: Vec<_> = words.iter().flatten().map(String::as_str).collect();
+        words.join(", ")
+    };
+    [
+        doc::Time(entry.at).to_string(),
+        format!("{} {}", entry.kind, entry.name.as_deref().unwrap_or("?")),
+        entry.verb.clone(),
+        joined(&on),
+        entry.outcome.to_string(),
+        joined(&why),
+        // As much of it as tells two apart.
+        entry
+            .credential
+            .iter()
+            .flat_map(|key| key.chars().take(12))
+            .collect(),
+    ]
+    .map(|cell| harmless(&cell).replace('\n', " "))
+}
+
 /// `run`'s summary.
 #[must_use]
 pub fn run(rows: &[[String; 6]]) -> String {
@@ -412,4 +472,60 @@ pub fn run(rows: &[[String; 6]]) -> String {
     }
     right(&mut table, &[0, 3, 4]);
     table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests {
+    use ev_contract::{
+        codes::Code,
+        time::UnixMs,
+        v1::{AuditKind, AuditOutcome},
+        wire::Tag,
+    };
+
+    use super::*;
+
+    fn row() -> AuditRow {
+        AuditRow {
+            seq: 7,
+            entry: AuditEntry {
+                tag: Tag::new(),
+                entry_id: "e-1".parse().unwrap(),
+                at: UnixMs(1_760_000_000_000),
+                replica: "central-1".parse().unwrap(),
+                kind: AuditKind::Op,
+                name: Some("olga".into()),
+                subject: Some("ev.v1.op.olga.cp_unlock".into()),
+                credential: Some("UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4".into()),
+                verb: "cp_unlock".into(),
+                cp_id: Some("CP-001".into()),
+                connector: Some(2),
+                session_id: None,
+                driver_id: None,
+                operator_id: None,
+                tariff_id: None,
+                key: None,
+                request_id: Some("r-1".into()),
+                outcome: AuditOutcome::Denied,
+                code: Some(Code::Unsupported),
+                repeat: true,
+                detail: Some("by\u{1b}[2J hand\n".into()),
+            },
+        }
+    }
+
+    #[test]
+    fn an_entry_is_one_line_and_does_what_a_terminal_may_do() {
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let expected = "2025-10-09T08:53:20.000Z op olga cp_unlock CP-001/2 denied \
+                        unsupported, by\u{fffd}[2J hand , a repeat UDXU4RCSJNZO";
+        assert_eq!(words(&audit_line(&row())), expected);
+        let table = audit(&[row()]);
+        let lines: Vec<_> = table.lines().map(words).collect();
+        assert_eq!(lines, ["WHEN WHO VERB ON OUTCOME WHY CREDENTIAL", expected]);
+        let mut stranger = row();
+        stranger.entry.name = None;
+        stranger.entry.credential = None;
+        assert!(audit_line(&stranger).contains("op ?"));
+    }
 }

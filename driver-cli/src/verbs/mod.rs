@@ -1,5 +1,6 @@
 //! The verbs, one file each, and what they share.
 
+mod audit;
 mod completions;
 mod doctor;
 mod history;
@@ -105,6 +106,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
             OpVerb::Session { verb } => op::session(ctx, verb).await,
             OpVerb::Driver { verb } => op::driver(ctx, verb).await,
             OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
+            OpVerb::Audit(args) => audit::audit(ctx, args).await,
         },
         Verb::Completions { shell } => completions::completions(shell),
         Verb::Doctor => doctor::doctor(ctx).await,

@@ -103,6 +103,27 @@ pub enum Input {
     Tick,
 }
 
+impl Input {
+    /// Whether it may be answered only once its rows are on the disk. When they cannot be written,
+    /// it counts as not taken.
+    #[must_use]
+    pub const fn must_be_stored(&self) -> bool {
+        match self {
+            Self::Command { command, .. } => !matches!(command, Command::Ping(_)),
+            Self::LocalStart { .. } => true,
+            Self::Answer(HwAnswer { command, .. }) => {
+                matches!(command, HwCommand::Unlock { .. } | HwCommand::Reset)
+            }
+            Self::Fact(_)
+            | Self::LocalStop { .. }
+            | Self::Synced { .. }
+            | Self::Evt(_)
+            | Self::UplinkUp
+            | Self::Tick => false,
+        }
+    }
+}
+
 /// One charge point.
 #[derive(Debug, Clone)]
 pub struct ChargePoint {

@@ -180,6 +180,23 @@ wire_enum! {
     }
 }
 
+impl Outcome {
+    /// Whether a repeat of the command gets the same. Otherwise nothing is stored, and the next
+    /// attempt may come to something else.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        match self {
+            Self::NotYet | Self::Unrecognised => false,
+            Self::Taken
+            | Self::Stopping
+            | Self::Ended
+            | Self::Absent
+            | Self::Done
+            | Self::Refused => true,
+        }
+    }
+}
+
 /// The answer to a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandReply {

@@ -198,6 +198,24 @@ pub enum EdgeFact {
     },
 }
 
+impl EdgeFact {
+    /// The session that it is about, if it is about one.
+    #[must_use]
+    pub const fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Accepted { session_id, .. }
+            | Self::OpenedAtEdge { session_id, .. }
+            | Self::Started { session_id, .. }
+            | Self::Phase { session_id, .. }
+            | Self::Checkpoint { session_id, .. }
+            | Self::EnergyEnded { session_id, .. }
+            | Self::Ended { session_id, .. } => Some(*session_id),
+            Self::Anomaly { session_id, .. } => *session_id,
+            Self::Connector { .. } | Self::Booted { .. } => None,
+        }
+    }
+}
+
 /// A run of spool records.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvtRequest {

@@ -4,9 +4,10 @@
 //! Every message has the fields `type` and `to`. `to` is `central` or the id of the driver,
 //! operator or charge point; a receiver passes over what is not addressed to it. In requests from
 //! drivers and operators both may be left out, since the subject already says them; a `type` that
-//! is there must be right. Receipts and adjustments are kept and not sent to anybody: they have no
-//! `to`.
+//! is there must be right. Receipts, adjustments and audit entries are kept and not sent to anybody:
+//! they have no `to`.
 
+mod audit;
 mod command;
 mod driver;
 mod edge;
@@ -15,6 +16,7 @@ mod receipt;
 mod session;
 mod tariff;
 
+pub use audit::*;
 pub use command::*;
 pub use driver::*;
 pub use edge::*;
@@ -64,6 +66,8 @@ types! {
     TariffSetRequest = "tariff_set",
     TariffLsRequest = "tariff_ls",
     TariffLsReply = "tariff_ls.reply",
+    AuditRequest = "audit",
+    AuditReply = "audit.reply",
     OpReply = "op.reply",
     StartCommand = "cmd.start",
     StopCommand = "cmd.stop",
@@ -81,4 +85,5 @@ types! {
     Live = "live",
     Receipt = "receipt.record",
     Adjustment = "adjustment.record",
+    AuditEntry = "audit.record",
 }

@@ -26,14 +26,14 @@ impl Cluster {
             size == SIZE,
             "configurations are shipped for {SIZE} servers, not for {size}"
         );
-        Self::start_locked(&Keys::new()?).await
+        Self::start_with_keys(&Keys::new()?).await
     }
 
     /// Three with these keys.
     ///
     /// # Errors
     /// When no usable nats-server is found, or no leader is elected.
-    pub async fn start_locked(keys: &Keys) -> Result<Self> {
+    pub async fn start_with_keys(keys: &Keys) -> Result<Self> {
         let ports: Vec<u16> = (0..SIZE).map(|_| free_port()).collect();
         let urls: Vec<String> = ports
             .iter()

@@ -45,14 +45,14 @@ impl NatsServer {
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
     pub async fn start() -> Result<Self> {
-        Self::start_locked(&Keys::new()?).await
+        Self::start_with_keys(&Keys::new()?).await
     }
 
     /// Like [`NatsServer::start`] with these keys.
     ///
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
-    pub async fn start_locked(keys: &Keys) -> Result<Self> {
+    pub async fn start_with_keys(keys: &Keys) -> Result<Self> {
         Self::start_with_conf(keys, &keys.conf("single")).await
     }
 

@@ -5,7 +5,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 use crate::programs::our_program;
@@ -197,7 +197,12 @@ impl Process {
     /// # Errors
     /// When it does not run.
     pub fn pause(&mut self) -> Result<()> {
-        self.signal(Signal::STOP)
+        let pid = self.signal(Signal::STOP)?;
+        // It may still run for a moment. What it has done is left to be waited for again.
+        let seen = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), seen)
+            .with_context(|| format!("wait until {} stands still", self.spec.name))?;
+        Ok(())
     }
 
     /// SIGCONT.
@@ -205,7 +210,8 @@ impl Process {
     /// # Errors
     /// When it does not run.
     pub fn resume(&mut self) -> Result<()> {
-        self.signal(Signal::CONT)
+        self.signal(Signal::CONT)?;
+        Ok(())
     }
 
     /// SIGTERM: asks it to end in order; a frozen one is thawed to hear it.
@@ -217,7 +223,10 @@ impl Process {
         self.signal(Signal::TERM)?;
         // One that is quick has ended by now.
         let thawed = self.signal(Signal::CONT);
-        if self.is_running() { thawed } else { Ok(()) }
+        if self.is_running() {
+            thawed?;
+        }
+        Ok(())
     }
 
     /// Waits until it has ended by itself or by a signal.
@@ -267,7 +276,7 @@ impl Process {
         Ok(())
     }
 
-    fn signal(&mut self, signal: Signal) -> Result<()> {
+    fn signal(&mut self, signal: Signal) -> Result<Pid> {
         // A pid that has been reaped may belong to somebody else.
         ensure!(self.is_running(), "{} does not run", self.spec.name);
         let pid = i32::try_from(self.child.id())
@@ -276,7 +285,7 @@ impl Process {
             .with_context(|| format!("{} has no valid pid", self.spec.name))?;
         kill_process(pid, signal)
             .with_context(|| format!("send {signal:?} to {}", self.spec.name))?;
-        Ok(())
+        Ok(pid)
     }
 
     fn log_tail(&self) -> String {

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(operator());
     cases.extend(commands());
     cases.extend(charge_point());
+    cases.extend(audit());
     cases.push(Case::of("full", receipt()));
     cases.push(Case::of("min", receipt_min()));
     cases.push(Case::of("full", adjustment()));
@@ -47,6 +48,7 @@ pub fn shapes() -> Vec<Shape> {
         Shape::of("TariffTerms", &terms()),
         Shape::of("IdleFee", &idle_fee()),
         Shape::of("ScopedTariff", &scoped_tariffs()[0]),
+        Shape::of("AuditRow", &audit_row()),
         Shape::of("ReceiptLine", &receipt().lines[2]),
         Shape::of("MeterSpan", &receipt().meters[0]),
         Shape::of("Period", &receipt().periods[0]),
@@ -212,6 +214,99 @@ fn driver() -> Vec<Case> {
     }
     cases.push(Case::update("denied", denied()));
     cases
+}
+
+fn audit() -> Vec<Case> {
+    let request = AuditRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        after: Some(1_207),
+        before: Some(1_300),
+        since: Some(T),
+        who: Some("olga".into()),
+        verb: Some("session_end".into()),
+        rows: Some(50),
+    };
+    let request_min = AuditRequest {
+        after: None,
+        before: None,
+        since: None,
+        who: None,
+        verb: None,
+        rows: None,
+        ..request.clone()
+    };
+    let reply = AuditReply {
+        tag: Tag::new(),
+        to: "olga".into(),
+        entries: vec![audit_row()],
+        first_seq: 1_208,
+        last_seq: 1_257,
+        more: true,
+        ts: T,
+    };
+    let reply_min = AuditReply {
+        entries: vec![],
+        more: false,
+        ..reply.clone()
+    };
+    let entry = audit_row().entry;
+    let entry_min = AuditEntry {
+        name: None,
+        subject: None,
+        credential: None,
+        cp_id: None,
+        connector: None,
+        session_id: None,
+        driver_id: None,
+        operator_id: None,
+        tariff_id: None,
+        key: None,
+        request_id: None,
+        code: None,
+        repeat: false,
+        detail: None,
+        ..entry.clone()
+    };
+    vec![
+        Case::of("full", request),
+        Case::of("min", request_min),
+        Case::of("full", reply),
+        Case::of("min", reply_min),
+        Case::of("full", entry),
+        Case::of("min", entry_min),
+    ]
+}
+
+fn audit_row() -> AuditRow {
+    AuditRow {
+        seq: 1_208,
+        entry: AuditEntry {
+            tag: Tag::new(),
+            entry_id: "0199c8f1-7a00-7fff-8def-0123456789ab"
+                .parse()
+                .expect("an id"),
+            at: T,
+            replica: "central-1".parse().expect("an id"),
+            kind: AuditKind::Op,
+            name: Some("olga".into()),
+            subject: Some("ev.v1.op.olga.session_end".into()),
+            credential: Some("UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4".into()),
+            verb: "session_end".into(),
+            cp_id: Some("CP-001".into()),
+            connector: Some(1),
+            session_id: Some(session().to_string()),
+            driver_id: Some("alice".into()),
+            operator_id: Some("otto".into()),
+            tariff_id: Some("day".into()),
+            key: Some("UAH42UG6PV552P5SWLWTBP3H3S5BHAVCO2IEKEXUANJXR75J63RQ5WM6".into()),
+            request_id: Some("r-5".into()),
+            outcome: AuditOutcome::Denied,
+            code: Some(Code::ReasonRequired),
+            repeat: true,
+            detail: Some("write-off".into()),
+        },
+    }
 }
 
 fn operator() -> Vec<Case> {

@@ -41,7 +41,7 @@ pub const CENTRAL: &[Point] = &[
     // Streams and bucket are there one by one.
     Point {
         name: "prepared",
-        kinds: &["ledger", "cdr", "snapshots"],
+        kinds: &["ledger", "cdr", "audit", "snapshots"],
     },
     // A frame is encoded and not sent.
     Point {

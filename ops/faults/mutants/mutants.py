@@ -179,6 +179,8 @@ def environment(check: Check) -> Dict[str, str]:
         "CARGO_INCREMENTAL": "1",
         "CARGO_PROFILE_RELEASE_OPT_LEVEL": "1",
         "CARGO_PROFILE_RELEASE_DEBUG": "0",
+        # With it, what an interrupted build has left can fail to link.
+        "CARGO_PROFILE_RELEASE_LTO": "off",
         "CARGO_PROFILE_DEV_DEBUG": "0",
         "CARGO_TERM_COLOR": "never",
         "EV_BIN_DIR": str(TARGET / "debug"),

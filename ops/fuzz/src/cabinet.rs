@@ -272,11 +272,7 @@ impl Cabinet {
             self.unstored.extend(rows);
         } else if rows.is_empty() {
         } else if self.disk_fails {
-            let must_be_stored = matches!(
-                &input,
-                Input::Command { .. } | Input::LocalStart { .. } | Input::Answer(_)
-            );
-            if must_be_stored {
+            if input.must_be_stored() {
                 self.core = before;
                 self.core.storage_failed("full".into());
                 fx = self.core.handle(input, self.now, draw);
@@ -392,7 +388,7 @@ fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(row: &T) -> T
     read
 }
 
-/// A session begins once, delivers once, ends once, and nothing comes after.
+/// A session begins once, delivers once, ends once, and nothing but late energy comes after.
 fn tell(told: &mut BTreeMap<SessionId, Told>, record: &EdgeRecord) {
     let about = match &record.fact {
         EdgeFact::Accepted { session_id, .. }
@@ -405,7 +401,9 @@ fn tell(told: &mut BTreeMap<SessionId, Told>, record: &EdgeRecord) {
         EdgeFact::Connector { .. } | EdgeFact::Booted { .. } | EdgeFact::Anomaly { .. } => return,
     };
     let told = told.entry(about).or_default();
-    assert!(!told.ended, "{record:?} comes after the end");
+    // What a session that had to be ended still delivered is told, and becomes an adjustment.
+    let late = matches!(record.fact, EdgeFact::Checkpoint { .. });
+    assert!(!told.ended || late, "{record:?} comes after the end");
     match &record.fact {
         EdgeFact::Accepted { .. } | EdgeFact::OpenedAtEdge { .. } => {
             assert!(!told.begun, "{record:?} begins it again");

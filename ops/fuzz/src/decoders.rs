@@ -1,14 +1,18 @@
 //! Everything that reads bytes of others.
 
 use async_nats::{HeaderMap, Message as Delivery};
-use central::border;
+use central::{
+    audit::entry::{describe, draft},
+    border,
+};
 use central_core::{
     frame::{Decoded, Frame},
     state::{Log, State},
 };
 use ev_contract::{
+    streams::AUDIT,
     subjects::Subject,
-    v1::{self, EdgeRecord},
+    v1::{self, AuditKind, EdgeRecord},
     wire::{self, CONTENT_TYPE, CONTENT_TYPE_JSON, DecodeError, Encoding},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -46,7 +50,7 @@ messages! {
     SessionAdjustRequest, DriverBlockRequest, TariffSetRequest, TariffLsRequest, TariffLsReply,
     OpReply, StartCommand, StopCommand, LimitCommand, UnlockCommand, ServiceCommand, ResetCommand,
     PingCommand, CommandReply, SyncRequest, SyncReply, EvtRequest, EvtReply, Heartbeat, Live,
-    Receipt, Adjustment,
+    Receipt, Adjustment, AuditRequest, AuditReply, AuditEntry,
 }
 
 /// The one message that has three types.
@@ -135,6 +139,7 @@ const SUBJECTS: &[&str] = &[
     "ev.v1.op.olga.driver_unblock",
     "ev.v1.op.olga.tariff_set",
     "ev.v1.op.olga.tariff_ls",
+    "ev.v1.op.olga.audit",
     "ev.v1.op.olga.nonsense",
     "ev.v1.cp.CP-001.sync",
     "ev.v1.cp.CP-001.evt",
@@ -175,10 +180,16 @@ pub fn border(bytes: &[u8]) {
         );
     };
     // Each reader gets everything: what it is not meant for it must refuse.
-    if let Ok(asked) = border::read(&delivery)
-        && let Err(problem) = &asked.question
-    {
-        bounded(problem);
+    if let Ok(asked) = border::read(&delivery) {
+        if let Err(problem) = &asked.question {
+            bounded(problem);
+        }
+        // Whatever was asked, what is kept of it fits into the audit.
+        let mut entry = draft(AuditKind::Op, &delivery);
+        describe(&mut entry, &asked);
+        let kept = wire::encode(&entry, Encoding::MsgPack).expect("an entry can be written");
+        let most = usize::try_from(AUDIT.message_bytes_max).expect("a size");
+        assert!(kept.len() < most / 2, "{} bytes: {entry:?}", kept.len());
     }
     if let Err((_, problem)) = border::read_sync(&delivery) {
         bounded(&problem);

@@ -247,7 +247,8 @@ impl World {
         for entry in state.open_sessions() {
             let session = &entry.value;
             let at = (session.cp.clone(), session.connector);
-            if matches!(session.origin, Origin::App | Origin::Operator) {
+            // A charge point may say anything of how a session began.
+            if session.request.is_some() {
                 *asked.entry(at.clone()).or_default() += 1;
             }
             by_connector.entry(at).or_default().insert(session.id);

@@ -39,7 +39,8 @@ pub struct Bench {
     pub mono_ms: u64,
     pub wall: UnixMs,
     pub speed: u32,
-    drawn: u64,
+    /// Counts draws: the next ids and numbers follow from it.
+    pub drawn: u64,
     pub records: Vec<EdgeRecord>,
     pub sessions: BTreeMap<SessionId, SessionRow>,
     pub commands: BTreeMap<CommandId, CommandRow>,

@@ -96,6 +96,22 @@ fn a_start_is_repeated_with_the_same_number_and_given_up_only_with_the_hardwares
 }
 
 #[test]
+fn a_start_number_that_is_drawn_again_is_not_used_again() {
+    let mut bench = Bench::warm();
+    bench.plug(ONE, true);
+    let drawn = bench.drawn;
+    let start = bench.start_command(1, ONE);
+    let first = the_start(&bench.start(start));
+    bench.tx_started(ONE, "tx-1", 1_000);
+    bench.tx_ended(ONE, "tx-1", EndCode::EvStopped, 9_000);
+    bench.drawn = drawn;
+    let start = bench.start_command(2, ONE);
+    let second = the_start(&bench.start(start));
+    // The charger would take it for the first one.
+    assert_ne!(first, second);
+}
+
+#[test]
 fn a_refusal_of_the_only_copy_of_a_start_is_final() {
     for (verdict, word) in [
         (HwVerdict::Rejected, "failed rejected_by_charger -"),

@@ -142,10 +142,11 @@ impl Run {
         match self.point.as_str() {
             // What is made once must not be there.
             "create/one" => std::fs::remove_dir_all(site.edge_dir())?,
-            "prepared/ledger" | "prepared/cdr" | "prepared/snapshots" => {
+            "prepared/ledger" | "prepared/cdr" | "prepared/audit" | "prepared/snapshots" => {
                 let js = site.maintainer().await?;
                 js.delete_stream(streams::LEDGER.name).await?;
                 js.delete_stream(streams::CDR.name).await?;
+                js.delete_stream(streams::AUDIT.name).await?;
                 js.delete_object_store(streams::SNAPSHOT_BUCKET).await?;
                 // It presents itself again when it starts, else once a minute.
                 site.agent.restart()?;

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 
 use central_core::decide::{Incoming, Run, Verb};
 use edge_core::{
-    ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row,
-    Stored,
+    ChargePoint, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row, Stored,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{HwAnswer, HwCommand, HwFact, OriginKey},
@@ -657,7 +656,7 @@ impl Cabinet {
         }
         let full = net.t_ms < self.disk_full_until_ms;
         // What may only be answered once it is stored can be undone.
-        let before = (full && must_be_stored(&input)).then(|| (core.clone(), input.clone()));
+        let before = (full && input.must_be_stored()).then(|| (core.clone(), input.clone()));
         let mut fx = core.handle(input, now, draw);
         let rows = std::mem::take(&mut fx.rows);
         if core.storage_problem().is_some() {
@@ -863,22 +862,6 @@ impl Cabinet {
             life: self.life,
         };
         net.to_replica(&mut self.dice, None, &ToReplica::Ask(question));
-    }
-}
-
-fn must_be_stored(input: &Input) -> bool {
-    match input {
-        Input::Command { command, .. } => !matches!(command, Command::Ping(_)),
-        Input::LocalStart { .. } => true,
-        Input::Answer(HwAnswer { command, .. }) => {
-            matches!(command, HwCommand::Unlock { .. } | HwCommand::Reset)
-        }
-        Input::Fact(_)
-        | Input::LocalStop { .. }
-        | Input::Synced { .. }
-        | Input::Evt(_)
-        | Input::UplinkUp
-        | Input::Tick => false,
     }
 }
 

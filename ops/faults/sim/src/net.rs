@@ -603,14 +603,15 @@ impl Net {
         Some((Rc::clone(frame), Rc::clone(bytes)))
     }
 
-    /// What stands at a position, if a replica can read it yet: one that lags sees nothing younger.
+    /// What stands at a position, and since when a replica can read it: one that lags sees nothing
+    /// younger.
     #[must_use]
-    pub fn readable(&self, replica: usize, pos: u64) -> Option<(Rc<Frame>, Rc<[u8]>)> {
+    pub fn readable(&self, replica: usize, pos: u64) -> Option<(Rc<Frame>, Rc<[u8]>, u64)> {
         let (lag, until) = self.lags[replica];
         let lag = if self.t_ms < until { lag } else { 0 };
         let index = usize::try_from(pos).ok()?.checked_sub(1)?;
-        let (_, _, landed_ms) = self.ledger.get(index)?;
-        (landed_ms + lag <= self.t_ms).then(|| self.entry(pos))?
+        let (frame, bytes, landed_ms) = self.ledger.get(index)?;
+        Some((Rc::clone(frame), Rc::clone(bytes), landed_ms + lag))
     }
 
     /// Where the ledger ends, as the server says: a deposed leader does not know the newest.

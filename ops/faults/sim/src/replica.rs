@@ -23,7 +23,7 @@ use ev_contract::{
     ids::{ConnectorId, CpId, DriverId, ReplicaId, SessionId},
     limits::OFFLINE_AFTER_MS,
     time::{Now, UnixMs},
-    v1::{Outcome, PingCommand, Reach, SyncRequest},
+    v1::{PingCommand, Reach, SyncRequest},
     wire::{Encoding, Tag, encode},
 };
 use uuid::Uuid;
@@ -682,7 +682,17 @@ impl Replica {
             return;
         }
         let mut next = self.log.state().basis().seq + 1;
-        while let Some((frame, bytes)) = net.readable(self.index, next) {
+        while let Some((frame, bytes, from_ms)) = net.readable(self.index, next) {
+            if from_ms > net.t_ms {
+                net.schedule(
+                    from_ms,
+                    Event::Read {
+                        replica: self.index,
+                        life: self.life,
+                    },
+                );
+                break;
+            }
             self.apply(net, next, &frame, &bytes);
             if net.judge.broken.is_some() {
                 return;
@@ -1083,15 +1093,7 @@ impl Replica {
         verb: Verb,
         answer: &edge_core::Answer,
     ) {
-        let finally = match answer.outcome {
-            Outcome::NotYet | Outcome::Unrecognised => false,
-            Outcome::Taken
-            | Outcome::Stopping
-            | Outcome::Ended
-            | Outcome::Absent
-            | Outcome::Done
-            | Outcome::Refused => true,
-        };
+        let finally = answer.outcome.is_final();
         match self.orders.get_mut(subject) {
             Some(pending) if pending.attempt == Some(attempt) => {
                 pending.attempt = None;

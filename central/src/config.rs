@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use central_core::decide::Settings;
+use central_core::{decide::Settings, ripe::Keep};
 use ev_client::{Access, AccessError, Tls};
 use ev_contract::ids::ReplicaId;
 use serde::Deserialize;
@@ -252,6 +252,17 @@ impl Config {
     #[must_use]
     pub fn release_after(&self) -> Duration {
         Duration::from_secs(u64::from(self.release_after_s))
+    }
+
+    /// For how long things stay in the state.
+    #[must_use]
+    pub fn keep(&self) -> Keep {
+        let ms = |seconds: u32| i64::from(seconds) * 1000;
+        Keep {
+            refusals_ms: ms(self.keep_refusals_s),
+            answers_ms: ms(self.keep_answers_s),
+            sessions_ms: ms(self.keep_sessions_s),
+        }
     }
 }
 

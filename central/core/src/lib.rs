@@ -9,6 +9,7 @@
 //! - [`pricing`]: what a session costs, and its receipt
 //! - [`view`]: answers to questions
 //! - [`effects`]: what is to be done because the state is what it is
+//! - [`ripe`]: what is due because time has passed
 
 pub mod decide;
 pub mod effects;
@@ -16,6 +17,7 @@ pub mod frame;
 pub mod keys;
 pub mod model;
 pub mod pricing;
+pub mod ripe;
 pub mod state;
 pub mod tx;
 pub mod view;

@@ -3,13 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use central_core::{
-    effects,
-    frame::Forget,
-    model::{Answer, Horizon, Stage},
-    state::Alarm,
-    view::Heard,
-};
+use central_core::{effects, model::Stage, ripe, state::Alarm, view::Heard};
 use ev_contract::{limits::OFFLINE_AFTER_MS, v1::Reach};
 
 use super::{Engine, Item, TaskDone, answers::cdr_bytes, wall};
@@ -37,8 +31,6 @@ const BEHIND_MAX: Duration = Duration::from_secs(30);
 const BEHIND_GAP_MAX: Duration = Duration::from_secs(15);
 /// Between two looks for old things.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
-/// Ended sessions that leave the state in one record.
-const FORGET_SESSIONS_MAX: usize = 1_000;
 
 impl Engine {
     /// A receipt or an adjustment must be in the CDR stream.
@@ -198,88 +190,30 @@ impl Engine {
 
     /// Stopped sessions whose charge point has been out of reach for long no longer count.
     fn release(&mut self) {
-        let now = wall();
         let after = self.config.release_after();
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let sessions: Vec<_> = self
-            .log
-            .state()
-            .open_sessions()
-            .map(|e| &e.value)
-            .filter(|s| {
-                s.counts
-                    && s.stop
-                        .as_ref()
-                        .is_some_and(|stop| now.ms_since(stop.at) > after_ms)
-                    && self.heard.silence(&s.cp)
-                        > after.max(Duration::from_millis(OFFLINE_AFTER_MS))
-                    && self.heard.reach(&s.cp) == Reach::Offline
-            })
-            .map(|s| s.id)
-            .collect();
-        for session in sessions {
+        let silence = after.max(Duration::from_millis(OFFLINE_AFTER_MS));
+        let heard = &self.heard;
+        let silent = |cp: &_| heard.silence(cp) > silence && heard.reach(cp) == Reach::Offline;
+        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent) {
             self.waiting.push(Item::release(session));
         }
     }
 
     fn forget(&mut self) {
-        let now = wall();
-        let ago = |seconds: u32| now.plus_ms(-i64::from(seconds) * 1000);
-        let horizon = Horizon {
-            until: ago(self.config.keep_refusals_s),
-        };
-        let others_until = ago(self.config.keep_answers_s);
-        let sessions_until = ago(self.config.keep_sessions_s);
-        let state = self.log.state();
-        let old_requests = state.requests().any(|request| {
-            let until = match request.answer {
-                Answer::Refused { .. } => horizon.until,
-                Answer::Started { .. } | Answer::Stopping { .. } | Answer::Done { .. } => {
-                    others_until
-                }
-            };
-            request.expires_at <= until
-        });
         let copied = |session| {
+            let of = |adjustment| CdrId {
+                session,
+                adjustment,
+            };
             self.uncopied
-                .range(
-                    CdrId {
-                        session,
-                        adjustment: None,
-                    }..=CdrId {
-                        session,
-                        adjustment: Some(u32::MAX),
-                    },
-                )
+                .range(of(None)..=of(Some(u32::MAX)))
                 .next()
                 .is_none()
         };
-        let sessions: Vec<_> = state
-            .sessions_oldest_first()
-            .filter(|s| match &s.stage {
-                Stage::Ended { receipt } => receipt.ended_at <= sessions_until && copied(s.id),
-                Stage::Ordered
-                | Stage::Taken { .. }
-                | Stage::Energy { .. }
-                | Stage::Standing { .. } => false,
-            })
-            .filter(|s| {
-                // Its stop stands: the record of it is needed.
-                state
-                    .connector(&(s.cp.clone(), s.connector))
-                    .is_none_or(|c| !c.value.standing_stops.contains(&s.id))
-            })
-            .take(FORGET_SESSIONS_MAX)
-            .map(|s| s.id)
-            .collect();
-        if old_requests || !sessions.is_empty() {
-            let before = state.basis().seq;
-            self.waiting.push(Item::forget(Forget {
-                horizon,
-                others_until,
-                before,
-                sessions,
-            }));
+        let keep = self.config.keep();
+        if let Some(forget) = ripe::to_forget(self.log.state(), keep, wall(), copied) {
+            self.waiting.push(Item::forget(forget));
         }
     }
 

@@ -23,7 +23,7 @@ pub use ev_enrol::Role;
 pub use keys::Keys;
 pub use nats::NatsServer;
 pub use ports::free_port;
-pub use process::{Process, ProcessBuilder};
+pub use process::{Process, ProcessBuilder, hush};
 pub use programs::{crash_program, nats_server_program, our_program, workspace_root};
 pub use proxy::TcpProxy;
 pub use wait::{PATIENCE, wait_for, wait_until};

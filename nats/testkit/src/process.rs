@@ -2,6 +2,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -14,6 +15,14 @@ use crate::wait::wait_for;
 /// Lines of a log that a failed test shows: enough for a panic with its
 /// backtrace, and a screenful per process.
 const LOG_TAIL_LINES: usize = 80;
+
+static HUSHED: AtomicBool = AtomicBool::new(false);
+
+/// The logs of processes whose handles are dropped from here on are not shown: for a program that
+/// is not a test and has said that all is well.
+pub fn hush() {
+    HUSHED.store(true, Ordering::Relaxed);
+}
 
 /// What to run, and how.
 #[derive(Debug)]
@@ -314,7 +323,7 @@ impl Drop for Process {
         if let Err(error) = self.kill9() {
             eprintln!("{error:#}");
         }
-        if self.dir.is_none() {
+        if self.dir.is_none() || HUSHED.load(Ordering::Relaxed) {
             return;
         }
         // A test that returns an error does not panic, so panicking or not

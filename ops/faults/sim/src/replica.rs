@@ -14,7 +14,8 @@ use central_core::{
     effects::{self, Order},
     frame::{Forget, Frame, Record, Write},
     keys::{Asker, EventId},
-    model::{Answer, Horizon, Stage},
+    model::Stage,
+    ripe::{self, Keep},
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
 };
@@ -1199,27 +1200,15 @@ impl Replica {
     }
 
     fn release(&mut self, net: &Net) {
-        let now = self.wall(net);
-        let sessions: Vec<SessionId> =
-            self.log
-                .state()
-                .open_sessions()
-                .map(|e| &e.value)
-                .filter(|s| {
-                    let stopped = s.stop.as_ref().is_some_and(|stop| {
-                        now.ms_since(stop.at).unsigned_abs() > RELEASE_AFTER_MS
-                    });
-                    s.counts
-                        && stopped
-                        && net.cabinet_of(&s.cp).is_some_and(|cabinet| {
-                            let silence = self.heard[cabinet]
-                                .map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
-                            silence > RELEASE_AFTER_MS
-                        })
-                })
-                .map(|s| s.id)
-                .collect();
-        for session in sessions {
+        let silent = |cp: &CpId| {
+            net.cabinet_of(cp).is_some_and(|cabinet| {
+                let silence =
+                    self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
+                silence > RELEASE_AFTER_MS
+            })
+        };
+        let after = i64::try_from(RELEASE_AFTER_MS).unwrap_or(i64::MAX);
+        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent) {
             self.push(net, Kind::Release(session));
         }
     }
@@ -1229,56 +1218,20 @@ impl Replica {
             return;
         }
         self.forgot_ms = net.t_ms;
-        let now = self.wall(net);
-        let (refusals, answers) = self.keep;
-        let horizon = Horizon {
-            until: now.plus_ms(-refusals),
+        let copied = |session| {
+            self.uncopied
+                .range((session, None)..=(session, Some(u32::MAX)))
+                .next()
+                .is_none()
         };
-        let others_until = now.plus_ms(-answers);
-        let state = self.log.state();
-        let old = state.requests().any(|request| {
-            let until = match request.answer {
-                Answer::Refused { .. } => horizon.until,
-                Answer::Started { .. } | Answer::Stopping { .. } | Answer::Done { .. } => {
-                    others_until
-                }
-            };
-            request.expires_at <= until
-        });
-        let sessions: Vec<SessionId> = state
-            .sessions_oldest_first()
-            .filter(|s| match &s.stage {
-                Stage::Ended { receipt } => {
-                    let copied = self
-                        .uncopied
-                        .range((s.id, None)..=(s.id, Some(u32::MAX)))
-                        .next()
-                        .is_none();
-                    receipt.ended_at <= others_until && copied
-                }
-                Stage::Ordered
-                | Stage::Taken { .. }
-                | Stage::Energy { .. }
-                | Stage::Standing { .. } => false,
-            })
-            .filter(|s| {
-                state
-                    .connector(&(s.cp.clone(), s.connector))
-                    .is_none_or(|c| !c.value.standing_stops.contains(&s.id))
-            })
-            .map(|s| s.id)
-            .collect();
-        if old || !sessions.is_empty() {
-            let before = state.basis().seq;
-            self.push(
-                net,
-                Kind::Forget(Forget {
-                    horizon,
-                    others_until,
-                    before,
-                    sessions,
-                }),
-            );
+        let (refusals_ms, answers_ms) = self.keep;
+        let keep = Keep {
+            refusals_ms,
+            answers_ms,
+            sessions_ms: answers_ms,
+        };
+        if let Some(forget) = ripe::to_forget(self.log.state(), keep, self.wall(net), copied) {
+            self.push(net, Kind::Forget(forget));
         }
     }
 

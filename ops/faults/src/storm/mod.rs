@@ -86,7 +86,9 @@ async fn blow(args: &Args) -> Result<()> {
     storm.a_driver_floods().await?;
     storm.a_charge_point_floods().await?;
     storm.settles().await?;
-    storm.table.finish()
+    storm.table.finish()?;
+    ev_testkit::hush();
+    Ok(())
 }
 
 struct Storm {

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use async_nats::{ConnectOptions, HeaderMap, Message};
+use async_nats::{HeaderMap, Message};
+use ev_client::Credential;
 use ev_contract::{
     ids::{CpId, DriverId},
     v1::TariffLsReply,
     wire::Tag,
 };
-use ev_testkit::{Cluster, Keys, NatsServer, PATIENCE, wait_for};
+use ev_testkit::{Cluster, NatsServer, PATIENCE, Role, wait_for};
 
 use super::{
     entry::{EnrolVerb, Enrolment, Whose, draft},
@@ -124,16 +125,28 @@ async fn an_append_that_nobody_acknowledges_ends() {
     assert!(began.elapsed() < APPEND_MAX + Duration::from_secs(2));
 }
 
-/// An answer may only leave when its entry is there: while the server does not run, none does.
+/// An answer may only leave when its entry is there: without a stream for it none does.
 #[tokio::test]
 async fn an_operators_answer_waits_for_its_entry() {
-    let mut server = NatsServer::start().await.unwrap();
+    let server = NatsServer::start().await.unwrap();
     let (js, audit, _out, client) = started(&server).await;
-    let mut inbox = client.subscribe("answers").await.unwrap();
+    let mut questions = client.subscribe("ev.v1.op.*.*").await.unwrap();
     client.flush().await.unwrap();
-    let reply = ReplyTo {
-        subject: "answers".into(),
-        encoding: Encoding::MsgPack,
+    let olga = server.connect_as(Role::Operator, "olga").await.unwrap();
+    let inbox = olga.new_inbox();
+    let mut answers = olga.subscribe(inbox.clone()).await.unwrap();
+    // A question can be answered once.
+    let mut asked = async || {
+        let subject = "ev.v1.op.olga.tariff_ls";
+        olga.publish_with_reply(subject, inbox.clone(), "".into())
+            .await
+            .unwrap();
+        let question = questions.next().await.unwrap();
+        let reply = ReplyTo {
+            subject: question.reply.clone().unwrap().to_string(),
+            encoding: Encoding::MsgPack,
+        };
+        (draft(AuditKind::Op, &question), reply)
     };
     let answer = TariffLsReply {
         tag: Tag::new(),
@@ -141,15 +154,15 @@ async fn an_operators_answer_waits_for_its_entry() {
         tariffs: vec![],
         ts: engine::wall(),
     };
-    let asked = draft(AuditKind::Op, &message("ev.v1.op.olga.tariff_ls"));
-    audit.answer(&asked, Some(&reply), &answer);
-    let heard = inbox.next().await.unwrap();
+    let (first, reply) = asked().await;
+    audit.answer(&first, Some(&reply), &answer);
+    let heard = answers.next().await.unwrap();
     assert!(wire::decode::<TariffLsReply>(&heard.payload, Encoding::MsgPack).is_ok());
     let entry = entry_at(&js, 1).await;
     assert_eq!(entry.outcome, AuditOutcome::Accepted);
     assert_eq!(entry.replica, replica());
     // Nobody listens for the answer any more, and what became of it is still written down.
-    audit.answer(&asked, None, &answer);
+    audit.answer(&first, None, &answer);
     wait_for("a second entry", PATIENCE, async || {
         let mut stream = js.get_stream(streams::AUDIT.name).await?;
         anyhow::ensure!(stream.info().await?.state.last_sequence == 2);
@@ -158,14 +171,18 @@ async fn an_operators_answer_waits_for_its_entry() {
     .await
     .unwrap();
 
-    js.delete_stream(streams::AUDIT.name).await.unwrap();
-    audit.answer(&asked, Some(&reply), &answer);
-    let heard = inbox.next().await.unwrap();
+    let mona = server.connect_as(Role::Maintainer, "mona").await.unwrap();
+    jetstream::new(mona)
+        .delete_stream(streams::AUDIT.name)
+        .await
+        .unwrap();
+    let (again, reply) = asked().await;
+    audit.answer(&again, Some(&reply), &answer);
+    let heard = answers.next().await.unwrap();
     let told: ev_contract::v1::ErrorReply =
         wire::decode(&heard.payload, Encoding::MsgPack).unwrap();
     assert_eq!(told.error.code, Code::OutcomeUnknown);
     assert_eq!(told.to, "olga");
-    server.kill().unwrap();
 }
 
 #[tokio::test]
@@ -231,43 +248,16 @@ async fn all_together_are_written_down_only_so_often() {
     );
 }
 
-/// What an operator in an account of their own shows the server, and what they say of themselves.
+/// What an operator shows the server, and what they say of themselves.
 #[tokio::test]
 async fn the_server_says_with_which_key_somebody_came_and_they_cannot() {
-    let olga = nkeys::KeyPair::new_user();
-    let folder = tempfile::tempdir().unwrap();
-    let conf = folder.path().join("accounts.conf");
-    let text = format!(
-        "jetstream {{ store_dir: $EV_NATS_STORE }}\n\
-         tls {{\n\
-           cert_file: $EV_NATS_CERT\n\
-           key_file: $EV_NATS_KEY\n\
-           handshake_first: true\n\
-         }}\n\
-         no_auth_user: core\n\
-         accounts {{\n\
-           CORE {{\n\
-             jetstream: enabled\n\
-             users: [{{user: core, password: core}}]\n\
-             exports: [{{service: \"ev.v1.op.*.*\"}}]\n\
-           }}\n\
-           OPERATORS {{\n\
-             users: [{{nkey: {}}}]\n\
-             imports: [{{service: {{account: CORE, subject: \"ev.v1.op.*.*\"}}, share: true}}]\n\
-           }}\n\
-         }}\n",
-        olga.public_key()
-    );
-    std::fs::write(&conf, text).unwrap();
-    let keys = Keys::new().unwrap();
-    let server = NatsServer::start_with_conf(&keys, &conf).await.unwrap();
+    let server = NatsServer::start().await.unwrap();
     let core = server.connect().await.unwrap();
     let mut requests = core.subscribe("ev.v1.op.*.*").await.unwrap();
     core.flush().await.unwrap();
-    let operator = ConnectOptions::with_nkey(olga.seed().unwrap())
-        .connect(server.url())
-        .await
-        .unwrap();
+    let operator = server.connect_as(Role::Operator, "olga").await.unwrap();
+    let creds = server.keys().creds(Role::Operator, "olga").unwrap();
+    let key = Credential::read(&creds).unwrap().public_key();
     let forged = serde_json::json!({"user": nkeys::KeyPair::new_user().public_key()});
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Request-Info", forged.to_string().as_str());
@@ -282,7 +272,7 @@ async fn the_server_says_with_which_key_somebody_came_and_they_cannot() {
             .unwrap()
             .unwrap();
         let entry = draft(AuditKind::Op, &asked);
-        assert_eq!(entry.credential, Some(olga.public_key()));
+        assert_eq!(entry.credential.as_ref(), Some(&key));
         assert_eq!(entry.name.as_deref(), Some("olga"));
     }
 }

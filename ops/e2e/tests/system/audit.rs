@@ -631,7 +631,8 @@ async fn the_command_line_shows_the_audit_and_follows_it() -> Result<()> {
         operator(&site, "otto").await?,
     );
     let cli = Cli::of(&site, "paula")?;
-    cli.run(&["op", "driver", "block", "bob", "--reason", "unpaid"])
+    Cli::of(&site, "olga")?
+        .run(&["op", "driver", "block", "bob", "--reason", "unpaid"])
         .await?;
     for _ in 0..250 {
         op(&otto, "tariff_ls", json!({}), false).await?;
@@ -694,8 +695,16 @@ async fn the_command_line_shows_the_audit_and_follows_it() -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()?;
     let mut lines = BufReader::new(following.stdout.take().context("its output")?).lines();
-    // Several pages long it has nothing to show.
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    wait_for("it has asked for what is new", PATIENCE, async || {
+        let reads = of(&site, "paula").await?;
+        ensure!(
+            reads
+                .iter()
+                .any(|e| e.detail.as_deref() == Some("verb driver_unblock"))
+        );
+        Ok(())
+    })
+    .await?;
     op(&olga, "driver_unblock", json!({"driver_id": "bob"}), true).await?;
     let line = tokio::time::timeout(PATIENCE, lines.next_line()).await??;
     let entry: Value = serde_json::from_str(&line.context("a line")?)?;

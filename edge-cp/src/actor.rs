@@ -770,7 +770,8 @@ impl Actor {
             "spool_next": self.core.spool().next(),
             "health": self.core.health(stamp.quality),
             "storage": self.core.storage_problem(),
-            "foreign_commands": self.foreign,
+            "commands_again": self.core.commands_again(),
+            "commands_foreign": self.foreign,
             "connectors": connectors,
         })
     }

@@ -36,6 +36,8 @@ async fn each_limit_has_its_code_and_sentence_for_a_driver() -> Result<()> {
     let told = bob.run(&["start", "CP-002/2", "--json"]).await?;
     let document: Value = serde_json::from_str(&told.out)?;
     ensure!(document["reason"] == "limit_reached", "{document}");
+    let name = "ev_requests_total{code=\"limit_reached\",result=\"denied\",verb=\"start\"}";
+    ensure!(site.metric(0, name).await? > 1.5, "{name}");
 
     // Size.
     let long = "X".repeat(REQUEST_BYTES_MAX);

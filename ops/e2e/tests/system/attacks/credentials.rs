@@ -73,7 +73,7 @@ async fn who_expires_or_is_revoked_while_connected_is_shut_out_and_told_so() -> 
     alice.wait_phase(&session, Phase::Charging).await?;
 
     let now_s = ev_e2e::now_ms() / 1_000;
-    let short = keys.realm()?.issue(Role::Driver, "eve", now_s + 4, now_s)?;
+    let short = keys.realm()?.issue(Role::Driver, "eve", now_s + 6, now_s)?;
     let short = carried(&short.path, device.path())?;
     let key = Credential::read(&short)?.public_key();
     let mut expiring = Cli {

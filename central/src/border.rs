@@ -101,9 +101,8 @@ pub struct Asked {
 pub enum Ignored {
     /// It has no reply subject, so that nobody waits for an answer.
     NoReply,
-    /// Its reply subject is one of the contract's or the server's: an answer there would be taken
-    /// for something else.
-    ReplyToContract,
+    /// Its reply subject is no asker's inbox: an answer there would be taken for something else.
+    ReplyElsewhere,
     /// It is addressed to somebody else.
     NotForCentral,
     /// It cannot be read, or comes from somebody else than its subject says.
@@ -116,14 +115,19 @@ impl Ignored {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NoReply => "no_reply_subject",
-            Self::ReplyToContract => "reply_subject_of_the_contract",
+            Self::ReplyElsewhere => "reply_subject_of_no_asker",
             Self::NotForCentral => "not_for_central",
             Self::Unreadable => "unreadable",
         }
     }
 }
 
-/// Where the answer to a message goes.
+/// With what every reply subject begins that the server writes for an asker of another account. An
+/// answer to it reaches the inbox of that asker, or at worst something else of the same account.
+const ASKERS: &str = "_R_.";
+
+/// Where the answer to a message goes. All who ask are in other accounts, so that a question from
+/// elsewhere is nobody's.
 ///
 /// # Errors
 /// [`Ignored`] when it may not or cannot be answered.
@@ -131,8 +135,8 @@ pub fn reply_to(message: &async_nats::Message) -> Result<ReplyTo, Ignored> {
     let Some(reply) = &message.reply else {
         return Err(Ignored::NoReply);
     };
-    if reply.starts_with("ev.") || reply.starts_with('$') {
-        return Err(Ignored::ReplyToContract);
+    if !reply.starts_with(ASKERS) {
+        return Err(Ignored::ReplyElsewhere);
     }
     Ok(ReplyTo {
         subject: reply.to_string(),
@@ -182,6 +186,10 @@ pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
     if let Err(Unread::NotForCentral) = read {
         return Err(Ignored::NotForCentral);
     }
+    let read = match speaks_for(message, &asker) {
+        Some(problem) => Err(problem.into()),
+        None => read,
+    };
     let request_id = match &read {
         Ok(Question::Request(ask, _)) => Some(ask.request.to_string()),
         Ok(Question::Query(..) | Question::Audit(..)) => None,
@@ -196,6 +204,34 @@ pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
             Unread::NotForCentral => Code::InvalidRequest.about("it is not addressed to central"),
         }),
     })
+}
+
+/// A payload that says that somebody else asks than its subject does. It would make no difference,
+/// since the subject alone counts; but whoever means it would be surprised, and whoever tries it is
+/// to be seen.
+fn speaks_for(message: &async_nats::Message, asker: &Asker) -> Option<Problem> {
+    #[derive(serde::Deserialize)]
+    struct Claims {
+        #[serde(default)]
+        driver_id: Option<String>,
+        #[serde(default)]
+        operator_id: Option<String>,
+    }
+    let claims: Claims = (message.payload.len() <= REQUEST_BYTES_MAX)
+        .then(|| wire::decode(&message.payload, encoding(message)).ok())
+        .flatten()?;
+    let (field, claimed) = match asker {
+        Asker::Driver(_) => ("driver_id", claims.driver_id?),
+        // An operator's request may be about a driver.
+        Asker::Operator(_) => ("operator_id", claims.operator_id?),
+    };
+    if claimed == asker.as_str() {
+        return None;
+    }
+    let shown: String = claimed.escape_debug().take(64).collect();
+    let mut problem = Code::NotAllowed.about(&format!("asking in the name of `{shown}`"));
+    problem.hint = format!("leave `{field}` out: who asks is whose the credential is");
+    Some(problem)
 }
 
 enum Unread {
@@ -712,4 +748,76 @@ pub fn read_heartbeat(
     heartbeat.health.shrink_to_fit();
     heartbeat.connectors.truncate(CONNECTORS_MAX);
     Ok(heartbeat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(subject: &str, reply: Option<&str>, body: &str) -> async_nats::Message {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(CONTENT_TYPE, wire::CONTENT_TYPE_JSON);
+        async_nats::Message {
+            subject: subject.into(),
+            reply: reply.map(Into::into),
+            payload: body.to_owned().into(),
+            headers: Some(headers),
+            status: None,
+            description: None,
+            length: body.len(),
+        }
+    }
+
+    #[test]
+    fn only_an_asker_of_another_account_is_answered() {
+        let to = |reply| reply_to(&message("ev.v1.driver.alice.list", reply, "{}"));
+        assert_eq!(
+            to(Some("_R_.7Xl2.abc")).unwrap().subject,
+            "_R_.7Xl2.abc",
+            "the server's own"
+        );
+        assert_eq!(to(None).unwrap_err(), Ignored::NoReply);
+        for elsewhere in [
+            "ev.v1.cp.CP-001.cmd.stop",
+            "ev.v1.ledger",
+            "ev.v1.watch.bob.x",
+            "$JS.API.STREAM.PURGE.EV_LEDGER",
+            "$JS.ACK.EV_LEDGER.c.1",
+            "_INBOX.x",
+            "_INBOX_central-1.x",
+            "_R_",
+            "anything",
+        ] {
+            assert_eq!(
+                to(Some(elsewhere)).unwrap_err(),
+                Ignored::ReplyElsewhere,
+                "{elsewhere}"
+            );
+        }
+    }
+
+    #[test]
+    fn who_names_another_as_the_asker_is_refused_and_who_names_itself_is_not() {
+        let code = |subject: &str, body: &str| {
+            let asked = read(&message(subject, Some("_R_.a.b"), body)).unwrap();
+            asked.question.err().map(|problem| problem.code)
+        };
+        for (body, expected) in [
+            (r#"{"driver_id":"bob"}"#, Some(Code::NotAllowed)),
+            (r#"{"driver_id":""}"#, Some(Code::NotAllowed)),
+            (r#"{"driver_id":"alice"}"#, None),
+            (r#"{"driver_id":null}"#, None),
+            (r#"{"driver_id":7}"#, None),
+            (r#"{"operator_id":"bob"}"#, None),
+        ] {
+            assert_eq!(code("ev.v1.driver.alice.list", body), expected, "{body}");
+        }
+        for (body, expected) in [
+            (r#"{"operator_id":"otto"}"#, Some(Code::NotAllowed)),
+            (r#"{"operator_id":"olga"}"#, None),
+            (r#"{"driver_id":"alice"}"#, None),
+        ] {
+            assert_eq!(code("ev.v1.op.olga.session_ls", body), expected, "{body}");
+        }
+    }
 }

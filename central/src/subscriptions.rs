@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_nats::{Message, Subscriber};
+use central_core::keys::Asker;
 use ev_contract::{
     codes::{Code, Problem},
     subjects::{self, Subject},
@@ -340,12 +341,15 @@ impl Shared {
         };
         self.metrics
             .answered(asked.verb, "error", problem.code.as_str());
-        if asked.asker.is_none() {
-            self.audit.refused(
-                &audit::entry::draft(kind, message),
-                Some(problem.code),
-                "the subject names nobody",
-            );
+        let about_who_asks = match (&asked.asker, problem.code) {
+            (None, _) => Some("the subject names nobody"),
+            // What an operator is told is written down in any case.
+            (Some(Asker::Driver(_)), Code::NotAllowed) => Some("it names another sender"),
+            (Some(_), _) => None,
+        };
+        if let Some(detail) = about_who_asks {
+            let draft = audit::entry::draft(kind, message);
+            self.audit.refused(&draft, Some(problem.code), detail);
         }
         let to = asked
             .asker
@@ -362,7 +366,7 @@ impl Shared {
         self.metrics.ignored(ignored.as_str());
         let detail = match ignored {
             Ignored::NotForCentral => "it is addressed to somebody else",
-            Ignored::ReplyToContract => "its reply subject is one of the contract's",
+            Ignored::ReplyElsewhere => "its reply subject is no asker's",
             Ignored::NoReply | Ignored::Unreadable => return,
         };
         self.audit

@@ -11,6 +11,7 @@ use async_nats::{ConnectErrorKind, StatusCode, Subscriber, connection::State};
 use ev_client::{Access, Denied, LinkEvent, Operation, Pauses};
 use ev_contract::{
     codes::{Code, Problem},
+    limits::REQUEST_BYTES_MAX,
     v1::{
         AuditReply, CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply,
         ReceiptReply, SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
@@ -61,6 +62,8 @@ pub struct Link {
     pub connected: bool,
     /// What the server last denied.
     pub denied: Option<Denied>,
+    /// Why the server does not let us in, since it last did.
+    pub refused: Option<String>,
 }
 
 /// A connection to central's NATS.
@@ -85,6 +88,10 @@ pub enum NoAnswer {
     Nobody(String),
     /// The server does not permit it: nothing was delivered.
     Denied(String),
+    /// The server does not let us in any more: nothing was delivered.
+    ShutOut(String),
+    /// Time ran out, and all that was said is that there is too much to do: nothing was decided.
+    Busy(Box<Refusal>),
 }
 
 /// An answer of central.
@@ -182,7 +189,7 @@ impl Client {
         loop {
             let (link_tx, link) = watch::channel(Link {
                 connected: true,
-                denied: None,
+                ..Link::default()
             });
             let (options, _) = access
                 .options(PAUSES, move |event| {
@@ -270,6 +277,13 @@ impl Client {
         payload: Vec<u8>,
         patience: Duration,
     ) -> Result<T, NoAnswer> {
+        if payload.len() > REQUEST_BYTES_MAX {
+            // Central would say the same, and of one that is much larger the server says nothing.
+            let what = format!("{} bytes, allowed are {REQUEST_BYTES_MAX}", payload.len());
+            let problem = Code::TooLarge.about(&what);
+            let refused = refusal(Some(problem), None, About::default());
+            return Err(NoAnswer::Refused(Box::new(refused)));
+        }
         let deadline = Instant::now() + patience;
         let subject = who.subject(verb);
         let inbox = self.nats.new_inbox();
@@ -280,16 +294,14 @@ impl Client {
             .await
             .map_err(|e| NoAnswer::Nobody(root_cause(&e)))?;
 
-        let mut attempts = 0_u32;
-        let mut unheard = 0_u32;
+        let mut tried = Tried::default();
         let mut pause = PAUSE_MIN;
         let mut next_attempt = Instant::now();
-        let mut last = None;
         let mut link_lives = true;
         loop {
             if Instant::now() >= next_attempt && self.is_connected() {
-                let reply_to = format!("{inbox}.{attempts}");
-                attempts += 1;
+                let reply_to = format!("{inbox}.{}", tried.attempts);
+                tried.attempts += 1;
                 let sent = async {
                     self.nats
                         .publish_with_reply(subject.clone(), reply_to, payload.clone().into())
@@ -299,7 +311,7 @@ impl Client {
                 };
                 // Bounded: while disconnected a publish can block.
                 if let Ok(Err(e)) = timeout_at(deadline, sent).await {
-                    last = Some(root_cause(&e));
+                    tried.last = Some(root_cause(&e));
                 }
                 next_attempt = Instant::now() + jittered(REPEAT_AFTER);
             }
@@ -312,10 +324,11 @@ impl Client {
             tokio::select! {
                 message = replies.next() => {
                     let Some(message) = message else {
-                        return Err(gave_up(attempts, unheard, Some("the connection was closed".to_owned()), &self.url));
+                        tried.last = Some("the connection was closed".to_owned());
+                        return Err(tried.gave_up(&link.borrow(), &self.url));
                     };
                     if message.status == Some(StatusCode::NO_RESPONDERS) {
-                        unheard += 1;
+                        tried.unheard += 1;
                         next_attempt = Instant::now() + jittered(pause);
                         pause = (pause * 2).min(PAUSE_MAX);
                         continue;
@@ -330,10 +343,14 @@ impl Client {
                                 .map(|ms| Duration::from_millis(ms).min(PAUSE_NAMED_MAX));
                             next_attempt = Instant::now() + jittered(named.unwrap_or(pause));
                             pause = (pause * 2).min(PAUSE_MAX);
-                            last = Some(refusal.problem.message.clone());
+                            tried.last = Some(refusal.problem.message.clone());
+                            if refusal.problem.code == Code::Overloaded {
+                                tried.busy += 1;
+                                tried.told_busy = Some(refusal);
+                            }
                         }
                         Heard::Unreadable(why) => {
-                            last = Some(format!("central's answer cannot be read ({why})"));
+                            tried.last = Some(format!("central's answer cannot be read ({why})"));
                         }
                         Heard::NotForUs => {}
                     }
@@ -355,7 +372,7 @@ impl Client {
                 }
                 () = sleep_until(wake) => {
                     if Instant::now() >= deadline {
-                        return Err(gave_up(attempts, unheard, last, &self.url));
+                        return Err(tried.gave_up(&link.borrow(), &self.url));
                     }
                 }
             }
@@ -375,20 +392,46 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
 
 fn note(link: &watch::Sender<Link>, event: LinkEvent) {
     match event {
-        LinkEvent::Up => link.send_modify(|l| l.connected = true),
+        LinkEvent::Up => link.send_modify(|l| {
+            l.connected = true;
+            l.refused = None;
+        }),
         LinkEvent::Down => link.send_modify(|l| l.connected = false),
         LinkEvent::Denied(denied) => link.send_modify(|l| l.denied = Some(denied)),
-        LinkEvent::Refused(_) | LinkEvent::Failed(_) | LinkEvent::Slow | LinkEvent::Other(_) => {}
+        LinkEvent::Refused(why) => link.send_modify(|l| l.refused = Some(why)),
+        LinkEvent::Failed(_) | LinkEvent::Slow | LinkEvent::Other(_) => {}
     }
 }
 
-fn gave_up(attempts: u32, unheard: u32, last: Option<String>, url: &str) -> NoAnswer {
-    if attempts > unheard {
-        NoAnswer::Silence { last }
-    } else if attempts > 0 {
-        NoAnswer::Nobody(format!("central is not there (nobody listens at {url})"))
-    } else {
-        NoAnswer::Nobody(format!("the connection to {url} is lost"))
+/// What became of the attempts so far.
+#[derive(Debug, Default)]
+struct Tried {
+    attempts: u32,
+    /// Reached nobody.
+    unheard: u32,
+    /// Were answered that there is too much to do.
+    busy: u32,
+    told_busy: Option<Box<Refusal>>,
+    /// What was heard last, in words.
+    last: Option<String>,
+}
+
+impl Tried {
+    fn gave_up(self, link: &Link, url: &str) -> NoAnswer {
+        let shut_out = link.refused.clone().filter(|_| !link.connected);
+        if self.attempts > self.unheard + self.busy {
+            return NoAnswer::Silence {
+                last: shut_out.or(self.last),
+            };
+        }
+        match (shut_out, self.told_busy) {
+            (Some(why), _) => NoAnswer::ShutOut(why),
+            (None, Some(refusal)) => NoAnswer::Busy(refusal),
+            (None, None) if self.attempts > 0 => {
+                NoAnswer::Nobody(format!("central is not there (nobody listens at {url})"))
+            }
+            (None, None) => NoAnswer::Nobody(format!("the connection to {url} is lost")),
+        }
     }
 }
 
@@ -594,8 +637,47 @@ mod tests {
 
     #[test]
     fn nothing_was_delivered_only_if_nobody_heard_any_attempt() {
-        assert!(matches!(gave_up(3, 3, None, "u"), NoAnswer::Nobody(_)));
-        assert!(matches!(gave_up(0, 0, None, "u"), NoAnswer::Nobody(_)));
-        assert!(matches!(gave_up(3, 2, None, "u"), NoAnswer::Silence { .. }));
+        let up = Link {
+            connected: true,
+            ..Link::default()
+        };
+        let gave_up = |attempts, unheard, busy, link: &Link| {
+            let told_busy = (busy > 0).then(|| {
+                Box::new(refusal(
+                    Some(Code::Overloaded.about("starts")),
+                    None,
+                    About::default(),
+                ))
+            });
+            let tried = Tried {
+                attempts,
+                unheard,
+                busy,
+                told_busy,
+                last: None,
+            };
+            tried.gave_up(link, "u")
+        };
+        assert!(matches!(gave_up(3, 3, 0, &up), NoAnswer::Nobody(_)));
+        assert!(matches!(gave_up(0, 0, 0, &up), NoAnswer::Nobody(_)));
+        assert!(matches!(gave_up(3, 2, 0, &up), NoAnswer::Silence { .. }));
+        assert!(matches!(gave_up(3, 1, 2, &up), NoAnswer::Busy(_)));
+        // One attempt may have been decided.
+        assert!(matches!(gave_up(3, 0, 2, &up), NoAnswer::Silence { .. }));
+        let revoked = Link {
+            refused: Some("revoked".into()),
+            ..Link::default()
+        };
+        assert!(matches!(gave_up(0, 0, 0, &revoked), NoAnswer::ShutOut(_)));
+        assert!(matches!(
+            gave_up(1, 0, 0, &revoked),
+            NoAnswer::Silence { .. }
+        ));
+        // It lets us in again.
+        let back = Link {
+            connected: true,
+            ..revoked
+        };
+        assert!(matches!(gave_up(0, 0, 0, &back), NoAnswer::Nobody(_)));
     }
 }

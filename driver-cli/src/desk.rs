@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     client::{Client, NoAnswer, Reply},
     command::Command,
-    failure::{About, Failure},
+    failure::{About, Failure, Refusal},
     identity::Who,
     invocation::Invocation,
     journal::{Found, Journal, Outcome, Prepared},
@@ -186,6 +186,20 @@ impl Desk {
                     self.note(command, unsent());
                 }
                 Err(denied(&words))
+            }
+            Err(NoAnswer::ShutOut(why)) => {
+                if prepared.found == Found::New {
+                    self.note(command, unsent());
+                }
+                Err(shut_out(&why))
+            }
+            Err(NoAnswer::Busy(refusal)) if prepared.found != Found::New => {
+                Err(self.unknown(command, Some(&refusal.problem.message)))
+            }
+            Err(NoAnswer::Busy(mut refusal)) => {
+                self.note(command, unsent());
+                refusal.about = merged(refusal.about, self.about(command));
+                Err(busy(refusal))
             }
         }
     }
@@ -531,6 +545,8 @@ impl Desk {
                     hint: "try again, or see what `doctor` says".to_owned(),
                 },
                 NoAnswer::Denied(words) => denied(&words),
+                NoAnswer::ShutOut(why) => shut_out(&why),
+                NoAnswer::Busy(refusal) => busy(refusal),
             })
     }
 
@@ -694,6 +710,25 @@ fn denied(words: &str) -> Failure {
         hint: "check that the credentials belong to the --driver or --operator that you name"
             .to_owned(),
     }
+}
+
+fn shut_out(why: &str) -> Failure {
+    Failure::NotPermitted {
+        message: format!("the NATS server no longer lets you in: {why}"),
+        hint:
+            "whoever runs the system makes new credentials with `central enrol`; an open session \
+               goes on meanwhile"
+                .to_owned(),
+    }
+}
+
+fn busy(mut refusal: Box<Refusal>) -> Failure {
+    let wait = Duration::from_millis(refusal.problem.retry_after_ms.unwrap_or(1_000));
+    refusal.problem.hint = format!(
+        "nothing was decided; ask again in {} s",
+        wait.as_secs_f32().ceil()
+    );
+    Failure::Refused(refusal)
 }
 
 fn because(last: Option<&str>) -> String {

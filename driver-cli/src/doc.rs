@@ -6,6 +6,7 @@ use std::fmt;
 
 use ev_contract::{
     connector::{ConnectorState, FaultEffect, Phase, Service},
+    ids::CpId,
     time::UnixMs,
     units::{Amount, Currency, MilliWatt, Mwh},
     v1::{
@@ -384,6 +385,15 @@ struct EventSession {
     pos: u64,
 }
 
+/// What is said about values of another charge point.
+#[must_use]
+pub fn foreign(cp: &CpId) -> String {
+    format!(
+        "{cp} sends values of this session, which is at another charge point: they are passed over; \
+         tell the operator"
+    )
+}
+
 impl EventDoc {
     /// A piece of news; `None` for the mere passing of time.
     #[must_use]
@@ -402,6 +412,11 @@ impl EventDoc {
                 event: "silent",
                 session: None,
                 message: Some(why.clone()),
+            }),
+            News::Foreign { cp } => Some(Self {
+                event: "foreign",
+                session: None,
+                message: Some(foreign(cp)),
             }),
             News::Tick => None,
         }

@@ -154,8 +154,9 @@ impl Failure {
 
     /// How the wish stands, in one word.
     #[must_use]
-    pub const fn status(&self) -> &'static str {
+    pub fn status(&self) -> &'static str {
         match self {
+            Self::Refused(refusal) if refusal.problem.code.undecided() => "unknown",
             Self::Refused(_) | Self::NotPermitted { .. } | Self::NotFound { .. } => "denied",
             Self::Unknown { .. } | Self::Interrupted { .. } => "unknown",
             Self::Usage { .. }

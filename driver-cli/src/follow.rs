@@ -73,7 +73,7 @@ pub async fn follow(
                 Some(update) => Input::Update(Box::new(update)),
                 None => continue,
             },
-            Some(message) = lives.next() => match read::<Live>(&message) {
+            Some(message) = lives.next() => match read_live(&message) {
                 Some(live) => Input::Live(Box::new(live)),
                 None => continue,
             },
@@ -92,8 +92,11 @@ pub async fn follow(
             }
             changed = link.changed(), if link_lives => {
                 link_lives = changed.is_ok();
-                let connected = link.borrow_and_update().connected;
-                Input::Link(connected)
+                let link = link.borrow_and_update();
+                match &link.refused {
+                    Some(why) => Input::Refused(why.clone()),
+                    None => Input::Link(link.connected),
+                }
             }
             _ = ticker.tick() => Input::Tick,
         };
@@ -114,6 +117,15 @@ pub async fn follow(
 /// A payload that cannot be read is passed over: the status tells what it would have told.
 fn read<T: serde::de::DeserializeOwned>(message: &Message) -> Option<T> {
     wire::decode(&message.payload, encoding_of(message)).ok()
+}
+
+/// Who sends live values is whom the subject names; what the payload says about it is no proof.
+fn read_live(message: &Message) -> Option<Live> {
+    let Some(Subject::Live { cp, .. }) = Subject::parse(&message.subject) else {
+        return None;
+    };
+    let live: Live = read(message)?;
+    Some(Live { cp_id: cp, ..live })
 }
 
 /// Whether asking again is of no use.

@@ -7,7 +7,7 @@
 
 use ev_contract::{
     connector::Phase,
-    ids::{DriverId, SessionId},
+    ids::{CpId, DriverId, SessionId},
     time::UnixMs,
     v1::{DriverUpdate, Live, SessionView, UpdateType},
 };
@@ -38,6 +38,8 @@ pub enum Input {
     PollFailed(String),
     /// The connection to the server is lost (false) or back (true).
     Link(bool),
+    /// The server has closed the connection and does not let us in again.
+    Refused(String),
     /// Time has passed.
     Tick,
 }
@@ -62,6 +64,11 @@ pub enum News {
     Silent {
         /// Why, as far as it is known.
         why: String,
+    },
+    /// Another charge point than the session's sends values of it: they are passed over. Told once.
+    Foreign {
+        /// Which.
+        cp: CpId,
     },
     /// Time has passed: whoever shows ages shows them anew.
     Tick,
@@ -144,6 +151,7 @@ pub struct Watcher {
     polling: bool,
     want_poll: bool,
     silent: bool,
+    told_foreign: bool,
     end_heard_at_ms: Option<u64>,
     over: bool,
 }
@@ -164,6 +172,7 @@ impl Watcher {
             polling: false,
             want_poll: true,
             silent: false,
+            told_foreign: false,
             end_heard_at_ms: None,
             over: false,
         }
@@ -192,6 +201,11 @@ impl Watcher {
             Input::Link(true) => self.want_poll = true,
             Input::Link(false) => {
                 self.fall_silent("the connection is lost".to_owned(), &mut effects);
+            }
+            Input::Refused(why) => {
+                // The answer to a question that cannot be asked ends the watch.
+                self.want_poll = true;
+                self.fall_silent(why, &mut effects);
             }
             Input::Tick => self.tick(now_ms, &mut effects),
         }
@@ -249,8 +263,22 @@ impl Watcher {
     fn live(&mut self, live: Live, now_ms: u64, effects: &mut Vec<Effect>) {
         let for_us = live.to == self.driver.as_str() && live.session_id == self.session;
         let older = self.live.as_ref().is_some_and(|l| live.ts <= l.ts);
-        let ended = self.view.as_ref().is_some_and(|v| v.state.is_ended());
-        if !for_us || older || ended {
+        // Every charge point can send values for every driver. Whose word counts the ledger says:
+        // until it is known, nobody's does.
+        let Some(view) = self.view.as_ref().filter(|v| !v.state.is_ended()) else {
+            return;
+        };
+        if !for_us {
+            return;
+        }
+        if live.cp_id != view.cp_id {
+            if !self.told_foreign {
+                self.told_foreign = true;
+                effects.push(Effect::Tell(News::Foreign { cp: live.cp_id }));
+            }
+            return;
+        }
+        if older {
             return;
         }
         self.hear(now_ms);
@@ -469,6 +497,7 @@ pub(crate) mod tests {
                 Effect::Poll => "poll".to_owned(),
                 Effect::Tell(News::Tick) => "tick".to_owned(),
                 Effect::Tell(News::Silent { .. }) => "silent".to_owned(),
+                Effect::Tell(News::Foreign { cp }) => format!("foreign {cp}"),
                 Effect::Tell(News::Seen(seen)) => {
                     let source = match seen.source {
                         Source::Status => "status",
@@ -612,6 +641,39 @@ pub(crate) mod tests {
         };
         foreign.to = "bob".into();
         assert!(w.step(Input::Live(foreign), 4).is_empty());
+    }
+
+    #[test]
+    fn values_of_another_charge_point_are_passed_over_and_told_once() {
+        let forged = |ts| {
+            let Input::Live(mut live) = live(ts, Phase::SuspendedEv) else {
+                unreachable!()
+            };
+            live.cp_id = "CP-666".parse().unwrap();
+            live.energy_mwh = Mwh(u64::MAX / 2);
+            Input::Live(live)
+        };
+        let mut w = Watcher::new("alice".parse().unwrap(), SESSION.parse().unwrap(), 0);
+        // Where the session is must be known first.
+        assert_eq!(words(&w.step(forged(1), 0)), ["poll"]);
+        w.step(status(10, Phase::Charging), 0);
+        assert_eq!(words(&w.step(forged(i64::MAX), 1)), ["foreign CP-666"]);
+        assert!(w.step(forged(i64::MAX), 2).is_empty());
+        // Nor do they keep out what is true.
+        let effects = w.step(live(5, Phase::Charging), 3);
+        assert_eq!(words(&effects), ["live charging"]);
+        let Some(Effect::Tell(News::Seen(seen))) = effects.first() else {
+            panic!("{effects:?}")
+        };
+        assert_eq!(seen.energy(), Mwh(2_000_000));
+    }
+
+    #[test]
+    fn a_refused_connection_is_told_and_asked_about() {
+        let mut w = watching(Phase::Charging);
+        let effects = w.step(Input::Refused("revoked".into()), 1_000);
+        assert_eq!(words(&effects), ["silent", "poll"]);
+        assert!(w.step(Input::Link(false), 1_001).is_empty());
     }
 
     #[test]

@@ -55,6 +55,9 @@ const SYNC_RETRY_MS_MAX: u64 = 30_000;
 /// After a change of state the heartbeat waits so long for the next change: a start and its phases
 /// come together.
 const BEAT_SETTLE: Duration = Duration::from_millis(50);
+/// Between two lines about what was sent here and is for somebody else: whoever sends it does so at
+/// will, and the log is not theirs to fill.
+const FOREIGN_TOLD_EVERY: Duration = Duration::from_secs(60);
 /// In a build with crash points, how long the charger has to take a command.
 const HARDWARE_TAKES: Duration = Duration::from_millis(20);
 /// At the end, how long saying goodbye may take.
@@ -260,6 +263,9 @@ struct Actor {
     beaten: Vec<(ConnectorState, Option<SessionId>)>,
     stopping: bool,
     told_ahead: bool,
+    /// Messages for somebody else that came as commands, and when that was last told.
+    foreign: u64,
+    foreign_told: Option<Instant>,
 }
 
 enum SyncState {
@@ -305,6 +311,8 @@ impl Actor {
             beaten: Vec::new(),
             stopping: false,
             told_ahead: false,
+            foreign: 0,
+            foreign_told: None,
         }
     }
 
@@ -531,7 +539,7 @@ impl Actor {
                 self.feed(input).await;
             }
             Read::NotForUs => {
-                tracing::debug!(cp = %self.config.id, verb = raw.verb, "a command for somebody else was passed over");
+                self.note_foreign(&raw.verb);
             }
             Read::Unreadable(code, why) => {
                 tracing::warn!(cp = %self.config.id, verb = raw.verb, why, "a command cannot be read");
@@ -547,6 +555,22 @@ impl Actor {
                     self.uplink.answer(to, &reply, encoding).await;
                 }
             }
+        }
+    }
+
+    /// Only central commands, and it mistakes nobody for another. What comes here for somebody else
+    /// is an answer that its asker, another charge point, has aimed at this one.
+    fn note_foreign(&mut self, verb: &str) {
+        self.foreign += 1;
+        let lately = self
+            .foreign_told
+            .is_some_and(|at| at.elapsed() < FOREIGN_TOLD_EVERY);
+        if !lately {
+            self.foreign_told = Some(Instant::now());
+            tracing::warn!(
+                cp = %self.config.id, verb, count = self.foreign,
+                "what is no command for this charge point was passed over: another one of its account aims answers here"
+            );
         }
     }
 
@@ -746,6 +770,8 @@ impl Actor {
             "spool_next": self.core.spool().next(),
             "health": self.core.health(stamp.quality),
             "storage": self.core.storage_problem(),
+            "commands_again": self.core.commands_again(),
+            "commands_foreign": self.foreign,
             "connectors": connectors,
         })
     }

@@ -12,6 +12,7 @@ use super::{
     output::Output,
 };
 use crate::{
+    doc::foreign,
     failure::Failure,
     price::{estimate, money},
     watch::{News, Seen},
@@ -108,6 +109,7 @@ impl Progress {
                     ))?;
                 }
             }
+            News::Foreign { cp } => self.output.message(&foreign(cp)),
             News::Tick => {}
         }
         if let Some(line) = &self.line {

@@ -70,7 +70,9 @@ pub(super) async fn wait(
                         reached = Some(seen.view.clone());
                         ControlFlow::Break(())
                     }
-                    News::Seen(_) | News::Silent { .. } | News::Tick => ControlFlow::Continue(()),
+                    News::Seen(_) | News::Silent { .. } | News::Foreign { .. } | News::Tick => {
+                        ControlFlow::Continue(())
+                    }
                 }
             }),
             || left_running(desk, session),

@@ -149,6 +149,8 @@ pub(crate) struct Desk {
     pub(crate) storage: Option<String>,
     pub(crate) commands: BTreeMap<ev_contract::ids::CommandId, CommandRow>,
     pub(crate) commands_n: u64,
+    /// Commands that came again, since this program began.
+    pub(crate) commands_again: u64,
     pub(crate) ended: BTreeMap<SessionId, u64>,
     pub(crate) txs: BTreeMap<OriginKey, TxRow>,
     pub(crate) txs_n: u64,
@@ -345,6 +347,7 @@ impl ChargePoint {
             listed: None,
             storage: None,
             commands_n: stored.commands.iter().map(|c| c.n).max().unwrap_or(0),
+            commands_again: 0,
             commands: stored
                 .commands
                 .into_iter()
@@ -447,6 +450,12 @@ impl ChargePoint {
         self.connectors
             .values()
             .filter_map(|c| c.session.as_ref().map(|s| s.id))
+    }
+
+    /// How many commands came again and got their first result, since this program began.
+    #[must_use]
+    pub fn commands_again(&self) -> u64 {
+        self.desk.commands_again
     }
 
     /// What is wrong, as codes.

@@ -198,6 +198,7 @@ impl ChargePoint {
         };
         if let Some(answer) = self.desk.known(id) {
             cx.fx.replies.push((reply_to, answer));
+            self.desk.commands_again += 1;
             return;
         }
         match command {

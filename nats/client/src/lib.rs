@@ -267,6 +267,10 @@ impl Access {
                 .into()
         } else if cause.contains("CertificateRequired") {
             "the server asks for a client's certificate; give certificate and key".into()
+        } else if cause.contains("connections exceeded") {
+            format!(
+                "the server has as many connections as it takes of this kind ({cause}); close others, or try again later"
+            )
         } else if cause.contains("InvalidContentType") || cause.contains("corrupt message") {
             "the server does not speak TLS; it has not the shipped configuration".into()
         } else {

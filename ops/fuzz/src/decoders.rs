@@ -165,7 +165,7 @@ pub fn border(bytes: &[u8]) {
     }
     let delivery = Delivery {
         subject: SUBJECTS[usize::from(first & 0x7f) % SUBJECTS.len()].into(),
-        reply: Some("_INBOX.a.b".into()),
+        reply: Some("_R_.a.b".into()),
         payload: payload.to_vec().into(),
         headers: Some(headers),
         status: None,

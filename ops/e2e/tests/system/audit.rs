@@ -27,7 +27,7 @@ use crate::plugged;
 const REFUSALS_AT_ONCE: usize = 30;
 const REFUSAL_EVERY: Duration = Duration::from_secs(10);
 
-async fn operator(site: &Site, who: &str) -> Result<Driver> {
+pub(crate) async fn operator(site: &Site, who: &str) -> Result<Driver> {
     site.asker(Role::Operator, who).await
 }
 
@@ -36,7 +36,7 @@ async fn small() -> Result<Site> {
 }
 
 /// Everything in the stream, in order, as it is there.
-async fn entries(site: &Site) -> Result<Vec<AuditEntry>> {
+pub(crate) async fn entries(site: &Site) -> Result<Vec<AuditEntry>> {
     let js = jetstream::new(site.nats.connect().await?);
     let mut stream = js.get_stream(streams::AUDIT.name).await?;
     let last = stream.info().await?.state.last_sequence;
@@ -51,20 +51,20 @@ async fn entries(site: &Site) -> Result<Vec<AuditEntry>> {
     Ok(entries)
 }
 
-async fn of(site: &Site, name: &str) -> Result<Vec<AuditEntry>> {
+pub(crate) async fn of(site: &Site, name: &str) -> Result<Vec<AuditEntry>> {
     let mut entries = entries(site).await?;
     entries.retain(|entry| entry.name.as_deref() == Some(name));
     Ok(entries)
 }
 
 /// The public key of somebody's credential.
-fn key(site: &Site, role: Role, name: &str) -> Result<String> {
+pub(crate) fn key(site: &Site, role: Role, name: &str) -> Result<String> {
     let path = site.nats.keys().creds(role, name)?;
     Ok(Credential::read(&path)?.public_key())
 }
 
 /// Waits for the only entry about somebody.
-async fn only(site: &Site, name: &str) -> Result<AuditEntry> {
+pub(crate) async fn only(site: &Site, name: &str) -> Result<AuditEntry> {
     wait_for(&format!("an entry about {name}"), PATIENCE, async || {
         let mut entries = of(site, name).await?;
         ensure!(entries.len() == 1, "{} there", entries.len());

@@ -160,7 +160,7 @@ async fn connect(access: &Access) -> Result<async_nats::Client> {
     options
         .connect(access.servers()?)
         .await
-        .map_err(|e| anyhow::anyhow!(access.in_words(&e)))
+        .map_err(|e| anyhow::anyhow!(access.trouble(&e).words))
 }
 
 /// The server parses the value of a variable like a piece of its file.

@@ -101,7 +101,7 @@ impl Term {
             What::Credentials => "`central enrol ROLE NAME --again` makes its successor",
             What::ClientCertificate => "`central enrol certificate --client NAME` makes a new one",
             What::Authority => {
-                "`central enrol certificate --new-authority` makes the next, which all must know \
+                "`central enrol certificate --next-authority` makes the next, which all must know \
                  before servers show it"
             }
             What::ServerCertificate => {

@@ -205,7 +205,7 @@ impl Client {
                 Ok(Err(error)) => error,
                 Err(_) => return Err(unreachable(url, "it does not answer")),
             };
-            let why = access.trouble(&error).words;
+            let why = access.trouble(&error).to_string();
             if matches!(
                 error.kind(),
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation

@@ -6,6 +6,7 @@ mod link;
 mod look;
 mod terms;
 mod trouble;
+mod version;
 
 use std::{
     path::{Path, PathBuf},
@@ -24,6 +25,7 @@ pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
 pub use terms::{REMIND_EVERY_S, Reminder, Rhythm, Term, Terms, WARN_BEFORE_S, What, shown_time};
 pub use trouble::{Piece, Trouble};
+pub use version::{SERVER_MIN, Version};
 
 /// A frozen server is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -233,19 +235,19 @@ impl Access {
         Ok((options, credential))
     }
 
-    /// Why no connection can be made, in words that somebody can act upon. `None`: one can.
-    pub async fn why_not(&self) -> Option<String> {
+    /// Why no connection can be made. `None`: one can.
+    pub async fn why_not(&self) -> Option<Trouble> {
         let credential = match Credential::read(&self.credentials) {
             Ok(credential) => credential,
-            Err(e) => return Some(chain(&e)),
+            Err(e) => return Some(Trouble::from(&AccessError::from(e))),
         };
         let servers = match self.servers().and_then(|s| self.tls.check().map(|()| s)) {
             Ok(servers) => servers,
-            Err(e) => return Some(chain(&e)),
+            Err(e) => return Some(Trouble::from(&e)),
         };
         match self.bare(&credential).connect(servers).await {
             Ok(_) => None,
-            Err(e) => Some(self.trouble(&e).words),
+            Err(e) => Some(self.trouble(&e)),
         }
     }
 
@@ -286,7 +288,7 @@ where
         match LinkEvent::read(&event) {
             None => {}
             Some(LinkEvent::Refused(words)) => {
-                let words = self.access.refusal(&words).words;
+                let words = self.access.refusal(&words).to_string();
                 (self.told)(LinkEvent::Refused(words)).await;
             }
             // The library says no more than that it did not work.
@@ -294,7 +296,7 @@ where
                 // Not awaited: what happens next must be told in time.
                 tokio::spawn(async move {
                     if let Some(why) = self.access.why_not().await {
-                        (self.told)(LinkEvent::Failed(why)).await;
+                        (self.told)(LinkEvent::Failed(why.to_string())).await;
                     }
                 });
             }

@@ -41,7 +41,7 @@ impl Tls {
     pub async fn look(&self, server: &ServerAddr) -> Result<Seen, Trouble> {
         match timeout(CONNECT_TIMEOUT, self.shake(server)).await {
             Ok(seen) => seen,
-            Err(_) => Err(Trouble::server("it does not answer")),
+            Err(_) => Err(Trouble::silent()),
         }
     }
 
@@ -49,7 +49,7 @@ impl Tls {
         let config = self.client_config().await?;
         let stream = reach(server).await?;
         let host = ServerName::try_from(server.host().to_owned())
-            .map_err(|_| Trouble::server("a certificate cannot name this address"))?;
+            .map_err(|_| Trouble::unreachable("a certificate cannot name this address"))?;
         let connector = TlsConnector::from(Arc::new(config));
         let stream = match connector.connect(host, stream).await {
             Ok(stream) => stream,
@@ -63,7 +63,7 @@ impl Tls {
         // What the server thinks of our certificate follows the handshake.
         match begins_with_info(stream).await {
             Ok(true) => Ok(Seen { expires_at_s }),
-            Ok(false) => Err(Trouble::server("what listens there is no NATS server")),
+            Ok(false) => Err(Trouble::no_server()),
             Err(e) => Err(self.trouble(&root_cause(&e))),
         }
     }
@@ -79,21 +79,19 @@ impl Tls {
             begins_with_info(stream).await.ok()
         };
         match timeout(IN_THE_CLEAR, hears).await {
-            Ok(Some(true)) => Trouble::server(
-                "the server speaks in the clear and not TLS; it has not the shipped configuration",
-            ),
-            Ok(_) | Err(_) => Trouble::server("what listens there is no NATS server"),
+            Ok(Some(true)) => Trouble::in_the_clear(),
+            Ok(_) | Err(_) => Trouble::no_server(),
         }
     }
 
     async fn client_config(&self) -> Result<ClientConfig, Trouble> {
-        self.check().map_err(|e| Trouble::of(&e))?;
+        self.check().map_err(|e| Trouble::from(&e))?;
         let tls = self.clone();
         // Some small files, of which each may lie on a slow disk.
         tokio::task::spawn_blocking(move || tls.read())
             .await
-            .map_err(|e| Trouble::server(e.to_string()))?
-            .map_err(|e| Trouble::ca(format!("the certificates cannot be used: {e}")))
+            .map_err(|e| Trouble::unreachable(e.to_string()))?
+            .map_err(|e| Trouble::unusable(format!("the certificates cannot be used: {e}")))
     }
 
     fn read(&self) -> Result<ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
@@ -118,7 +116,7 @@ impl Tls {
 async fn reach(server: &ServerAddr) -> Result<TcpStream, Trouble> {
     TcpStream::connect((server.host(), server.port()))
         .await
-        .map_err(|e| Trouble::server(e.to_string()))
+        .map_err(|e| Trouble::unreachable(e.to_string()))
 }
 
 async fn begins_with_info(stream: impl AsyncRead + Unpin) -> io::Result<bool> {

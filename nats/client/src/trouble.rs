@@ -1,8 +1,12 @@
 //! Why there is no connection: which piece is wrong, in words that somebody can act upon.
 
+use std::fmt;
+
 use async_nats::{ConnectError, ConnectErrorKind};
 
-use crate::{Access, AccessError, Credential, Tls, chain, look::speaks_no_tls, root_cause};
+use crate::{
+    Access, AccessError, Credential, Tls, chain, look::speaks_no_tls, root_cause, shown_time,
+};
 
 /// With these the library begins what the peer has complained of.
 const ALERT: &str = "received fatal alert";
@@ -25,37 +29,66 @@ pub enum Piece {
 pub struct Trouble {
     /// With what.
     pub piece: Piece,
-    /// What, in words.
-    pub words: String,
+    /// What.
+    pub what: String,
+    /// What to do about it.
+    pub fix: &'static str,
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what, self.fix)
+    }
+}
+
+const NEW_CREDENTIAL: &str =
+    "`central enrol list` shows which are good, `central enrol ROLE NAME --again` makes one";
+const RIGHT_CA: &str = "take the ca.crt of this installation";
+const RIGHT_ADDRESS: &str = "check the address, and that nats-server runs there";
+const SHIPPED: &str = "start it with the shipped configuration, nats/conf";
+const OWN_CERTIFICATE: &str =
+    "give certificate and key from `central enrol certificate --client NAME`";
+
 impl Trouble {
-    pub(crate) fn server(words: impl Into<String>) -> Self {
-        Self {
-            piece: Piece::Server,
-            words: words.into(),
-        }
+    fn new(piece: Piece, what: impl Into<String>, fix: &'static str) -> Self {
+        let what = what.into();
+        Self { piece, what, fix }
     }
 
-    pub(crate) fn ca(words: impl Into<String>) -> Self {
-        Self {
-            piece: Piece::Ca,
-            words: words.into(),
-        }
+    pub(crate) fn unreachable(what: impl Into<String>) -> Self {
+        Self::new(Piece::Server, what, RIGHT_ADDRESS)
     }
 
-    fn client(words: impl Into<String>) -> Self {
-        Self {
-            piece: Piece::ClientCertificate,
-            words: words.into(),
-        }
+    /// A server that says nothing.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self::unreachable("it does not answer")
     }
 
-    pub(crate) fn of(error: &AccessError) -> Self {
-        Self {
-            piece: error.piece(),
-            words: chain(error),
-        }
+    pub(crate) fn in_the_clear() -> Self {
+        let what = "the server speaks in the clear and not TLS";
+        Self::new(Piece::Server, what, SHIPPED)
+    }
+
+    pub(crate) fn no_server() -> Self {
+        Self::unreachable("what listens there is no NATS server")
+    }
+
+    pub(crate) fn unusable(what: impl Into<String>) -> Self {
+        Self::new(Piece::Ca, what, RIGHT_CA)
+    }
+}
+
+impl From<&AccessError> for Trouble {
+    fn from(error: &AccessError) -> Self {
+        let piece = error.piece();
+        let fix = match piece {
+            Piece::Credentials => NEW_CREDENTIAL,
+            Piece::Ca => RIGHT_CA,
+            Piece::ClientCertificate => OWN_CERTIFICATE,
+            Piece::Server => RIGHT_ADDRESS,
+        };
+        Self::new(piece, chain(error), fix)
     }
 }
 
@@ -82,30 +115,27 @@ impl Access {
         let cause = root_cause(error);
         match error.kind() {
             ConnectErrorKind::AuthorizationViolation => self.refusal(&cause),
-            ConnectErrorKind::Authentication => Trouble {
-                piece: Piece::Credentials,
-                words: cause,
-            },
+            ConnectErrorKind::Authentication => {
+                Trouble::new(Piece::Credentials, cause, NEW_CREDENTIAL)
+            }
             _ => self.tls.trouble(&cause),
         }
     }
 
     /// The server gives no reason. What can be seen from here is seen.
     pub(crate) fn refusal(&self, words: &str) -> Trouble {
-        let why = match Credential::read(&self.credentials) {
+        let path = self.credentials.display();
+        let what = match Credential::read(&self.credentials) {
             Err(e) => chain(&e),
             Ok(credential) => match credential.expired_at() {
-                Some(at) => format!("it expired at {at}"),
-                None => words.to_owned(),
+                Some(at) => format!("NATS refuses {path}: it expired at {at}"),
+                None => format!(
+                    "NATS refuses {path} ({words}): it is revoked or replaced, or another \
+                     installation's"
+                ),
             },
         };
-        Trouble {
-            piece: Piece::Credentials,
-            words: format!(
-                "NATS refuses {} ({why}); see `central enrol list`",
-                self.credentials.display()
-            ),
-        }
+        Trouble::new(Piece::Credentials, what, NEW_CREDENTIAL)
     }
 }
 
@@ -114,53 +144,51 @@ impl Tls {
     pub(crate) fn trouble(&self, cause: &str) -> Trouble {
         let has = |words: &[&str]| words.iter().any(|word| cause.contains(word));
         if cause.contains(ALERT) {
-            return self.complaint(cause);
-        }
-        if has(&["UnknownIssuer", "BadSignature"]) {
-            return Trouble::ca(format!(
-                "the server's certificate is not signed by {}; take the ca.crt of this \
-                 installation",
-                self.ca.display()
-            ));
-        }
-        Trouble::server(if has(&["not valid for name", "NotValidForName"]) {
-            "the server's certificate does not name this address; `central enrol certificate \
-             --host` makes one that does"
-                .to_owned()
+            self.complaint(cause)
+        } else if has(&["UnknownIssuer", "BadSignature"]) {
+            let ca = self.ca.display();
+            let what = format!("the server's certificate is not signed by {ca}");
+            Trouble::new(Piece::Ca, what, RIGHT_CA)
+        } else if has(&["not valid for name", "NotValidForName"]) {
+            Trouble::new(
+                Piece::Server,
+                "the server's certificate does not name this address",
+                "`central enrol certificate --host` makes one that does",
+            )
         } else if has(&["certificate expired", "Expired"]) {
-            "the server's certificate has expired; `central enrol certificate` makes a new one"
-                .to_owned()
+            Trouble::new(
+                Piece::Server,
+                format!(
+                    "the server's certificate has expired, by this clock, which says {}",
+                    shown_time(jiff::Timestamp::now().as_second())
+                ),
+                "if that is the time, `central enrol certificate --host` makes a new one",
+            )
         } else if speaks_no_tls(cause) {
-            "the server does not speak TLS; it has not the shipped configuration".to_owned()
+            Trouble::new(Piece::Server, "the server does not speak TLS", SHIPPED)
         } else {
-            cause.to_owned()
-        })
+            Trouble::unreachable(cause)
+        }
     }
 
     /// The server does not like what we showed, or that we showed nothing.
     fn complaint(&self, cause: &str) -> Trouble {
-        let shown = self
-            .identity
-            .as_ref()
-            .map(|(certificate, _)| certificate.display());
-        match shown {
-            Some(certificate) if cause.contains("CertificateExpired") => Trouble::client(format!(
-                "the client's certificate {certificate} has expired; `central enrol certificate \
-                 --client` makes a new one"
-            )),
-            Some(certificate)
-                if cause.to_lowercase().contains("cert") || cause.contains("UnknownCA") =>
-            {
-                Trouble::client(format!(
-                    "the server does not take the client's certificate {certificate} ({cause}); \
-                     `central enrol certificate --client` makes one that it takes"
-                ))
+        let about_us = cause.to_lowercase().contains("cert") || cause.contains("UnknownCA");
+        let what = match &self.identity {
+            _ if !about_us => return Trouble::unreachable(cause),
+            None => "the server asks for a client's certificate".to_owned(),
+            Some((certificate, _)) if cause.contains("CertificateExpired") => {
+                format!(
+                    "the client's certificate {} has expired",
+                    certificate.display()
+                )
             }
-            None if cause.to_lowercase().contains("cert") => Trouble::client(
-                "the server asks for a client's certificate; give certificate and key",
+            Some((certificate, _)) => format!(
+                "the server does not take the client's certificate {} ({cause})",
+                certificate.display()
             ),
-            Some(_) | None => Trouble::server(cause),
-        }
+        };
+        Trouble::new(Piece::ClientCertificate, what, OWN_CERTIFICATE)
     }
 }
 

@@ -99,16 +99,24 @@ impl Keys {
     /// # Errors
     /// When the server does not take it.
     pub async fn revoke(&self, url: &str, role: Role, name: &str) -> Result<()> {
-        let mut realm = self.realm()?;
-        realm.revoke(role, name, now_s())?;
+        self.realm()?.revoke(role, name, now_s())?;
+        self.push(url, None).await
+    }
+
+    /// Puts in force on a server what the realm says; with a client's certificate where the server
+    /// asks for one.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn push(&self, url: &str, client: Option<&Certificate>) -> Result<()> {
         let servers = Servers {
             url: url.to_owned(),
             tls: Tls {
                 ca: self.ca(),
-                identity: None,
+                identity: client.map(|own| (own.certificate.clone(), own.key.clone())),
             },
         };
-        push(&mut realm, &servers, now_s()).await?;
+        push(&mut self.realm()?, &servers, now_s()).await?;
         Ok(())
     }
 

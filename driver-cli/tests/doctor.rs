@@ -151,6 +151,7 @@ struct Case {
     /// Instead of alice; nobody is named where it is empty.
     driver: &'static str,
     more: Vec<String>,
+    timeout: &'static str,
     env: Vec<(&'static str, String)>,
     /// As an operator.
     op: bool,
@@ -166,7 +167,7 @@ impl Case {
             .env("EV_NATS_CA", &self.ca)
             .env("EV_STATE_DIR", &self.state)
             .envs(self.env.iter().map(|(key, value)| (key, value)))
-            .args(["--timeout", "2s"])
+            .args(["--timeout", self.timeout])
             .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -271,6 +272,7 @@ impl Bench {
             state: self.path("state"),
             driver: "alice",
             more: Vec::new(),
+            timeout: "2s",
             env: Vec::new(),
             op: false,
         }
@@ -372,6 +374,8 @@ async fn whatever_is_wrong_with_files_is_named() {
         let case = Case {
             credentials,
             driver,
+            // The server looks for an unknown account for two seconds.
+            timeout: "20s",
             ..bench.good(what)
         };
         case.names(exit, "credentials", detail, fix).await;

@@ -442,6 +442,33 @@ async fn while_the_authority_is_changed_whoever_knows_both_gets_in() -> Result<(
     Ok(())
 }
 
+/// Servers know each other by the authority as well, and are told of the next by SIGHUP alone.
+#[tokio::test]
+async fn servers_of_a_cluster_follow_a_change_of_authority() -> Result<()> {
+    let keys = Keys::new()?;
+    let mut cluster = Cluster::start_with_keys(&keys).await?;
+    certificate::next_authority(keys.dir(), now_s())?;
+    for n in 0..3 {
+        cluster.node_mut(n).reload().await?;
+    }
+    let renewed = keys.renew_server(100, now_s())?;
+    // It comes back with what the next authority has signed, and the others know that.
+    cluster.node_mut(0).restart().await?;
+    let seen = look(cluster.node(0), &keys.ca()).await;
+    assert_eq!(seen, Ok(renewed.expires_at_s));
+    let routes = cluster.node(0).monitor("/routez").await?;
+    let mut names: Vec<_> = routes["routes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|route| route["remote_name"].as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 2, "{routes}");
+    Ok(())
+}
+
 #[test]
 fn a_change_of_authority_that_broke_off_is_undone_by_forgetting() -> Result<()> {
     let keys = Keys::new()?;

@@ -23,8 +23,9 @@ use crate::{
     journal::Journal,
 };
 
-/// A server that does not answer within this is no server to work with.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+/// A server that does not answer within this is no server to work with. It looks for the account of
+/// a credential that it does not know for two seconds before it refuses.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// As whom nothing works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -162,7 +162,8 @@ impl Tls {
                     "the server's certificate has expired, by this clock, which says {}",
                     shown_time(jiff::Timestamp::now().as_second())
                 ),
-                "if that is the time, `central enrol certificate --host` makes a new one",
+                "if that is the time, `central enrol certificate --host` makes a new one; if not, set \
+                 the clock",
             )
         } else if speaks_no_tls(cause) {
             Trouble::new(Piece::Server, "the server does not speak TLS", SHIPPED)

@@ -117,6 +117,16 @@ impl Hearing {
             .map_or_else(|| self.since.elapsed(), |ear| ear.heard_at.elapsed())
     }
 
+    /// Charge points that cannot connect any more at some time, unless something is renewed.
+    #[must_use]
+    pub fn expired_at(&self, at: UnixMs) -> usize {
+        self.ears
+            .values()
+            .filter_map(|ear| ear.heartbeat.as_ref()?.access_expires_at)
+            .filter(|end| *end <= at)
+            .count()
+    }
+
     /// Charge points whose heartbeats name two epochs: two agents with one identity, or a copied
     /// disk.
     #[must_use]

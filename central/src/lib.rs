@@ -30,14 +30,22 @@ mod schedule;
 pub mod snapshots;
 mod subscriptions;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context as _;
 use async_nats::jetstream;
 use central_core::state::{Alarm, Log};
-use ev_client::{LinkEvent, Pauses};
+use ev_client::{LinkEvent, Pauses, Reminder, Rhythm, Terms};
 use ev_contract::streams;
-use tokio::{net::TcpListener, sync::mpsc, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc, watch},
+    task::JoinSet,
+};
 
 pub use crate::config::{Config, ConfigError};
 use crate::{
@@ -53,6 +61,12 @@ const PAUSES: Pauses = Pauses {
     first_max: Duration::from_millis(100),
     min: Duration::from_millis(100),
     max: Duration::from_secs(2),
+};
+/// How often the servers' certificates are looked at: an alert that stands for days hears of a new
+/// one within the hour, or with the next connection.
+const RHYTHM: Rhythm = Rhythm {
+    every: Duration::from_secs(3_600),
+    spread: Duration::from_secs(2),
 };
 /// What waits in the client library for the connection; while it is down, whoever sends more waits.
 /// Few, since what waits there can be large and can no longer be taken back.
@@ -147,7 +161,11 @@ async fn serve(
     health: watch::Sender<Health>,
     watched: watch::Receiver<Health>,
 ) -> anyhow::Result<()> {
-    let links = Links::connect(&config, &metrics).await?;
+    let terms = Terms::new(config.access()?, RHYTHM);
+    let links = Links::connect(&config, &metrics, &terms.connected()).await?;
+    // Ends with this function, however that returns.
+    let mut reminding = JoinSet::new();
+    reminding.spawn(remind(terms, Arc::clone(&metrics)));
     let client = links.main.clone();
     let js = jetstream::new(client.clone());
     let (places, beginning) = loop {
@@ -210,6 +228,20 @@ async fn serve(
     Ok(())
 }
 
+/// Shows when what this replica connects with ends, and says so in time.
+async fn remind(mut terms: Terms, metrics: Arc<Metrics>) {
+    let mut reminder = Reminder::default();
+    loop {
+        let read = terms.next().await;
+        metrics.expires(&read);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_s = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        for warning in reminder.due(&read, now_s) {
+            tracing::warn!("{warning}");
+        }
+    }
+}
+
 /// Messages that the client library keeps for the task that takes them; it drops what is beyond.
 /// Their sizes are not counted there, so that these numbers bound memory: by the server's
 /// `max_payload` in the worst case, by the contract's sizes in the usual one.
@@ -240,9 +272,13 @@ struct Links {
 }
 
 impl Links {
-    async fn connect(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+    async fn connect(
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        connected: &Arc<Notify>,
+    ) -> anyhow::Result<Self> {
         let named = |kind: &str| format!("central {}{kind}", config.replica);
-        let link = |name, untaken| connect(config, metrics, name, untaken);
+        let link = |name, untaken| connect(config, metrics, connected, name, untaken);
         Ok(Self {
             main: link(named(""), untaken::MAIN).await?,
             requests: link(named(" requests"), untaken::REQUESTS).await?,
@@ -255,17 +291,22 @@ impl Links {
 async fn connect(
     config: &Config,
     metrics: &Arc<Metrics>,
+    connected: &Arc<Notify>,
     name: String,
     untaken: usize,
 ) -> anyhow::Result<async_nats::Client> {
     let access = config.access()?;
-    let metrics = Arc::clone(metrics);
+    let (metrics, connected) = (Arc::clone(metrics), Arc::clone(connected));
     let called = name.clone();
     let (options, _) = access.options(PAUSES, move |event| {
         let (metrics, link) = (Arc::clone(&metrics), called.clone());
+        let connected = Arc::clone(&connected);
         async move {
             match event {
-                LinkEvent::Up => tracing::info!(link, "connected to nats-server"),
+                LinkEvent::Up => {
+                    tracing::info!(link, "connected to nats-server");
+                    connected.notify_one();
+                }
                 LinkEvent::Down => tracing::warn!(link, "nats-server is out of reach"),
                 LinkEvent::Denied(_) | LinkEvent::Refused(_) => {
                     tracing::error!(link, "{event}");

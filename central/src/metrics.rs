@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ev_client::{Term, What};
 use ev_contract::{
     connector::Phase,
     v1::{AuditKind, Reach},
@@ -42,6 +43,8 @@ pub struct Metrics {
     junk: IntCounter,
     audit_entries: IntCounterVec,
     audit_bytes: IntGauge,
+    expires_at_seconds: IntGaugeVec,
+    charge_points_expiring: IntGaugeVec,
 }
 
 fn seconds(name: &str, help: &str) -> HistogramOpts {
@@ -196,6 +199,20 @@ impl Metrics {
             audit_bytes: register!(IntGauge::new(
                 "ev_audit_bytes",
                 "Size of the audit's stream when this replica last wrote to it."
+            )),
+            expires_at_seconds: register!(IntGaugeVec::new(
+                Opts::new(
+                    "ev_expires_at_seconds",
+                    "When what this replica connects with ends, in seconds since 1970, by what: `credentials`, `client_certificate`, `authority` (the first to end of those in the file), `server_certificate` (the first to end of those that the servers show)."
+                ),
+                &["what"]
+            )),
+            charge_points_expiring: register!(IntGaugeVec::new(
+                Opts::new(
+                    "ev_charge_points_expiring",
+                    "Charge points whose credential, certificate or authority ends within so many days or has ended, by their last heartbeat."
+                ),
+                &["within"]
             )),
             registry: registry.clone(),
         };
@@ -352,11 +369,46 @@ impl Metrics {
             .set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
+    /// When what this replica connects with ends.
+    pub fn expires(&self, terms: &[Term]) {
+        for what in What::ALL {
+            let first = terms
+                .iter()
+                .filter(|term| term.what == what)
+                .map(|term| term.expires_at_s)
+                .min();
+            match first {
+                Some(at_s) => self
+                    .expires_at_seconds
+                    .with_label_values(&[what.as_str()])
+                    .set(at_s),
+                // Never was there, or can no longer be read: it is not known.
+                None => drop(
+                    self.expires_at_seconds
+                        .remove_label_values(&[what.as_str()]),
+                ),
+            }
+        }
+    }
+
+    /// How many charge points cannot connect any more in so many days.
+    pub fn charge_points_expiring(&self, count_within_days: impl Fn(i64) -> usize) {
+        for (label, days) in EXPIRING {
+            self.charge_points_expiring
+                .with_label_values(&[label])
+                .set(i64::try_from(count_within_days(*days)).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Something on the ledger's subject is no frame.
     pub fn junk(&self) {
         self.junk.inc();
     }
 }
+
+/// How soon charge points expire, as labels and in days; the longest is when people are first
+/// warned.
+const EXPIRING: &[(&str, i64)] = &[("1d", 1), ("7d", 7), ("30d", 30)];
 
 /// The phases that an open session can be in.
 const OPEN_PHASES: &[Phase] = &[

@@ -175,9 +175,11 @@ pub enum Verb {
         /// Which shell
         shell: clap_complete::Shell,
     },
-    /// Find out why nothing works: server, central, clock, state folder, versions
+    /// Find out why nothing works: credentials, certificates, server, permission, central, clock,
+    /// state folder
     #[command(before_help = "Examples:
   driver-cli doctor
+  driver-cli op doctor            the same with an operator's credential
   driver-cli --nats-url nats://10.0.0.5:4222 --driver alice doctor --json")]
     Doctor,
 }
@@ -335,6 +337,11 @@ pub enum OpVerb {
         #[command(subcommand)]
         verb: OpTariff,
     },
+    /// Find out why nothing works, as an operator
+    #[command(before_help = "Examples:
+  driver-cli op doctor
+  driver-cli op doctor --operator olga --json")]
+    Doctor,
     /// Who did what, when, and what came of it, oldest first
     #[command(before_help = "Examples:
   driver-cli op audit

@@ -212,7 +212,7 @@ impl Client {
                 Ok(Err(error)) => error,
                 Err(_) => return Err(unreachable(url, "it does not answer")),
             };
-            let why = access.in_words(&error);
+            let why = access.trouble(&error).to_string();
             if matches!(
                 error.kind(),
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation

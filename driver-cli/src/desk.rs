@@ -288,6 +288,31 @@ impl Desk {
         .await
     }
 
+    /// Asks for one charge point only, to see that central answers: whether there is any, and
+    /// central's time.
+    ///
+    /// # Errors
+    /// As every query.
+    pub async fn probe(&self) -> Result<(bool, UnixMs), Failure> {
+        match &self.who {
+            Who::Driver(_) => {
+                let reply = self.list_page(None, Some(1)).await?;
+                Ok((!reply.charge_points.is_empty(), reply.ts))
+            }
+            Who::Operator(_) => {
+                let request = CpLsRequest {
+                    tag: Tag::new(),
+                    to: CENTRAL.to_owned(),
+                    cp_id: None,
+                    after: None,
+                    rows: Some(1),
+                };
+                let reply: CpLsReply = self.query("cp_ls", &request).await?;
+                Ok((!reply.charge_points.is_empty(), reply.ts))
+            }
+        }
+    }
+
     /// All charge points, by id.
     ///
     /// # Errors

@@ -7,12 +7,13 @@ use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
     LocalStart, ReplyTo, Row, SendRun, Stored, hardware::HwCommand, limits::TICK_MS,
 };
-use ev_client::Access;
+use ev_client::{Access, Reminder, Rhythm, Term, Terms, What};
 use ev_contract::{
     codes::Code,
     connector::ConnectorState,
     ids::{ConnectorId, SessionId},
     subjects::Subject,
+    time::UnixMs,
     v1::{CommandReply, EvtRequest, Heartbeat, Outcome, SyncRequest, TimeQuality},
     wire::{CENTRAL, Encoding, Tag, decode},
 };
@@ -21,6 +22,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 
@@ -64,6 +66,13 @@ const HARDWARE_TAKES: Duration = Duration::from_millis(20);
 const GOODBYE: Duration = Duration::from_secs(2);
 /// Answers under way: one per command that waits for the hardware, and those of this moment.
 const REPLIES_MAX: usize = 1_024;
+
+/// How often the servers' certificates are looked at. An uplink can cost money by the kilobyte, and
+/// many cabinets return in the same moment.
+const RHYTHM: Rhythm = Rhythm {
+    every: Duration::from_secs(24 * 3_600),
+    spread: Duration::from_secs(60),
+};
 
 /// What a charge point is asked from the cabinet.
 #[derive(Debug)]
@@ -138,7 +147,9 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
         return;
     };
     let (to_actor, mut uplink_events) = mpsc::channel(UPLINK_EVENTS_MAX);
-    let uplink = match Uplink::connect(&setup.access, &setup.config.id, to_actor).await {
+    let mut terms = Terms::new(setup.access.clone(), RHYTHM);
+    let connected = terms.connected();
+    let uplink = match Uplink::connect(&setup.access, &setup.config.id, connected, to_actor).await {
         Ok(uplink) => uplink,
         Err(e) => {
             tracing::error!(cp = %setup.config.id, error = %format!("{e:#}"), "NATS cannot be used; this charge point does not run");
@@ -153,6 +164,10 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
             }
         }
     });
+    let (read_to, mut read) = mpsc::channel(1);
+    // Ends with this function.
+    let mut reading = JoinSet::new();
+    reading.spawn(async move { while read_to.send(terms.next().await).await.is_ok() {} });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
         setup.config,
@@ -175,6 +190,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
             },
             Some(event) = uplink_events.recv() => actor.uplink_event(event).await,
             Some(ask) = asks.recv() => actor.ask(ask).await,
+            Some(terms) = read.recv() => actor.read_terms(terms),
             _ = ticks.tick() => actor.tick().await,
             _ = live.tick() => actor.send_live().await,
         }
@@ -266,6 +282,8 @@ struct Actor {
     /// Messages for somebody else that came as commands, and when that was last told.
     foreign: u64,
     foreign_told: Option<Instant>,
+    terms: Vec<Term>,
+    reminder: Reminder,
 }
 
 enum SyncState {
@@ -313,6 +331,8 @@ impl Actor {
             told_ahead: false,
             foreign: 0,
             foreign_told: None,
+            terms: Vec::new(),
+            reminder: Reminder::default(),
         }
     }
 
@@ -688,6 +708,28 @@ impl Actor {
         self.uplink.sync(&request, self.clock.now().mono_ms);
     }
 
+    /// When what it connects with ends; said in time, by central's clock where that is known.
+    fn read_terms(&mut self, terms: Vec<Term>) {
+        let now_s = self.core.stamp(self.clock.now()).at.0.div_euclid(1_000);
+        for warning in self.reminder.due(&terms, now_s) {
+            tracing::warn!(cp = %self.config.id, "{warning}");
+        }
+        let before = self.access_expires_at();
+        self.terms = terms;
+        if self.access_expires_at() != before {
+            self.beat_due = self.beat_due.min(Instant::now() + BEAT_SETTLE);
+        }
+    }
+
+    /// The first end among what has to be renewed here. The server's certificate has not.
+    fn access_expires_at(&self) -> Option<UnixMs> {
+        self.terms
+            .iter()
+            .filter(|term| term.what != What::ServerCertificate)
+            .map(|term| UnixMs(term.expires_at_s.saturating_mul(1_000)))
+            .min()
+    }
+
     async fn send_heartbeat(&mut self) {
         let now = self.clock.now();
         let stamp = self.core.stamp(now);
@@ -707,6 +749,7 @@ impl Actor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             spool_depth: self.core.spool().depth(),
             health,
+            access_expires_at: self.access_expires_at(),
             connectors: self.core.beats(),
         };
         let subject = Subject::Heartbeat {
@@ -772,6 +815,11 @@ impl Actor {
             "storage": self.core.storage_problem(),
             "commands_again": self.core.commands_again(),
             "commands_foreign": self.foreign,
+            "access": self.terms.iter().map(|term| json!({
+                "what": term.what.as_str(),
+                "which": term.which,
+                "expires_at": term.expires_at_s.saturating_mul(1_000),
+            })).collect::<Vec<_>>(),
             "connectors": connectors,
         })
     }

@@ -127,6 +127,19 @@ pub fn table(status: &Value) -> String {
                 notes.join(", ")
             ));
         }
+        let ends: Vec<_> = cp["access"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|term| {
+                let until_s = term["expires_at"].as_i64().unwrap_or_default() / 1_000;
+                let what = term["what"].as_str().unwrap_or("?").replace('_', " ");
+                format!("{what} until {}", ev_client::shown_time(until_s))
+            })
+            .collect();
+        if !ends.is_empty() {
+            lines.push(format!("{:<14} {}", "", ends.join(", ")));
+        }
     }
     lines.join("\n")
 }

@@ -1,7 +1,7 @@
 //! The connection of one charge point to NATS. Nothing here ever makes the actor wait: what cannot
 //! be sent at once is dropped or answered as unanswered, and repeated by those who care.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, HeaderMap, Request, connection::State};
 use edge_core::EvtOutcome;
@@ -15,7 +15,10 @@ use ev_contract::{
 };
 use futures::StreamExt;
 use rand::Rng;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 
 /// When to try again. 2,000 charge points that lost a server in the same moment and return within
 /// 2 s are one a millisecond, which a server and central serve in passing; drivers do not notice 2 s.
@@ -74,18 +77,23 @@ pub struct Uplink {
 
 impl Uplink {
     /// Begins to connect, and goes on for ever. Returns at once, whether there is a server or not.
+    /// `connected` is notified of each connection.
     ///
     /// # Errors
     /// When the address, the credential or a certificate cannot be used.
     pub async fn connect(
         access: &Access,
         cp: &CpId,
+        connected: Arc<Notify>,
         events: mpsc::Sender<UplinkEvent>,
     ) -> anyhow::Result<Self> {
         let told = events.clone();
         let name = cp.clone();
         let (options, _) = access.options(PAUSES, move |event| {
             let (told, name) = (told.clone(), name.clone());
+            if event == LinkEvent::Up {
+                connected.notify_one();
+            }
             async move {
                 on_event(&name, event, &told).await;
             }

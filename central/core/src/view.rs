@@ -331,6 +331,7 @@ pub fn charge_point(
         spool_depth: last.map(|(hb, _)| hb.spool_depth),
         clock_offset_ms: last.and_then(|(hb, _)| hb.clock_offset_ms),
         health: last.map(|(hb, _)| hb.health.clone()).unwrap_or_default(),
+        access_expires_at: last.and_then(|(hb, _)| hb.access_expires_at),
         epoch: Some(cp.epoch.to_string()),
         next_record: spools
             .iter()

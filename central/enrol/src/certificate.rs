@@ -10,9 +10,13 @@
 //!
 //! Two authorities, since whoever has a server's certificate may join the cluster, and a client's
 //! must not do for that.
+//!
+//! While the authority of servers is changed, `ca.crt` holds two certificates: the new one's, and
+//! after it the former's. `ca.key` is the new one's.
 
 use std::path::{Path, PathBuf};
 
+use async_nats::rustls::pki_types::{CertificateDer, pem::PemObject};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
@@ -86,6 +90,68 @@ pub fn client(dir: &Path, name: &str, days: u32, now_s: i64) -> Result<Certifica
     make(dir, "clients-ca", &folder, name, &[], &usages, days, now_s)
 }
 
+/// Makes the next authority of servers. Whoever has the `ca.crt` that this leaves knows servers by
+/// either. Returns its path.
+///
+/// # Errors
+/// [`RealmError`]; [`RealmError::ChangeOfAuthority`] while one is under way.
+pub fn next_authority(dir: &Path, now_s: i64) -> Result<PathBuf, RealmError> {
+    let _lock = lock(dir)?;
+    let path = ca(dir);
+    let former = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+    if certificates_in(&former) > 1 {
+        return Err(RealmError::ChangeOfAuthority {
+            path: path.display().to_string(),
+            why: "holds two authorities already; end that change first, with `central enrol \
+                  certificate --forget-authority`",
+        });
+    }
+    let key = KeyPair::generate()?;
+    let next = self_signed("ca", &key, now_s)?;
+    // Both certificates first: whatever either key has signed is known.
+    write(&path, PUBLIC, &format!("{next}{former}"))?;
+    write(&dir.join("tls/ca.key"), SECRET, &key.serialize_pem())?;
+    Ok(path)
+}
+
+/// Leaves in `ca.crt` the authority alone whose key is here. Returns its path.
+///
+/// # Errors
+/// [`RealmError`]; [`RealmError::ChangeOfAuthority`] where there is no other.
+pub fn forget_former_authority(dir: &Path) -> Result<PathBuf, RealmError> {
+    let _lock = lock(dir)?;
+    let path = ca(dir);
+    let both = std::fs::read_to_string(&path).map_err(failed("read", &path))?;
+    let refused = |why| RealmError::ChangeOfAuthority {
+        path: path.display().to_string(),
+        why,
+    };
+    if certificates_in(&both) < 2 {
+        return Err(refused("holds one authority; there is nothing to forget"));
+    }
+    let key_path = dir.join("tls/ca.key");
+    let key = std::fs::read_to_string(&key_path).map_err(failed("read", &key_path))?;
+    let name = authority_name("ca", &KeyPair::from_pem(&key)?);
+    let present = both
+        .split_inclusive(END)
+        .find(|one| is_called(one, &name))
+        .ok_or_else(|| refused("does not hold the authority whose key is tls/ca.key"))?;
+    write(&path, PUBLIC, &format!("{}\n", present.trim()))?;
+    Ok(path)
+}
+
+/// With which a certificate ends in PEM.
+const END: &str = "-----END CERTIFICATE-----";
+
+fn certificates_in(pem: &str) -> usize {
+    pem.matches(END).count()
+}
+
+fn is_called(pem: &str, name: &str) -> bool {
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .is_ok_and(|der| der.windows(name.len()).any(|part| part == name.as_bytes()))
+}
+
 /// It becomes a file's name as well.
 fn check_host(host: &str) -> Result<(), RealmError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
@@ -145,26 +211,31 @@ fn open(dir: &Path, name: &str, now_s: i64) -> Result<Issuer<'static, KeyPair>, 
         return Ok(Issuer::new(authority(name, &key), key));
     }
     let key = KeyPair::generate()?;
-    let mut params = authority(name, &key);
-    let until_s = now_s + i64::from(CA_DAYS) * DAY_S;
-    valid(&mut params, until_s);
-    let signed = params.self_signed(&key)?;
     // The certificate first: a key that is there has one.
-    write(&certificate, PUBLIC, &signed.pem())?;
+    write(&certificate, PUBLIC, &self_signed(name, &key, now_s)?)?;
     write(&key_path, SECRET, &key.serialize_pem())?;
-    Ok(Issuer::new(params, key))
+    Ok(Issuer::new(authority(name, &key), key))
+}
+
+fn self_signed(name: &str, key: &KeyPair, now_s: i64) -> Result<String, RealmError> {
+    let mut params = authority(name, key);
+    valid(&mut params, now_s + i64::from(CA_DAYS) * DAY_S);
+    Ok(params.self_signed(key)?.pem())
 }
 
 /// What follows from the key, so that nothing else need be read back.
 fn authority(name: &str, key: &KeyPair) -> CertificateParams {
-    let digest = Sha256::digest(key.subject_public_key_info());
-    let digest = data_encoding::HEXLOWER.encode(&digest[..4]);
     let mut params = CertificateParams::default();
-    // No two installations' are called the same: a certificate of another is plainly a stranger's.
-    params.distinguished_name = called(&format!("ev {name} {digest}"));
+    params.distinguished_name = called(&authority_name(name, key));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params
+}
+
+/// No two installations' are called the same: a certificate of another is plainly a stranger's.
+fn authority_name(name: &str, key: &KeyPair) -> String {
+    let digest = Sha256::digest(key.subject_public_key_info());
+    format!("ev {name} {}", data_encoding::HEXLOWER.encode(&digest[..4]))
 }
 
 fn called(name: &str) -> DistinguishedName {

@@ -7,12 +7,12 @@ use std::{
 };
 
 use clap::Subcommand;
-use ev_client::{Tls, chain};
+use ev_client::{Tls, chain, shown_time};
 
 use crate::{
     certificate,
     push::{PushError, Servers, push},
-    realm::{DIR_DEFAULT, Enrolled, Issued, Realm, RealmError, shown_time},
+    realm::{DIR_DEFAULT, Enrolled, Issued, Realm, RealmError},
     roles::Role,
 };
 
@@ -90,10 +90,17 @@ enum Verb {
     /// Make a server's certificate, or with --client a client's; the first makes the authority.
     #[command(before_help = "Examples:
   central enrol certificate --host nats-1.ev.internal --host 10.0.0.1
-  central enrol certificate --client central-1")]
+  central enrol certificate --client central-1
+  central enrol certificate --next-authority      then all get the new tls/ca.crt, then the
+                                                  servers new certificates, then
+  central enrol certificate --forget-authority    and all get that tls/ca.crt")]
     Certificate {
         /// A name or an address by which clients reach the server; the first names the files.
-        #[arg(long = "host", value_name = "HOST", required_unless_present = "client")]
+        #[arg(
+            long = "host",
+            value_name = "HOST",
+            required_unless_present_any = ["client", "next_authority", "forget_authority"]
+        )]
         hosts: Vec<String>,
         /// A client's, for servers that ask for one.
         #[arg(long, value_name = "NAME", conflicts_with = "hosts")]
@@ -101,6 +108,12 @@ enum Verb {
         /// For how many days it is good.
         #[arg(long, default_value_t = certificate::DAYS)]
         days: u32,
+        /// Make the next authority of servers; tls/ca.crt then holds both.
+        #[arg(long, conflicts_with_all = ["hosts", "client"])]
+        next_authority: bool,
+        /// Take the former authority of servers out of tls/ca.crt.
+        #[arg(long, conflicts_with_all = ["hosts", "client", "next_authority"])]
+        forget_authority: bool,
     },
     /// Put in force on the servers what is written here.
     Push {
@@ -239,9 +252,31 @@ fn act(args: &Args) -> Result<(), Failure> {
             );
         }
         Verb::Certificate {
+            next_authority: true,
+            ..
+        } => {
+            let path = certificate::next_authority(&args.dir, now_s)?;
+            println!(
+                "{} holds the next authority and the present one\ngive it to every client and \
+                 server, then make new certificates for the servers",
+                path.display()
+            );
+        }
+        Verb::Certificate {
+            forget_authority: true,
+            ..
+        } => {
+            let path = certificate::forget_former_authority(&args.dir)?;
+            println!(
+                "{} holds the present authority alone\ngive it to every client and server",
+                path.display()
+            );
+        }
+        Verb::Certificate {
             hosts,
             client,
             days,
+            ..
         } => {
             let made = match client {
                 Some(name) => certificate::client(&args.dir, name, *days, now_s)?,

@@ -11,9 +11,6 @@ use sha2::{Digest, Sha512_256};
 
 use crate::roles::{Account, CROSSINGS, Kind, Role};
 
-/// The oldest server that may use what is signed here; it refuses to start below. Its behaviour
-/// was measured, and older ones have known holes.
-pub(crate) const SERVER_MIN: &str = "2.15.1";
 /// How long a charge point may take to answer a command before the answer is no longer let
 /// through. Central repeats a command after seconds.
 const ANSWER_TTL_S: i64 = 60;
@@ -75,7 +72,7 @@ pub(crate) fn operator(signing: &str, system_account: &str) -> Value {
         "signing_keys": [signing],
         "system_account": system_account,
         "strict_signing_key_usage": true,
-        "assert_server_version": SERVER_MIN,
+        "assert_server_version": ev_client::SERVER_MIN.to_string(),
     })
 }
 

@@ -232,7 +232,7 @@ async fn connect(realm: &Realm, servers: &Servers) -> Result<async_nats::Client,
             .max_reconnects(RECONNECTS_MAX);
         match timeout(CONNECT_WAIT, options.connect(access.servers()?)).await {
             Ok(Ok(nats)) => return Ok(nats),
-            Ok(Err(e)) => why = access.in_words(&e),
+            Ok(Err(e)) => why = access.trouble(&e).to_string(),
             Err(_) => why = format!("no answer within {} s", CONNECT_WAIT.as_secs()),
         }
     }

@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ev_client::shown_time;
 use ev_contract::ids::InvalidId;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,14 @@ pub enum RealmError {
     /// A host or a client that cannot be named in a certificate.
     #[error("{0:?} is no name of a host or a client; for instance nats-1.ev.internal")]
     Host(String),
+    /// The authority of servers is not to be changed like this.
+    #[error("{path} {why}")]
+    ChangeOfAuthority {
+        /// Its certificate.
+        path: String,
+        /// Why.
+        why: &'static str,
+    },
     /// A certificate could not be made.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
@@ -646,12 +655,6 @@ impl Realm {
         );
         write(&self.auth_conf(), PUBLIC, &text)
     }
-}
-
-/// A time for people.
-#[must_use]
-pub fn shown_time(at_s: i64) -> String {
-    jiff::Timestamp::from_second(at_s).map_or_else(|_| at_s.to_string(), |at| at.to_string())
 }
 
 fn role_key_path(dir: &Path, role: Role) -> PathBuf {

@@ -354,3 +354,130 @@ async fn revoking_a_driver_disturbs_nobody_else() -> Result<()> {
     }
     Ok(())
 }
+
+/// What a client with these authorities sees of the server: until when its certificate is good.
+async fn look(server: &NatsServer, ca: &std::path::Path) -> Result<i64, String> {
+    let tls = Tls {
+        ca: ca.to_owned(),
+        identity: None,
+    };
+    let address = server.url().parse().map_err(|_| "no address".to_owned())?;
+    match tls.look(&address).await {
+        Ok(seen) => seen.expires_at_s.ok_or_else(|| "no end".to_owned()),
+        Err(trouble) => Err(trouble.to_string()),
+    }
+}
+
+#[tokio::test]
+async fn a_server_shows_its_new_certificate_after_sighup_and_live_connections_stay() -> Result<()> {
+    let keys = Keys::new()?;
+    let mut server = NatsServer::start_with_keys(&keys).await?;
+    let url = server.url();
+    let mut alice = Raw::connect(&url, &keys.creds(Role::Driver, "alice")?).await?;
+    assert_eq!(
+        look(&server, &keys.ca()).await,
+        Ok(keys.server().expires_at_s)
+    );
+    let renewed = keys.renew_server(200, now_s())?;
+    assert_ne!(renewed.expires_at_s, keys.server().expires_at_s);
+    server.reload().await?;
+    assert_eq!(look(&server, &keys.ca()).await, Ok(renewed.expires_at_s));
+    alice.round_trip().await?;
+    Raw::connect(&url, &keys.creds(Role::Driver, "bob")?).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_whose_certificate_has_expired_is_refused_with_a_sentence() -> Result<()> {
+    let keys = Keys::new()?;
+    let mut server = NatsServer::start_with_keys(&keys).await?;
+    let access = keys.access(&server.url(), Role::Driver, "alice")?;
+    assert_eq!(access.why_not().await, None);
+    keys.renew_server(1, 1_000_000_000)?;
+    server.reload().await?;
+    let said = "the server's certificate has expired";
+    let why = access.why_not().await.map(|why| why.to_string());
+    assert!(why.as_ref().is_some_and(|w| w.contains(said)), "{why:?}");
+    let seen = look(&server, &keys.ca()).await;
+    assert!(seen.as_ref().is_err_and(|w| w.contains(said)), "{seen:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_the_authority_is_changed_whoever_knows_both_gets_in() -> Result<()> {
+    let keys = Keys::new()?;
+    let mut server = NatsServer::start_with_keys(&keys).await?;
+    let mut alice = Raw::connect(&server.url(), &keys.creds(Role::Driver, "alice")?).await?;
+    let keep = |name: &str| -> Result<std::path::PathBuf> {
+        let copy = keys.dir().join(name);
+        std::fs::copy(keys.ca(), &copy)?;
+        Ok(copy)
+    };
+    let former = keep("former.crt")?;
+
+    certificate::next_authority(keys.dir(), now_s())?;
+    let both = keep("both.crt")?;
+    // The servers show what the former authority signed.
+    for ca in [&former, &both] {
+        assert!(look(&server, ca).await.is_ok(), "{}", ca.display());
+    }
+    let twice = certificate::next_authority(keys.dir(), now_s());
+    assert!(twice.is_err_and(|e| e.to_string().contains("--forget-authority")));
+
+    let renewed = keys.renew_server(100, now_s())?;
+    server.reload().await?;
+    assert_eq!(look(&server, &both).await, Ok(renewed.expires_at_s));
+    let strange = look(&server, &former).await;
+    assert!(
+        strange
+            .as_ref()
+            .is_err_and(|why| why.contains("not signed by")),
+        "{strange:?}"
+    );
+
+    certificate::forget_former_authority(keys.dir())?;
+    assert_eq!(look(&server, &keys.ca()).await, Ok(renewed.expires_at_s));
+    assert!(certificate::forget_former_authority(keys.dir()).is_err());
+    alice.round_trip().await?;
+    Ok(())
+}
+
+/// Servers know each other by the authority as well, and are told of the next by SIGHUP alone.
+#[tokio::test]
+async fn servers_of_a_cluster_follow_a_change_of_authority() -> Result<()> {
+    let keys = Keys::new()?;
+    let mut cluster = Cluster::start_with_keys(&keys).await?;
+    certificate::next_authority(keys.dir(), now_s())?;
+    for n in 0..3 {
+        cluster.node_mut(n).reload().await?;
+    }
+    let renewed = keys.renew_server(100, now_s())?;
+    // It comes back with what the next authority has signed, and the others know that.
+    cluster.node_mut(0).restart().await?;
+    let seen = look(cluster.node(0), &keys.ca()).await;
+    assert_eq!(seen, Ok(renewed.expires_at_s));
+    let routes = cluster.node(0).monitor("/routez").await?;
+    let mut names: Vec<_> = routes["routes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|route| route["remote_name"].as_str())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), 2, "{routes}");
+    Ok(())
+}
+
+#[test]
+fn a_change_of_authority_that_broke_off_is_undone_by_forgetting() -> Result<()> {
+    let keys = Keys::new()?;
+    let key = keys.dir().join("tls/ca.key");
+    let (certificate, former_key) = (std::fs::read(keys.ca())?, std::fs::read(&key)?);
+    certificate::next_authority(keys.dir(), now_s())?;
+    // As if it had ended before the key was written.
+    std::fs::write(&key, former_key)?;
+    certificate::forget_former_authority(keys.dir())?;
+    assert_eq!(std::fs::read(keys.ca())?, certificate);
+    Ok(())
+}

@@ -31,6 +31,7 @@ const BEHIND_MAX: Duration = Duration::from_secs(30);
 const BEHIND_GAP_MAX: Duration = Duration::from_secs(15);
 /// Between two looks for old things.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
 impl Engine {
     /// A receipt or an adjustment must be in the CDR stream.
@@ -114,6 +115,9 @@ impl Engine {
         });
         self.metrics
             .epochs_in_conflict(self.heard.epochs_in_conflict());
+        let now = wall();
+        self.metrics
+            .charge_points_expiring(|days| self.heard.expired_at(now.plus_ms(days * DAY_MS)));
         self.metrics.receipts_waiting(self.uncopied.len());
         let odd = self.log.state().spools().fold([0, 0, 0], |sum, s| {
             [

@@ -366,6 +366,10 @@ pub fn charge_point(cp: &ChargePointView) -> String {
         cp.spool_depth
             .map(|n| ("spool", format!("{n} records wait"))),
     );
+    rows.extend(
+        cp.access_expires_at
+            .map(|t| ("access", format!("until {}", at(t)))),
+    );
     rows.extend(cp.epoch.clone().map(|e| ("epoch", e)));
     rows.push(("next record", cp.next_record.to_string()));
     rows.push(("quarantined", cp.quarantined.to_string()));

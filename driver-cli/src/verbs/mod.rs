@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use ev_client::{Access, AccessError, Credential, Tls};
+use ev_client::{Access, AccessError, Credential, Tls, shown_time};
 use ev_contract::{
     codes::Code,
     ids::{DriverId, InvalidId, OperatorId, RequestId},
@@ -107,9 +107,10 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
             OpVerb::Driver { verb } => op::driver(ctx, verb).await,
             OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
             OpVerb::Audit(args) => audit::audit(ctx, args).await,
+            OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
         },
         Verb::Completions { shell } => completions::completions(shell),
-        Verb::Doctor => doctor::doctor(ctx).await,
+        Verb::Doctor => doctor::doctor(ctx, doctor::Patient::Driver).await,
     }
 }
 
@@ -231,14 +232,15 @@ impl Ctx {
             return Ok(None);
         }
         let credential = Credential::read(&path).map_err(|e| cannot_connect(&e.into()))?;
+        let one = if role.starts_with('o') { "an" } else { "a" };
         if let Some(own) = credential.role().filter(|own| *own != role) {
             return Err(Failure::NotPermitted {
                 message: format!(
-                    "{} is the credential of {own} {}, and this is for a {role}",
+                    "{} is the credential of {own} {}, and this is for {one} {role}",
                     path.display(),
                     credential.name()
                 ),
-                hint: format!("give a {role}'s with --credentials"),
+                hint: format!("give {one} {role}'s with --credentials"),
             });
         }
         let id = credential.name().parse();
@@ -263,7 +265,13 @@ impl Ctx {
 
     async fn desk(&self, who: Who) -> Result<Desk, Failure> {
         let state_dir = self.state_dir()?;
-        let (access, _) = self.access(&who)?;
+        let access = self.opens(&who)?;
+        let credential = access
+            .check(who.role(), who.id())
+            .map_err(|e| cannot_connect(&e))?;
+        if let Some(warning) = ends_soon(&access, &credential, &who) {
+            self.output.message(&warning);
+        }
         let client = self.connect(&access, self.global.timeout).await?;
         Ok(Desk::new(
             client,
@@ -274,8 +282,8 @@ impl Ctx {
         ))
     }
 
-    /// What opens the server for somebody, and until when.
-    pub(crate) fn access(&self, who: &Who) -> Result<(Access, Credential), Failure> {
+    /// What opens the server for somebody, if it is there.
+    pub(crate) fn opens(&self, who: &Who) -> Result<Access, Failure> {
         let global = &self.global;
         let mut credentials = self.credentials()?;
         if !credentials.is_file() {
@@ -285,20 +293,16 @@ impl Ctx {
             Some(ca) => ca.clone(),
             None => config_dir("--ca")?.join("ca.crt"),
         };
-        let access = Tls::new(ca, global.certificate.clone(), global.key.clone())
+        Tls::new(ca, global.certificate.clone(), global.key.clone())
             .map(|tls| Access {
                 url: global.nats_url.clone(),
                 credentials,
                 tls,
             })
-            .map_err(|e| cannot_connect(&e))?;
-        let credential = access
-            .check(who.role(), who.id())
-            .map_err(|e| cannot_connect(&e))?;
-        Ok((access, credential))
+            .map_err(|e| cannot_connect(&e))
     }
 
-    fn credentials(&self) -> Result<PathBuf, Failure> {
+    pub(crate) fn credentials(&self) -> Result<PathBuf, Failure> {
         match &self.global.credentials {
             Some(path) => Ok(path.clone()),
             None => Ok(config_dir("--credentials")?.join("creds")),
@@ -452,6 +456,29 @@ pub(crate) fn start_wish(
         connector_of(place, connector)?,
         limits_request(limits),
     ))
+}
+
+/// From so long before its end on, whoever uses a credential is told.
+const ENDS_SOON_S: i64 = 7 * 24 * 3_600;
+
+/// That a credential ends soon, and who has the next.
+pub(crate) fn ends_soon(access: &Access, credential: &Credential, who: &Who) -> Option<String> {
+    let expires_at_s = credential.expires_at_s()?;
+    let left_s = expires_at_s - jiff::Timestamp::now().as_second();
+    (0..ENDS_SOON_S).contains(&left_s).then(|| {
+        format!(
+            "{} expires in {}, at {}; take the next from whoever runs the system (`central enrol \
+             {} {} --again`)",
+            access.credentials.display(),
+            match left_s / 3_600 {
+                hours @ 0..48 => format!("{hours} h"),
+                hours => format!("{} days", hours / 24),
+            },
+            shown_time(expires_at_s),
+            who.role(),
+            who.id()
+        )
+    })
 }
 
 /// A folder of the environment; a relative one is none.

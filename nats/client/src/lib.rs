@@ -3,6 +3,10 @@
 
 mod credential;
 mod link;
+mod look;
+mod terms;
+mod trouble;
+mod version;
 
 use std::{
     path::{Path, PathBuf},
@@ -13,11 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
+use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
 pub use credential::{Credential, CredentialError, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
+pub use look::Seen;
+pub use terms::{REMIND_EVERY_S, Reminder, Rhythm, Term, Terms, WARN_BEFORE_S, What, shown_time};
+pub use trouble::{Piece, Trouble};
+pub use version::{SERVER_MIN, Version};
 
 /// A frozen server is noticed after two of these.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -227,70 +235,20 @@ impl Access {
         Ok((options, credential))
     }
 
-    /// Why no connection can be made, in words that somebody can act upon. `None`: one can.
-    pub async fn why_not(&self) -> Option<String> {
+    /// Why no connection can be made. `None`: one can.
+    pub async fn why_not(&self) -> Option<Trouble> {
         let credential = match Credential::read(&self.credentials) {
             Ok(credential) => credential,
-            Err(e) => return Some(chain(&e)),
+            Err(e) => return Some(Trouble::from(&AccessError::from(e))),
         };
         let servers = match self.servers().and_then(|s| self.tls.check().map(|()| s)) {
             Ok(servers) => servers,
-            Err(e) => return Some(chain(&e)),
+            Err(e) => return Some(Trouble::from(&e)),
         };
         match self.bare(&credential).connect(servers).await {
             Ok(_) => None,
-            Err(e) => Some(self.in_words(&e)),
+            Err(e) => Some(self.trouble(&e)),
         }
-    }
-
-    /// What a failed connection means, in words that somebody can act upon.
-    #[must_use]
-    pub fn in_words(&self, error: &ConnectError) -> String {
-        let cause = root_cause(error);
-        let ca = self.tls.ca.display();
-        match error.kind() {
-            ConnectErrorKind::AuthorizationViolation => return self.refusal(&cause),
-            ConnectErrorKind::Authentication => return cause,
-            _ => {}
-        }
-        if ["UnknownIssuer", "BadSignature"]
-            .iter()
-            .any(|w| cause.contains(w))
-        {
-            format!(
-                "the server's certificate is not signed by {ca}; take the ca.crt of this installation"
-            )
-        } else if cause.contains("not valid for name") || cause.contains("NotValidForName") {
-            "the server's certificate does not name this address; `central enrol certificate --host` makes one that does".into()
-        } else if cause.contains("certificate expired") || cause.contains("Expired") {
-            "the server's certificate has expired; `central enrol certificate` makes a new one"
-                .into()
-        } else if cause.contains("CertificateRequired") {
-            "the server asks for a client's certificate; give certificate and key".into()
-        } else if cause.contains("connections exceeded") {
-            format!(
-                "the server has as many connections as it takes of this kind ({cause}); close others, or try again later"
-            )
-        } else if cause.contains("InvalidContentType") || cause.contains("corrupt message") {
-            "the server does not speak TLS; it has not the shipped configuration".into()
-        } else {
-            cause
-        }
-    }
-
-    /// The server gives no reason. What can be seen from here is seen.
-    fn refusal(&self, words: &str) -> String {
-        let why = match Credential::read(&self.credentials) {
-            Err(e) => chain(&e),
-            Ok(credential) => match credential.expired_at() {
-                Some(at) => format!("it expired at {at}"),
-                None => words.to_owned(),
-            },
-        };
-        format!(
-            "NATS refuses {} ({why}); see `central enrol list`",
-            self.credentials.display()
-        )
     }
 
     /// What every connection needs.
@@ -330,7 +288,7 @@ where
         match LinkEvent::read(&event) {
             None => {}
             Some(LinkEvent::Refused(words)) => {
-                let words = self.access.refusal(&words);
+                let words = self.access.refusal(&words).to_string();
                 (self.told)(LinkEvent::Refused(words)).await;
             }
             // The library says no more than that it did not work.
@@ -338,7 +296,7 @@ where
                 // Not awaited: what happens next must be told in time.
                 tokio::spawn(async move {
                     if let Some(why) = self.access.why_not().await {
-                        (self.told)(LinkEvent::Failed(why)).await;
+                        (self.told)(LinkEvent::Failed(why.to_string())).await;
                     }
                 });
             }

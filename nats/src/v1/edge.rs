@@ -364,6 +364,10 @@ pub struct Heartbeat {
     /// What is wrong, as codes.
     #[serde(default)]
     pub health: Vec<String>,
+    /// The first end among what it connects with: its credential, its certificate, the authorities
+    /// that it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_expires_at: Option<UnixMs>,
     /// By number.
     #[serde(default)]
     pub connectors: Vec<ConnectorBeat>,

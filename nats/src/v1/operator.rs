@@ -76,6 +76,9 @@ pub struct ChargePointView {
     /// What the agent complains about, as codes.
     #[serde(default)]
     pub health: Vec<String>,
+    /// When it can no longer connect unless something is renewed, as of the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_expires_at: Option<UnixMs>,
     /// The epoch of its spool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,

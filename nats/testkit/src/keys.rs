@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use ev_client::{Access, Pauses, Tls};
 use ev_enrol::certificate::{self, Certificate};
+use ev_enrol::push::{Servers, push};
 use ev_enrol::{Realm, Role};
 use tempfile::TempDir;
 
@@ -19,6 +20,8 @@ const MEMORY: &str = "/dev/shm";
 const HOSTS: [&str; 2] = ["127.0.0.1", "localhost"];
 /// Beyond what a test sets a clock forward.
 const CERT_DAYS: u32 = 365;
+/// Beyond when programs begin to warn.
+const CREDS_DAYS: u32 = 90;
 const CONFS: [&str; 5] = ["common", "single", "cluster-1", "cluster-2", "cluster-3"];
 
 /// Keys of an installation that lasts as long as a test: accounts, credentials, certificates, and
@@ -46,7 +49,9 @@ impl Keys {
         }
         .context("make a folder for keys")?;
         let mut realm = Realm::create(dir.path(), now_s())?;
-        let own = realm.enrol(Role::Central, OWN_NAME, 1, now_s())?.path;
+        let own = realm
+            .enrol(Role::Central, OWN_NAME, CREDS_DAYS, now_s())?
+            .path;
         // Both lock the folder.
         drop(realm);
         let server =
@@ -86,7 +91,61 @@ impl Keys {
         if path.exists() {
             return Ok(path);
         }
-        Ok(realm.enrol(role, name, 1, now_s())?.path)
+        Ok(realm.enrol(role, name, CREDS_DAYS, now_s())?.path)
+    }
+
+    /// Makes somebody's credentials void on a server.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn revoke(&self, url: &str, role: Role, name: &str) -> Result<()> {
+        self.realm()?.revoke(role, name, now_s())?;
+        self.push(url, None).await
+    }
+
+    /// Puts in force on a server what the realm says; with a client's certificate where the server
+    /// asks for one.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn push(&self, url: &str, client: Option<&Certificate>) -> Result<()> {
+        let servers = Servers {
+            url: url.to_owned(),
+            tls: Tls {
+                ca: self.ca(),
+                identity: client.map(|own| (own.certificate.clone(), own.key.clone())),
+            },
+        };
+        push(&mut self.realm()?, &servers, now_s()).await?;
+        Ok(())
+    }
+
+    /// Makes the servers' certificate anew, as if it were `now_s`; they show it when they read
+    /// their files again.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn renew_server(&self, days: u32, now_s: i64) -> Result<Certificate> {
+        let hosts = HOSTS.map(str::to_owned);
+        Ok(certificate::server(self.dir(), &hosts, days, now_s)?)
+    }
+
+    /// A shipped configuration with which servers ask clients for a certificate, as `common.conf`
+    /// says how; whoever signs `client` signs all of them.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn mutual(&self, client: &Certificate) -> Result<PathBuf> {
+        let text = fs::read_to_string(shipped_conf("common"))?.replacen(
+            "    handshake_first: true\n",
+            &format!(
+                "    handshake_first: true\n    ca_file: {}\n    verify: true\n",
+                quoted(&client.ca)
+            ),
+            1,
+        );
+        fs::write(self.conf("common"), text).context("write common.conf")?;
+        Ok(self.conf("single"))
     }
 
     /// The authority that vouches for the servers.
@@ -160,7 +219,7 @@ async fn connect(access: &Access) -> Result<async_nats::Client> {
     options
         .connect(access.servers()?)
         .await
-        .map_err(|e| anyhow::anyhow!(access.in_words(&e)))
+        .map_err(|e| anyhow::anyhow!(access.trouble(&e).to_string()))
 }
 
 /// The server parses the value of a variable like a piece of its file.

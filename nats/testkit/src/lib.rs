@@ -19,7 +19,7 @@ mod proxy;
 mod wait;
 
 pub use cluster::Cluster;
-pub use ev_enrol::Role;
+pub use ev_enrol::{Role, certificate};
 pub use keys::Keys;
 pub use nats::NatsServer;
 pub use ports::free_port;

@@ -73,6 +73,40 @@ impl NatsServer {
         }
     }
 
+    /// Like [`NatsServer::start_with_conf`] for one that may let nobody in, the testkit neither:
+    /// returns when it is ready by its own word.
+    ///
+    /// # Errors
+    /// When no usable nats-server is found or it does not come up.
+    pub async fn start_unseen(keys: &Keys, conf: &Path) -> Result<Self> {
+        let mut server = Self::spawn(conf, None, keys)?;
+        server
+            .process
+            .wait_for_log("Server is ready", PATIENCE)
+            .await?;
+        Ok(server)
+    }
+
+    /// SIGHUP: it reads its files anew, certificates among them. Returns when it has.
+    ///
+    /// # Errors
+    /// When it does not run, or does not say so.
+    pub async fn reload(&mut self) -> Result<()> {
+        const DONE: &str = "Reloaded server configuration";
+        let count = |log: &str| log.matches(DONE).count();
+        let before = count(&self.log());
+        self.process.hang_up()?;
+        wait_for(
+            "nats-server has read its files anew",
+            PATIENCE,
+            async || {
+                ensure!(count(&self.log()) > before, "it does not say so");
+                Ok(())
+            },
+        )
+        .await
+    }
+
     /// Starts the process and does not wait for it.
     pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>, keys: &Keys) -> Result<Self> {
         let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;

@@ -223,6 +223,15 @@ impl Process {
         Ok(())
     }
 
+    /// SIGHUP: asks it to read its files anew.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn hang_up(&mut self) -> Result<()> {
+        self.signal(Signal::HUP)?;
+        Ok(())
+    }
+
     /// SIGTERM: asks it to end in order; a frozen one is thawed to hear it.
     /// [`Process::wait`] tells when it has ended.
     ///

@@ -3,11 +3,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-
-/// The oldest nats-server whose behaviour the ledger's rules were checked
-/// against.
-const NATS_SERVER_MIN: (u32, u32, u32) = (2, 15, 1);
+use anyhow::{Context, Result, ensure};
+use ev_client::{SERVER_MIN, Version};
 
 const BUILD_LINE: &str = "cargo build --workspace --bins";
 const CRASH_BUILD_LINE: &str = "ops/dev test --only tests -- -p ev-e2e killed_at";
@@ -101,44 +98,17 @@ fn check_version(program: &Path) -> Result<()> {
         .output()
         .with_context(|| format!("run {} --version", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = parse_version(&text)
-        .with_context(|| format!("{} --version said {:?}", program.display(), text.trim()))?;
-    if version < NATS_SERVER_MIN {
-        let (major, minor, patch) = NATS_SERVER_MIN;
-        bail!(
-            "{} is {}, and {major}.{minor}.{patch} or newer is needed",
-            program.display(),
-            text.trim()
-        );
-    }
-    Ok(())
-}
-
-/// Reads the numbers out of `nats-server: v2.15.1`, or of `v2.16.0-RC.1`.
-fn parse_version(text: &str) -> Result<(u32, u32, u32)> {
+    // `nats-server: v2.15.1`
     let version = text
         .trim()
         .rsplit_once('v')
-        .map(|(_, version)| version)
-        .ok_or_else(|| anyhow!("no version in it"))?;
-    let numbers = version.split('-').next().unwrap_or(version);
-    let mut parts = numbers.split('.').map(str::parse::<u32>);
-    match (parts.next(), parts.next(), parts.next()) {
-        (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => Ok((major, minor, patch)),
-        _ => bail!("{version:?} is not a version"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_version;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        let of = |text| parse_version(text).expect("a version");
-        assert_eq!(of("nats-server: v2.15.1\n"), (2, 15, 1));
-        assert_eq!(of("nats-server: v2.16.0-RC.1"), (2, 16, 0));
-        assert!(of("nats-server: v2.9.25") < of("nats-server: v2.15.1"));
-        assert!(parse_version("nats-server").is_err());
-    }
+        .and_then(|(_, version)| Version::parse(version))
+        .with_context(|| format!("{} --version said {:?}", program.display(), text.trim()))?;
+    ensure!(
+        version >= SERVER_MIN,
+        "{} is {}, and {SERVER_MIN} or newer is needed",
+        program.display(),
+        text.trim()
+    );
+    Ok(())
 }

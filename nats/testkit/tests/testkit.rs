@@ -96,7 +96,7 @@ async fn nobody_gets_in_without_a_credential_or_in_the_clear() -> Result<()> {
         (stranger, "authorization violation"),
         (late, "it expired at 2001-09-09"),
     ] {
-        let why = access.why_not().await.context("it was let in")?;
+        let why = access.why_not().await.context("it was let in")?.to_string();
         assert!(why.contains(said), "{why}");
     }
     Ok(())
@@ -112,38 +112,11 @@ async fn a_server_that_asks_for_a_certificate_wants_one_of_the_clients_authority
     )?;
     let own = certificate::client(keys.dir(), "alice", 1, now_s)?;
     let servers = certificate::server(keys.dir(), &["elsewhere".into()], 1, now_s)?;
-    // As common.conf says how.
-    let common = keys.conf("common");
-    let text = std::fs::read_to_string(&common)?.replacen(
-        "    handshake_first: true\n",
-        &format!(
-            "    handshake_first: true\n    ca_file: \"{}\"\n    verify: true\n",
-            own.ca.display()
-        ),
-        1,
-    );
-    std::fs::write(&common, text)?;
-    // It asks the testkit as well, so that its process is started alone.
-    let port = ev_testkit::free_port();
-    let store = tempfile::tempdir()?;
-    let mut process = Process::program("nats-server", nats_server_program()?)
-        .arg("-c")
-        .arg(keys.conf("single"))
-        .args(["--addr", "127.0.0.1", "--http_port", "-1", "--port"])
-        .arg(port.to_string())
-        .env("EV_NATS_STORE", format!("\"{}\"", store.path().display()))
-        .env(
-            "EV_NATS_ACCOUNTS",
-            format!("\"{}/a\"", store.path().display()),
-        );
-    for (key, value) in keys.env() {
-        process = process.env(key, value);
-    }
-    let mut process = process.spawn()?;
-    process.wait_for_log("Server is ready", PATIENCE).await?;
-    let url = format!("nats://127.0.0.1:{port}");
+    // It asks the testkit as well.
+    let server = NatsServer::start_unseen(&keys, &keys.mutual(&own)?).await?;
+    let url = server.url();
     let mut access = keys.access(&url, Role::Driver, "alice")?;
-    let why = access.why_not().await.context("it was let in")?;
+    let why = access.why_not().await.context("it was let in")?.to_string();
     assert!(why.contains("asks for a client's certificate"), "{why}");
     access.tls.identity = Some((own.certificate, own.key));
     assert_eq!(access.why_not().await, None);

@@ -671,11 +671,13 @@ fn charge_point() -> Vec<Case> {
         version: "0.1.0".into(),
         spool_depth: 3,
         health: vec![Code::StorageFailed.to_string()],
+        access_expires_at: Some(T),
         connectors: vec![connector_beat()],
     };
     let hb_min = Heartbeat {
         clock_offset_ms: None,
         health: vec![],
+        access_expires_at: None,
         connectors: vec![],
         ..hb.clone()
     };
@@ -1063,6 +1065,7 @@ fn charge_point_view() -> ChargePointView {
         spool_depth: Some(3),
         clock_offset_ms: Some(-12),
         health: vec![Code::StorageFailed.to_string()],
+        access_expires_at: Some(T),
         epoch: Some("e-7f3a".into()),
         next_record: 8,
         quarantined: 1,
@@ -1081,6 +1084,7 @@ fn charge_point_view_min() -> ChargePointView {
         spool_depth: None,
         clock_offset_ms: None,
         health: vec![],
+        access_expires_at: None,
         epoch: None,
         next_record: 0,
         quarantined: 0,

@@ -13,6 +13,7 @@ mod local;
 mod operators;
 mod races;
 mod records;
+mod renewal;
 mod storms;
 
 use anyhow::{Result, ensure};

@@ -424,6 +424,7 @@ impl Cabinet {
             version: env!("CARGO_PKG_VERSION").into(),
             spool_depth: self.spool.len() as u64,
             health: Vec::new(),
+            access_expires_at: None,
             connectors: vec![ConnectorBeat {
                 connector: CONNECTOR,
                 state: match self.open {

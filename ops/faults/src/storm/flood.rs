@@ -277,6 +277,7 @@ fn heartbeat() -> Heartbeat {
         version: "wild".into(),
         spool_depth: 0,
         health: Vec::new(),
+        access_expires_at: None,
         connectors: Vec::new(),
     }
 }

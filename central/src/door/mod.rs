@@ -205,7 +205,11 @@ impl Counter {
                     match ended {
                         Ok(Ok(())) => self.table.sweep_ends(),
                         // What it would have shown is shown by the next one.
-                        Ok(Err(_)) | Err(_) => self.is_sweep_due = true,
+                        Ok(Err(error)) => {
+                            tracing::warn!(error = %format!("{error:#}"), "not all connections are known");
+                            self.is_sweep_due = true;
+                        }
+                        Err(_) => self.is_sweep_due = true,
                     }
                 }
                 Ok(()) = link.changed() => {

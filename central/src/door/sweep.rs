@@ -21,15 +21,15 @@ const PAGE_WAIT: Duration = Duration::from_secs(5);
 /// Servers that are listened to. A cluster of ours has three.
 const SERVERS_MAX: usize = 64;
 
-/// Shows every connection of every server, page by page; an error says what did not answer.
+/// Shows every connection of every server, page by page, some of them twice.
 ///
 /// # Errors
-/// When nobody could be asked.
+/// When nobody could be asked, or a server has not shown all.
 pub async fn sweep(client: Client, pages: mpsc::Sender<Page>) -> anyhow::Result<()> {
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await?;
     let ask = |offset: usize| -> bytes::Bytes {
-        json!({"auth": true, "limit": PAGE_ROWS, "offset": offset})
+        json!({"auth": true, "sort": "cid", "limit": PAGE_ROWS, "offset": offset})
             .to_string()
             .into()
     };
@@ -50,18 +50,17 @@ pub async fn sweep(client: Client, pages: mpsc::Sender<Page>) -> anyhow::Result<
     }
     for (server, total) in more {
         let subject = format!("$SYS.REQ.SERVER.{server}.CONNZ");
-        for page in 1..total.div_ceil(PAGE_ROWS).min(PAGES_MAX) {
+        // From the end: they are sorted by number, so that one that ends moves others to a page
+        // that is still to be read, and one that begins is beyond those that were.
+        for page in (0..total.div_ceil(PAGE_ROWS).min(PAGES_MAX)).rev() {
             let asked = client.request(subject.clone(), ask(page * PAGE_ROWS));
             let Ok(Ok(answer)) = timeout(PAGE_WAIT, asked).await else {
-                tracing::warn!(server, page, "a server does not say who is connected");
-                break;
+                anyhow::bail!("server {server} does not say who is connected");
             };
-            let Some(page) = Page::read(&answer.payload) else {
-                break;
-            };
-            let is_last = page.data.connections.is_empty();
-            if pages.send(page).await.is_err() || is_last {
-                break;
+            if let Some(page) = Page::read(&answer.payload)
+                && pages.send(page).await.is_err()
+            {
+                return Ok(());
             }
         }
     }

@@ -20,8 +20,8 @@ const KICK_AGAIN: Duration = Duration::from_secs(2);
 const LOOK_MAX: usize = 64;
 /// Credentials beyond their limit that are looked at again at once.
 const OVER_LOOK_MAX: usize = 256;
-/// A connection that so many sweeps in a row did not show is gone. Not one: while pages of a
-/// listing are read, a connection that ends moves others to a page that was read before.
+/// A connection that so many sweeps in a row did not show is gone. Not one: a server may have been
+/// too busy to answer in time.
 const SWEEPS_MISSED: u32 = 2;
 
 /// Where a connection is.

@@ -61,6 +61,8 @@ pub struct Link {
     pub connected: bool,
     /// What the server last denied.
     pub denied: Option<Denied>,
+    /// Why the server does not take us, or not for long.
+    pub refused: Option<String>,
 }
 
 /// A connection to central's NATS.
@@ -183,6 +185,7 @@ impl Client {
             let (link_tx, link) = watch::channel(Link {
                 connected: true,
                 denied: None,
+                refused: None,
             });
             let (options, _) = access
                 .options(PAUSES, move |event| {
@@ -340,6 +343,9 @@ impl Client {
                 }
                 changed = link.changed(), if link_lives => {
                     link_lives = changed.is_ok();
+                    if let Some(why) = &link.borrow().refused {
+                        last = Some(why.clone());
+                    }
                     let denied = changed.is_ok().then(|| link.borrow_and_update().denied.clone()).flatten();
                     match denied {
                         Some(denied) if denied.operation == Operation::Publish && denied.subject == subject => {
@@ -378,7 +384,8 @@ fn note(link: &watch::Sender<Link>, event: LinkEvent) {
         LinkEvent::Up => link.send_modify(|l| l.connected = true),
         LinkEvent::Down => link.send_modify(|l| l.connected = false),
         LinkEvent::Denied(denied) => link.send_modify(|l| l.denied = Some(denied)),
-        LinkEvent::Refused(_) | LinkEvent::Failed(_) | LinkEvent::Slow | LinkEvent::Other(_) => {}
+        LinkEvent::Refused(why) => link.send_modify(|l| l.refused = Some(why)),
+        LinkEvent::Failed(_) | LinkEvent::Slow | LinkEvent::Other(_) => {}
     }
 }
 
@@ -388,7 +395,8 @@ fn gave_up(attempts: u32, unheard: u32, last: Option<String>, url: &str) -> NoAn
     } else if attempts > 0 {
         NoAnswer::Nobody(format!("central is not there (nobody listens at {url})"))
     } else {
-        NoAnswer::Nobody(format!("the connection to {url} is lost"))
+        let why = last.map_or_else(String::new, |why| format!(": {why}"));
+        NoAnswer::Nobody(format!("the connection to {url} is lost{why}"))
     }
 }
 

@@ -442,3 +442,34 @@ async fn of_several_replicas_on_several_servers_one_writes_each_event_down() -> 
     })
     .await
 }
+
+/// The server closes it without a word, and the program would come back for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_again_and_again_beyond_the_limit_is_told_so() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let watch = Watch::start(&server, "central-1").await?;
+    let alice = server.keys().access(&server.url(), Role::Driver, "alice")?;
+    let _first = many(&alice, LIMIT).await?;
+    watch.counts(Role::Driver, LIMIT).await?;
+    let (to, mut events) = mpsc::unbounded_channel();
+    let (options, _) = alice.options(Pauses::default(), move |event| {
+        let _ = to.send(event);
+        std::future::ready(())
+    })?;
+    let _more = options
+        .retry_on_initial_connect()
+        .connect(alice.servers()?)
+        .await?;
+    let told = timeout(PATIENCE, async {
+        loop {
+            if let Some(LinkEvent::Refused(words)) = events.recv().await {
+                return words;
+            }
+        }
+    })
+    .await?;
+    assert!(told.contains("soon closes the connection"), "{told}");
+    assert!(told.contains("alice.creds"), "{told}");
+    watch.entry("kicked", "8 may be open").await?;
+    Ok(())
+}

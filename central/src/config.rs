@@ -7,11 +7,11 @@ use std::{
 };
 
 use central_core::{decide::Settings, ripe::Keep};
-use ev_client::{Access, AccessError, Tls};
+use ev_client::{Access, AccessError, Credential, Tls};
 use ev_contract::ids::ReplicaId;
 use serde::Deserialize;
 
-use crate::admission::Limits;
+use crate::{admission::Limits, door::ConnectionLimits};
 
 /// What `central.toml` says.
 #[derive(Debug, Clone, Deserialize)]
@@ -67,8 +67,15 @@ pub struct Config {
     /// What one driver, operator or charge point may ask.
     #[serde(default)]
     pub limits: Limits,
+    /// The credentials file with which this replica watches who connects. Without it nobody does.
+    pub doorkeeper_credentials: Option<PathBuf>,
+    /// Connections that one credential may have open.
+    #[serde(default)]
+    pub connections: ConnectionLimits,
 }
 
+/// What an account may have on a server: as good as no limit.
+const CONNECTIONS_MAX: usize = 9_500;
 /// Above what any replica can answer: as good as no limit.
 const RATE_MAX: u32 = 1_000_000;
 
@@ -147,10 +154,20 @@ impl Config {
             .access()
             .and_then(|access| access.check("central", config.replica.as_str()).map(drop))
             .map_err(|e| ConfigError::Value {
-                path: shown,
+                path: shown.clone(),
                 key: e.key(),
                 why: e.to_string(),
             })?;
+        if let Some(path) = &config.doorkeeper_credentials {
+            Credential::read(path)
+                .map_err(AccessError::from)
+                .and_then(|c| c.check(path, "doorkeeper", config.replica.as_str()))
+                .map_err(|e| ConfigError::Value {
+                    path: shown,
+                    key: "doorkeeper_credentials",
+                    why: e.to_string(),
+                })?;
+        }
         Ok(config)
     }
 
@@ -164,6 +181,20 @@ impl Config {
             credentials: self.credentials.clone(),
             tls: Tls::new(self.ca.clone(), self.certificate.clone(), self.key.clone())?,
         })
+    }
+
+    /// What opens nats-server to watch who connects; none where nobody is to.
+    ///
+    /// # Errors
+    /// [`AccessError::Half`].
+    pub fn door_access(&self) -> Result<Option<Access>, AccessError> {
+        let Some(credentials) = self.doorkeeper_credentials.clone() else {
+            return Ok(None);
+        };
+        Ok(Some(Access {
+            credentials,
+            ..self.access()?
+        }))
     }
 
     /// Checks a text; `path` is for messages.
@@ -234,6 +265,11 @@ impl Config {
                 ));
             }
         }
+        for (key, limit) in config.connections.named() {
+            if !(1..=CONNECTIONS_MAX).contains(&limit) {
+                return Err(wrong(key, "give 1 to 9500"));
+            }
+        }
         Ok(config)
     }
 
@@ -295,6 +331,8 @@ mod tests {
                 "limits.driver_stops",
             ),
             ("[limits]\nguests = { per_s = 1, burst = 1 }", "guests"),
+            ("[connections]\ndriver = 0", "connections.driver"),
+            ("[connections]\nguests = 1", "guests"),
         ] {
             let error = Config::parse(&format!("{BASE}{extra}\n"), "central.toml").unwrap_err();
             let text = error.to_string();

@@ -5,6 +5,7 @@
 //! - [`border`]: from bytes to questions
 //! - [`admission`], [`held`]: how much of them
 //! - [`audit`]: who did what
+//! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams
 //! - [`orders`]: commands to charge points
@@ -16,6 +17,7 @@ pub mod admission;
 pub mod audit;
 pub mod border;
 pub mod config;
+pub mod door;
 pub mod engine;
 pub mod health;
 pub mod heard;
@@ -197,6 +199,7 @@ async fn serve(
         out.clone(),
         Arc::clone(&metrics),
     );
+    let mut watching = watch_the_door(&config, &audit, &metrics).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         config.limits.clone(),
@@ -216,6 +219,8 @@ async fn serve(
         .await;
     reader.abort();
     subscribed.abort();
+    // It holds the audit open.
+    watching.shutdown().await;
     // Replies that the engine gave at the end are still on their way, some to the audit first.
     let ended = async {
         let _ = auditing.await;
@@ -240,6 +245,30 @@ async fn remind(mut terms: Terms, metrics: Arc<Metrics>) {
             tracing::warn!("{warning}");
         }
     }
+}
+
+/// Watches who connects, where there is a credential for it.
+async fn watch_the_door(
+    config: &Config,
+    audit: &Audit,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<JoinSet<()>> {
+    let Some(access) = config.door_access()? else {
+        tracing::warn!(
+            "nobody watches who connects to nats-server: give doorkeeper_credentials, which \
+             `central enrol doorkeeper {}` writes",
+            config.replica
+        );
+        return Ok(JoinSet::new());
+    };
+    door::start(
+        &access,
+        config.replica.as_str(),
+        config.connections,
+        audit.clone(),
+        Arc::clone(metrics),
+    )
+    .await
 }
 
 /// Messages that the client library keeps for the task that takes them; it drops what is beyond.

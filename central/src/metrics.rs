@@ -7,6 +7,7 @@ use ev_contract::{
     connector::Phase,
     v1::{AuditKind, Reach},
 };
+use ev_enrol::Role;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -45,6 +46,11 @@ pub struct Metrics {
     audit_bytes: IntGauge,
     expires_at_seconds: IntGaugeVec,
     charge_points_expiring: IntGaugeVec,
+    connections: IntGaugeVec,
+    connections_watched: IntGauge,
+    connections_refused: IntCounterVec,
+    connections_closed: IntCounterVec,
+    connections_kicked: IntCounter,
 }
 
 fn seconds(name: &str, help: &str) -> HistogramOpts {
@@ -192,7 +198,7 @@ impl Metrics {
             audit_entries: register!(IntCounterVec::new(
                 Opts::new(
                     "ev_audit_entries_total",
-                    "Entries for the audit, by who acted (`op`, `driver`, `cp`) and result: `written`, `failed` (not known to be on disk; an operator was told `outcome_unknown`), `dropped` (too many at once)."
+                    "Entries for the audit, by who acted (`op`, `driver`, `cp`, `connection`) and result: `written`, `failed` (not known to be on disk; an operator was told `outcome_unknown`), `dropped` (too many at once)."
                 ),
                 &["kind", "result"]
             )),
@@ -213,6 +219,35 @@ impl Metrics {
                     "Charge points whose credential, certificate or authority ends within so many days or has ended, by their last heartbeat."
                 ),
                 &["within"]
+            )),
+            connections: register!(IntGaugeVec::new(
+                Opts::new(
+                    "ev_connections",
+                    "Connections to all servers by the credential's role; each replica counts all."
+                ),
+                &["role"]
+            )),
+            connections_watched: register!(IntGauge::new(
+                "ev_connections_watched",
+                "1 while this replica hears who connects to nats-server."
+            )),
+            connections_refused: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_connections_refused_total",
+                    "Connections that nats-server did not let in, by reason: `expired`, `revoked`, `signature` (forged, or shown without its key), `unknown` (no credential, or one that nobody here has signed). Each is counted by one replica."
+                ),
+                &["reason"]
+            )),
+            connections_closed: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_connections_closed_total",
+                    "Connections that ended, by reason: `left`, `stale` (no answer to pings), `slow` (took too little), `revoked`, `expired`, `limit`, `violation`, `kicked`, `server_ended`, `other`. Each is counted by one replica."
+                ),
+                &["reason"]
+            )),
+            connections_kicked: register!(IntCounter::new(
+                "ev_connections_kicked_total",
+                "Connections that were closed since their credential had too many. Each is counted by one replica."
             )),
             registry: registry.clone(),
         };
@@ -398,6 +433,35 @@ impl Metrics {
                 .with_label_values(&[label])
                 .set(i64::try_from(count_within_days(*days)).unwrap_or(i64::MAX));
         }
+    }
+
+    /// How many connections there are of each role.
+    pub fn connections(&self, counts: impl Iterator<Item = (Role, usize)>) {
+        for (role, count) in counts {
+            self.connections
+                .with_label_values(&[role.as_str()])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Whether it is heard who connects.
+    pub fn connections_watched(&self, yes: bool) {
+        self.connections_watched.set(yes.into());
+    }
+
+    /// A connection was refused by the server.
+    pub fn connection_refused(&self, reason: &str) {
+        self.connections_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// A connection has ended.
+    pub fn connection_closed(&self, reason: &str) {
+        self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    /// A connection was closed since there were too many.
+    pub fn connection_kicked(&self) {
+        self.connections_kicked.inc();
     }
 
     /// Something on the ledger's subject is no frame.

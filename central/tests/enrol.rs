@@ -55,6 +55,7 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         &["driver", "alice", "--days", "7"],
         &["operator", "olga"],
         &["maintainer", "mona"],
+        &["doorkeeper", "central-a"],
     ] {
         let output = enrol(&keys, args)?;
         assert!(output.status.success(), "{args:?}: {}", text(&output));
@@ -67,6 +68,7 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         ("operator", "olga"),
         ("maintainer", "mona"),
         ("enrol", "enrol"),
+        ("doorkeeper", "central-a"),
     ] {
         let credential = Credential::read(&keys.join(format!("creds/{role}/{name}.creds")))?;
         assert_eq!((credential.name(), credential.role()), (name, Some(role)));
@@ -111,6 +113,7 @@ fn a_name_that_is_none_is_refused_before_anything_is_signed() -> Result<()> {
             "driver",
             "operator",
             "maintainer",
+            "doorkeeper",
         ] {
             let output = enrol(dir.path(), &[role, "--", name])?;
             assert_eq!(output.status.code(), Some(1), "{role} {name:?}");

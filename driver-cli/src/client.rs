@@ -62,7 +62,7 @@ pub struct Link {
     pub connected: bool,
     /// What the server last denied.
     pub denied: Option<Denied>,
-    /// Why the server does not let us in, since it last did.
+    /// Why the server does not take us, or not for long.
     pub refused: Option<String>,
 }
 
@@ -357,6 +357,9 @@ impl Client {
                 }
                 changed = link.changed(), if link_lives => {
                     link_lives = changed.is_ok();
+                    if let Some(why) = &link.borrow().refused {
+                        tried.last = Some(why.clone());
+                    }
                     let denied = changed.is_ok().then(|| link.borrow_and_update().denied.clone()).flatten();
                     match denied {
                         Some(denied) if denied.operation == Operation::Publish && denied.subject == subject => {
@@ -430,7 +433,10 @@ impl Tried {
             (None, None) if self.attempts > 0 => {
                 NoAnswer::Nobody(format!("central is not there (nobody listens at {url})"))
             }
-            (None, None) => NoAnswer::Nobody(format!("the connection to {url} is lost")),
+            (None, None) => {
+                let why = self.last.map_or_else(String::new, |why| format!(": {why}"));
+                NoAnswer::Nobody(format!("the connection to {url} is lost{why}"))
+            }
         }
     }
 }

@@ -52,6 +52,8 @@ enum Verb {
     Operator(Somebody),
     /// Enrol somebody who repairs streams by hand: can destroy the ledger.
     Maintainer(Somebody),
+    /// Enrol the eyes of a replica of central at the door: sees who connects, closes connections.
+    Doorkeeper(Somebody),
     /// Say who has which credential, and until when.
     List {
         /// Only this role.
@@ -217,6 +219,7 @@ fn act(args: &Args) -> Result<(), Failure> {
         Verb::Driver(who) => enrol(&mut open()?, Role::Driver, who, now_s)?,
         Verb::Operator(who) => enrol(&mut open()?, Role::Operator, who, now_s)?,
         Verb::Maintainer(who) => enrol(&mut open()?, Role::Maintainer, who, now_s)?,
+        Verb::Doorkeeper(who) => enrol(&mut open()?, Role::Doorkeeper, who, now_s)?,
         Verb::List { role, all } => list(open()?.issued(), *role, *all, now_s),
         Verb::Revoke {
             role,

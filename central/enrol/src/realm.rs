@@ -351,8 +351,11 @@ impl Realm {
     ) -> Result<Enrolled, RealmError> {
         role.check_name(name)?;
         let key_path = role_key_path(&self.dir, role);
+        if !self.state.role_keys.contains_key(&role) {
+            self.make_role(role, now_s)?;
+        }
         let role_key = read_seed(&key_path)?;
-        if self.state.role_keys[&role] != role_key.public_key() {
+        if self.state.role_keys.get(&role) != Some(&role_key.public_key()) {
             return Err(RealmError::Content {
                 path: key_path.display().to_string(),
                 why: "it is not the role's present key".into(),
@@ -393,6 +396,17 @@ impl Realm {
             ),
         )?;
         Ok(Enrolled { path, expires_at_s })
+    }
+
+    /// Makes the signing key of a role that there was not when these keys were made. Its credentials
+    /// open nothing before that is pushed, or a server starts with the new `auth.conf`.
+    fn make_role(&mut self, role: Role, now_s: i64) -> Result<(), RealmError> {
+        let key = KeyPair::new_account();
+        write_seed(&role_key_path(&self.dir, role), &key)?;
+        self.state.role_keys.insert(role, key.public_key());
+        self.save()?;
+        self.sign_accounts(now_s)?;
+        Ok(())
     }
 
     /// Makes all credentials of somebody void, and removes the file. In force once pushed.

@@ -64,7 +64,8 @@ impl Account {
             Self::Core => 80,
             Self::Edge | Self::Drivers => 9_500,
             Self::Operators => 500,
-            Self::Sys => 16,
+            // A doorkeeper per central and its replacement, and some at enrolling.
+            Self::Sys => 32,
         }
     }
 
@@ -152,6 +153,8 @@ pub enum Role {
     Maintainer,
     /// Puts accounts in force on running servers; used by `central enrol` itself.
     Enrol,
+    /// Hears who connects, and closes connections: central's second pair of eyes.
+    Doorkeeper,
 }
 
 /// What a role may do. `{{name()}}` stands for the credential's name.
@@ -179,13 +182,14 @@ const PAYLOAD_SERVER_MAX: usize = 1024 * 1024;
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Central,
         Self::ChargePoint,
         Self::Driver,
         Self::Operator,
         Self::Maintainer,
         Self::Enrol,
+        Self::Doorkeeper,
     ];
 
     /// Its name on the command line and in file names.
@@ -198,6 +202,7 @@ impl Role {
             Self::Operator => "operator",
             Self::Maintainer => "maintainer",
             Self::Enrol => "enrol",
+            Self::Doorkeeper => "doorkeeper",
         }
     }
 
@@ -209,7 +214,7 @@ impl Role {
             Self::ChargePoint => Account::Edge,
             Self::Driver => Account::Drivers,
             Self::Operator => Account::Operators,
-            Self::Enrol => Account::Sys,
+            Self::Enrol | Self::Doorkeeper => Account::Sys,
         }
     }
 
@@ -218,7 +223,7 @@ impl Role {
     #[must_use]
     pub const fn days(self) -> u32 {
         match self {
-            Self::Central | Self::ChargePoint | Self::Enrol => 365,
+            Self::Central | Self::ChargePoint | Self::Enrol | Self::Doorkeeper => 365,
             Self::Driver => 90,
             Self::Operator => 30,
             Self::Maintainer => 1,
@@ -232,7 +237,7 @@ impl Role {
     /// [`InvalidId`].
     pub fn check_name(self, name: &str) -> Result<(), InvalidId> {
         match self {
-            Self::Central => ReplicaId::from_str(name).map(drop),
+            Self::Central | Self::Doorkeeper => ReplicaId::from_str(name).map(drop),
             Self::ChargePoint => CpId::from_str(name).map(drop),
             Self::Driver => DriverId::from_str(name).map(drop),
             Self::Operator | Self::Maintainer | Self::Enrol => OperatorId::from_str(name).map(drop),
@@ -301,6 +306,28 @@ impl Role {
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
                 subscriptions_max: 8,
+            },
+            Self::Doorkeeper => Grants {
+                publish: vec![
+                    "$SYS.REQ.SERVER.*.KICK".into(),
+                    // Who is connected, of one server or, with PING, of all.
+                    "$SYS.REQ.SERVER.*.CONNZ".into(),
+                    // Accounts as the servers go by them: whose signature counts, who is revoked.
+                    "$SYS.REQ.CLAIMS.LIST".into(),
+                    "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP".into(),
+                ],
+                subscribe: vec![
+                    "$SYS.ACCOUNT.*.CONNECT".into(),
+                    "$SYS.ACCOUNT.*.DISCONNECT".into(),
+                    "$SYS.SERVER.*.CLIENT.AUTH.ERR".into(),
+                    // Which servers there are.
+                    "$SYS.SERVER.*.STATSZ".into(),
+                    "$SYS.SERVER.*.SHUTDOWN".into(),
+                    inbox,
+                ],
+                answers: false,
+                payload_max: REQUEST_BYTES_MAX,
+                subscriptions_max: 16,
             },
         }
     }

@@ -481,3 +481,26 @@ fn a_change_of_authority_that_broke_off_is_undone_by_forgetting() -> Result<()> 
     assert_eq!(std::fs::read(keys.ca())?, certificate);
     Ok(())
 }
+
+/// Keys that were made before there was a role have no key for it.
+#[tokio::test]
+async fn a_role_that_is_new_gets_its_key_with_its_first_credential() -> Result<()> {
+    let keys = Keys::new()?;
+    let server = NatsServer::start_with_keys(&keys).await?;
+    let url = server.url();
+    let path = keys.dir().join("realm.json");
+    let mut realm: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+    let known = realm["role_keys"]
+        .as_object_mut()
+        .map(|r| r.remove("doorkeeper"));
+    assert!(known.flatten().is_some());
+    std::fs::write(&path, realm.to_string())?;
+    std::fs::remove_file(keys.dir().join("roles/doorkeeper.nk"))?;
+    push_to(&mut keys.realm()?, &url).await?;
+
+    let creds = keys.creds(Role::Doorkeeper, "central-1")?;
+    assert!(is_refused(&url, &keys, &creds).await?);
+    push_to(&mut keys.realm()?, &url).await?;
+    Raw::connect(&url, &creds).await?;
+    Ok(())
+}

@@ -4,18 +4,19 @@
 mod support;
 
 use anyhow::{Result, ensure};
-use ev_enrol::Role::{self, Central, ChargePoint, Driver, Enrol, Maintainer, Operator};
+use ev_enrol::Role::{self, Central, ChargePoint, Doorkeeper, Driver, Enrol, Maintainer, Operator};
 use ev_testkit::{Keys, NatsServer};
 use support::{Raw, SESSION};
 
 /// Everybody, with the name that the rows speak of.
-const ACTORS: [(Role, &str); 6] = [
+const ACTORS: [(Role, &str); 7] = [
     (Central, "central-a"),
     (ChargePoint, "CP-001"),
     (Driver, "alice"),
     (Operator, "olga"),
     (Maintainer, "mona"),
     (Enrol, "enrol"),
+    (Doorkeeper, "door-a"),
 ];
 
 /// Who may publish to a subject, and who may listen on it; nobody else may. `SESSION` stands for a
@@ -101,9 +102,34 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
     ("$SYS.REQ.SERVER.PING",                    &[Enrol],       &[]),
     ("$SYS.REQ.ACCOUNT.A.INFO",                 &[Enrol],       &[]),
     ("$SYS.REQ.ACCOUNT.A.CONNZ",                &[],            &[]),
+    ("$SYS.REQ.ACCOUNT.A.CLAIMS.LOOKUP",        &[Doorkeeper],  &[]),
+    ("$SYS.REQ.ACCOUNT.A.CLAIMS.UPDATE",        &[],            &[]),
+    ("$SYS.REQ.ACCOUNT.A.CLAIMS.DELETE",        &[],            &[]),
+    ("$SYS.REQ.CLAIMS.LIST",                    &[Doorkeeper],  &[]),
+    ("$SYS.REQ.SERVER.S.KICK",                  &[Doorkeeper],  &[]),
+    ("$SYS.REQ.SERVER.S.CONNZ",                 &[Doorkeeper],  &[]),
+    ("$SYS.REQ.SERVER.PING.CONNZ",              &[Doorkeeper],  &[]),
+    ("$SYS.REQ.SERVER.S.LDM",                   &[],            &[]),
+    ("$SYS.REQ.SERVER.S.RELOAD",                &[],            &[]),
+    ("$SYS.REQ.SERVER.S.SUBSZ",                 &[],            &[]),
+    ("$SYS.REQ.SERVER.S.VARZ",                  &[],            &[]),
+    ("$SYS.REQ.SERVER.PING.SUBSZ",              &[],            &[]),
     ("$SYS.REQ.USER.INFO",                      &[],            &[]),
     ("$SYS.REQ.ACCOUNT.PING.CONNZ",             &[],            &[]),
-    ("$SYS.ACCOUNT.*.CONNECT",                  &[],            &[]),
+    ("$SYS.ACCOUNT.*.CONNECT",                  &[],            &[Doorkeeper]),
+    ("$SYS.ACCOUNT.A.CONNECT",                  &[],            &[Doorkeeper]),
+    ("$SYS.ACCOUNT.*.DISCONNECT",               &[],            &[Doorkeeper]),
+    ("$SYS.ACCOUNT.A.DISCONNECT",               &[],            &[Doorkeeper]),
+    ("$SYS.ACCOUNT.A.SERVER.CONNS",             &[],            &[]),
+    ("$SYS.ACCOUNT.A.CLAIMS.UPDATE",            &[],            &[]),
+    ("$SYS.ACCOUNT.>",                          &[],            &[]),
+    ("$SYS.SERVER.*.CLIENT.AUTH.ERR",           &[],            &[Doorkeeper]),
+    ("$SYS.SERVER.S.CLIENT.AUTH.ERR",           &[],            &[Doorkeeper]),
+    ("$SYS.SERVER.*.STATSZ",                    &[],            &[Doorkeeper]),
+    ("$SYS.SERVER.*.SHUTDOWN",                  &[],            &[Doorkeeper]),
+    ("$SYS.SERVER.>",                           &[],            &[]),
+    ("$SYS.REQ.>",                              &[],            &[]),
+    ("$SYS._INBOX.S.x",                         &[],            &[]),
     ("$SYS.>",                                  &[],            &[]),
     // Inboxes are their owner's.
     ("_INBOX.x",                                &[],            &[]),
@@ -115,6 +141,7 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
     ("_INBOX_olga.x",                           &[],            &[Operator]),
     ("_INBOX_mona.x",                           &[],            &[Maintainer]),
     ("_INBOX_enrol.x",                          &[],            &[Enrol]),
+    ("_INBOX_door-a.x",                         &[],            &[Doorkeeper]),
     ("_INBOX_bob.x",                            &[],            &[]),
     ("_INBOX_alice2.x",                         &[],            &[]),
     // Answers to questions that crossed.

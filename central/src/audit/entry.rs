@@ -187,6 +187,16 @@ pub fn ended(draft: &AuditEntry, replica: &ReplicaId, told: Ending) -> AuditEntr
     entry
 }
 
+/// An entry about a connection, of which nothing but the token is known.
+#[must_use]
+pub fn connection(verb: &str, name: Option<String>, key: Option<&str>) -> AuditEntry {
+    AuditEntry {
+        name,
+        credential: key.filter(|key| is_public_key(key)).map(str::to_owned),
+        ..blank(AuditKind::Connection, verb.to_owned())
+    }
+}
+
 fn blank(kind: AuditKind, verb: String) -> AuditEntry {
     AuditEntry {
         tag: Tag::new(),

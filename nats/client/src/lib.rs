@@ -4,6 +4,7 @@
 mod credential;
 mod link;
 mod look;
+mod loss;
 mod terms;
 mod trouble;
 mod version;
@@ -20,6 +21,7 @@ use std::{
 use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
+use crate::loss::Losses;
 pub use credential::{Credential, CredentialError, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
@@ -216,17 +218,20 @@ impl Access {
         self.tls.check()?;
         let credential = Credential::read(&self.credentials)?;
         let ever_tried = AtomicBool::new(false);
+        let losses = Arc::new(Losses::default());
         let teller = Arc::new(Teller {
             access: self.clone(),
             told,
             asked_at: Mutex::new(None),
+            losses: Arc::clone(&losses),
         });
         let options = self
             .bare(&credential)
             .reconnect_delay_callback(move |attempts| {
                 // Asked before the very first attempt too: nobody need wait then.
                 if ever_tried.swap(true, Ordering::Relaxed) {
-                    pauses.before(attempts)
+                    losses.lost(Instant::now());
+                    pauses.before(attempts) + losses.pause(&pauses)
                 } else {
                     Duration::ZERO
                 }
@@ -249,6 +254,15 @@ impl Access {
             Ok(_) => None,
             Err(e) => Some(self.trouble(&e)),
         }
+    }
+
+    /// The server gives no reason for this either.
+    fn closed_at_once(&self) -> String {
+        format!(
+            "NATS takes {} and soon closes the connection, again and again; perhaps more programs \
+             use it at once than one credential may have connections: end some, or enrol them apart",
+            self.credentials.display()
+        )
     }
 
     /// What every connection needs.
@@ -277,6 +291,7 @@ struct Teller<F> {
     told: F,
     /// When it was last asked why there is no connection.
     asked_at: Mutex<Option<Instant>>,
+    losses: Arc<Losses>,
 }
 
 impl<F, Fut> Teller<F>
@@ -285,7 +300,11 @@ where
     Fut: Future<Output = ()> + Send + Sync + 'static,
 {
     async fn tell(self: Arc<Self>, event: async_nats::Event) {
-        match LinkEvent::read(&event) {
+        let read = LinkEvent::read(&event);
+        if read == Some(LinkEvent::Up) {
+            self.losses.up(Instant::now());
+        }
+        match read {
             None => {}
             Some(LinkEvent::Refused(words)) => {
                 let words = self.access.refusal(&words).to_string();
@@ -301,6 +320,14 @@ where
                 });
             }
             Some(LinkEvent::Failed(_)) => {}
+            Some(LinkEvent::Down) => {
+                (self.told)(LinkEvent::Down).await;
+                // Counted as soon as it is tried again, so that the last one may be missing.
+                if self.losses.short() + 1 >= loss::SHORT_ODD && self.may_ask() {
+                    let words = self.access.closed_at_once();
+                    (self.told)(LinkEvent::Refused(words)).await;
+                }
+            }
             Some(told) => (self.told)(told).await,
         }
     }

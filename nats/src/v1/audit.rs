@@ -22,6 +22,8 @@ wire_enum! {
         Cp = "cp",
         /// Whoever gives out and revokes credentials.
         Enrol = "enrol",
+        /// A connection to NATS, or an attempt at one.
+        Connection = "connection",
     }
 }
 

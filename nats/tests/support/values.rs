@@ -274,8 +274,21 @@ fn audit() -> Vec<Case> {
         Case::of("full", reply),
         Case::of("min", reply_min),
         Case::of("full", entry),
+        Case::of("connection", audit_of_connection(&entry_min)),
         Case::of("min", entry_min),
     ]
+}
+
+fn audit_of_connection(blank: &AuditEntry) -> AuditEntry {
+    AuditEntry {
+        kind: AuditKind::Connection,
+        name: Some("alice".into()),
+        credential: Some("UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4".into()),
+        verb: "closed".into(),
+        outcome: AuditOutcome::Denied,
+        detail: Some("driver, revoked".into()),
+        ..blank.clone()
+    }
 }
 
 fn audit_row() -> AuditRow {

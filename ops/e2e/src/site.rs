@@ -108,10 +108,12 @@ impl Site {
             let name = format!("central-{n}");
             let keys = nats.keys();
             let text = format!(
-                "replica = \"{name}\"\nnats_url = \"{}\"\ncredentials = \"{}\"\nca = \"{}\"\n\
+                "replica = \"{name}\"\nnats_url = \"{}\"\ncredentials = \"{}\"\n\
+                 doorkeeper_credentials = \"{}\"\nca = \"{}\"\n\
                  http_addr = \"127.0.0.1:{port}\"\n{}\n",
                 nats.url(),
                 keys.creds(Role::Central, &name)?.display(),
+                keys.creds(Role::Doorkeeper, &name)?.display(),
                 keys.ca().display(),
                 layout.central_extra
             );

@@ -85,6 +85,16 @@ impl Raw {
     /// Says who it is, and does not wait for what the server thinks of it. The server is known by
     /// the authority of the folder of keys in which `keys` lies.
     pub async fn open(url: &str, keys: &Path, credentials: Option<&Path>) -> Result<Self> {
+        Self::open_with(url, keys, credentials, |_| {}).await
+    }
+
+    /// Like [`Raw::open`], saying something else in CONNECT.
+    pub async fn open_with(
+        url: &str,
+        keys: &Path,
+        credentials: Option<&Path>,
+        forge: impl FnOnce(&mut serde_json::Value),
+    ) -> Result<Self> {
         let address = url.trim_start_matches("nats://");
         let stream = TcpStream::connect(address).await.context("connect")?;
         stream.set_nodelay(true)?;
@@ -115,6 +125,7 @@ impl Raw {
             connect["sig"] = data_encoding::BASE64URL_NOPAD.encode(&signature).into();
             raw.inbox = credential.inbox_prefix();
         }
+        forge(&mut connect);
         raw.send(&format!("CONNECT {connect}\r\n")).await?;
         Ok(raw)
     }

@@ -6,6 +6,7 @@ mod audit;
 mod charging;
 mod clients;
 mod crash_points;
+mod door;
 mod faults;
 mod input;
 mod ledger;

@@ -182,11 +182,13 @@ impl System {
         let port = self.http_ports[n - 1];
         // Short waits, so that what waits ends within the run.
         let text = format!(
-            "replica = \"{name}\"\nnats_url = \"{url}\"\ncredentials = \"{}\"\nca = \"{}\"\n\
+            "replica = \"{name}\"\nnats_url = \"{url}\"\ncredentials = \"{}\"\n\
+             doorkeeper_credentials = \"{}\"\nca = \"{}\"\n\
              http_addr = \"127.0.0.1:{port}\"\n\
              stream_replicas = {replicas}\nsessions_per_driver = 2\nplug_wait_s = 20\n\
              start_deadline_s = 10\nrelease_after_s = 60\nsnapshot_every = {}\n",
             self.keys.creds(Role::Central, &name)?.display(),
+            self.keys.creds(Role::Doorkeeper, &name)?.display(),
             self.keys.ca().display(),
             self.plan.snapshot_every
         );

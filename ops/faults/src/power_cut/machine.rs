@@ -318,6 +318,11 @@ fn build_root(
             0o600,
             keys.creds(Role::Central, "central-1")?,
         ),
+        (
+            "doorkeeper.creds",
+            0o600,
+            keys.creds(Role::Doorkeeper, "central-1")?,
+        ),
     ] {
         archive.file(&format!("/etc/{name}"), mode, &read(&path)?)?;
     }

@@ -71,6 +71,7 @@ pub fn draft(kind: AuditKind, message: &Message) -> AuditEntry {
     let (name, verb) = match Subject::parse(&message.subject) {
         Some(Subject::Driver { driver, verb }) => (Some(driver.to_string()), verb),
         Some(Subject::Operator { operator, verb }) => (Some(operator.to_string()), verb),
+        Some(Subject::Enrolment { by, verb }) => (Some(by.to_string()), verb),
         Some(Subject::Sync { cp }) => (Some(cp.to_string()), "sync".to_owned()),
         Some(Subject::Event { cp }) => (Some(cp.to_string()), "evt".to_owned()),
         Some(Subject::Heartbeat { cp }) => (Some(cp.to_string()), "hb".to_owned()),

@@ -19,7 +19,10 @@ use rcgen::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::realm::{DAY_S, DAYS_MAX, PUBLIC, RealmError, SECRET, failed, lock, make_dir, write};
+use crate::{
+    files::{PUBLIC, SECRET, failed, lock, make_dir, write},
+    realm::{DAY_S, DAYS_MAX, RealmError},
+};
 
 /// How long an authority is good: every client has to be given the next one.
 const CA_DAYS: u32 = 3_650;

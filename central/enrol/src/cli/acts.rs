@@ -114,7 +114,7 @@ fn enrol(args: &Args, role: Role, who: &Somebody) -> Result<(), Failure> {
             .map(|(name, error)| (Whose::of(role, name), error))
             .collect();
         desk.refused(verb, &whose);
-        desk.tell_later(&who.servers);
+        desk.tell_of_refusal(&who.servers);
         return Err(Failure::Names(refused));
     }
     if names.is_empty() {
@@ -282,7 +282,7 @@ fn told_if_refused<T>(
 ) -> Result<T, RealmError> {
     let result = desk.tried(verb, whose, result);
     if result.is_err() {
-        desk.tell_later(servers);
+        desk.tell_of_refusal(servers);
     }
     result
 }

@@ -172,9 +172,18 @@ impl Desk {
         }
     }
 
+    /// Tells of a refusal where that is possible: who was refused is told why, and no more.
+    pub(super) fn tell_of_refusal(&mut self, args: &ServerArgs) {
+        // Kept for the next command.
+        let _ = self.tell(args, BRIEF_WAIT);
+    }
+
     fn tell(&mut self, args: &ServerArgs, wait: Duration) -> Result<(), TellError> {
         if args.no_push {
             return Ok(());
+        }
+        if args.ca.is_none() && !certificate::ca(self.realm.dir()).exists() {
+            return Err(TellError::NoCertificates);
         }
         let servers = self.servers(args)?;
         let told: Told = runtime(&servers)?.block_on(tell(&mut self.realm, &servers, wait))?;

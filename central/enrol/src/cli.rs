@@ -209,8 +209,9 @@ pub fn run(args: &Args) -> ExitCode {
         }
         Failure::Tell(error) => {
             eprintln!(
-                "central enrol: done, but central and its audit have not heard of it: {}\n\
-                 central enrol: it is kept; the next command or `central enrol push` tells them",
+                "central enrol: done, but not told yet: {}\n\
+                 central enrol: it is kept for central and its audit; the next command or `central \
+                 enrol push` tells them",
                 chain(&error)
             );
             ExitCode::from(EXIT_NOT_IN_FORCE)

@@ -1,6 +1,7 @@
 //! Files: whole or not at all, on the disk before anything rests on them, secrets their owner's alone.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -13,6 +14,8 @@ use crate::realm::RealmError;
 
 /// A secret is its owner's alone.
 pub(crate) const SECRET: u32 = 0o600;
+/// From so many files on, all that the file system has to write is waited for at once.
+const MANY: usize = 16;
 /// What nats-server reads is public.
 pub(crate) const PUBLIC: u32 = 0o644;
 
@@ -45,25 +48,44 @@ pub(crate) fn lock(dir: &Path) -> Result<File, RealmError> {
 
 /// Writes a whole file or none: whoever reads it meanwhile sees the former one.
 pub(crate) fn write(path: &Path, mode: u32, text: &str) -> Result<(), RealmError> {
-    write_of_many(path, mode, text)?;
-    sync_dir(path.parent().unwrap_or(path))
+    write_all(&[(path.to_owned(), text.to_owned())], mode)
 }
 
-/// The same for one of many in a folder, which is [synced](sync_dir) after the last.
-pub(crate) fn write_of_many(path: &Path, mode: u32, text: &str) -> Result<(), RealmError> {
-    let half = half_of(path);
-    // One that was left half written may have another mode.
-    let _ = fs::remove_file(&half);
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(mode)
-        .open(&half)
-        .map_err(failed("create", &half))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", &half))?;
-    fs::rename(&half, path).map_err(failed("replace", path))
+/// The same with many files, each whole or not at all. Thousands cost one wait for the disk.
+pub(crate) fn write_all(files: &[(PathBuf, String)], mode: u32) -> Result<(), RealmError> {
+    let mut last = None;
+    for (path, text) in files {
+        let half = half_of(path);
+        // One that was left half written may have another mode.
+        let _ = fs::remove_file(&half);
+        let mut file = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(mode)
+            .open(&half)
+            .map_err(failed("create", &half))?;
+        file.write_all(text.as_bytes())
+            .and_then(|()| {
+                if files.len() < MANY {
+                    file.sync_all()
+                } else {
+                    Ok(())
+                }
+            })
+            .map_err(failed("write", &half))?;
+        last = Some((half, file));
+    }
+    if let Some((half, file)) = last.filter(|_| files.len() >= MANY) {
+        nix::unistd::syncfs(file)
+            .map_err(io::Error::from)
+            .map_err(failed("write", &half))?;
+    }
+    let mut folders = BTreeSet::new();
+    for (path, _) in files {
+        fs::rename(half_of(path), path).map_err(failed("replace", path))?;
+        folders.extend(path.parent());
+    }
+    folders.into_iter().try_for_each(sync_dir)
 }
 
 pub(crate) fn sync_dir(folder: &Path) -> Result<(), RealmError> {

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{SECRET, failed, make_dir, read, remove, sync_dir, write_of_many},
+    files::{SECRET, failed, make_dir, read, remove, write_all},
     realm::{DAY_S, RealmError},
     roles::Role,
 };
@@ -75,29 +75,31 @@ pub(crate) fn load(dir: &Path, role: Role, name: &str) -> Result<Holder, RealmEr
     })
 }
 
-/// Writes what a name has. [`sync`] comes after the last of many.
+/// Writes what names have.
 pub(crate) fn store(
     dir: &Path,
     role: Role,
-    name: &str,
-    holder: &mut Holder,
+    holders: Vec<(String, Holder)>,
     now_s: i64,
 ) -> Result<(), RealmError> {
-    let path = path(dir, role, name);
-    holder
-        .credentials
-        .retain(|one| one.expires_at_s + KEPT_DAYS * DAY_S > now_s);
     make_dir(&folder(dir, role))?;
-    let text = serde_json::to_string_pretty(holder).map_err(|e| RealmError::Content {
-        path: path.display().to_string(),
-        why: e.to_string(),
-    })?;
-    write_of_many(&path, SECRET, &text)
-}
-
-/// Puts on the disk that the files of a role are there.
-pub(crate) fn sync(dir: &Path, role: Role) -> Result<(), RealmError> {
-    sync_dir(&folder(dir, role))
+    let files = holders
+        .into_iter()
+        .map(|(name, mut holder)| {
+            holder
+                .credentials
+                .retain(|one| one.expires_at_s + KEPT_DAYS * DAY_S > now_s);
+            let path = path(dir, role, &name);
+            match serde_json::to_string_pretty(&holder) {
+                Ok(text) => Ok((path, text)),
+                Err(e) => Err(RealmError::Content {
+                    path: path.display().to_string(),
+                    why: e.to_string(),
+                }),
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    write_all(&files, SECRET)
 }
 
 /// Forgets a name.

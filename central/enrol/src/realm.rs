@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::issued::Issued;
 use crate::{
     files::{
-        PUBLIC, SECRET, failed, lock, make_dir, read_seed, remove, sync_dir, write, write_of_many,
+        PUBLIC, SECRET, failed, lock, make_dir, read_seed, remove, sync_dir, write, write_all,
         write_seed,
     },
     issued::{self, Holder},
@@ -318,7 +318,7 @@ impl Realm {
     }
 
     fn give_each_name_a_file(&mut self) -> Result<(), RealmError> {
-        let mut holders: BTreeMap<(Role, String), Holder> = BTreeMap::new();
+        let mut holders: BTreeMap<Role, BTreeMap<String, Holder>> = BTreeMap::new();
         for one in std::mem::take(&mut self.state.issued) {
             let present = self.state.role_keys[&one.role] == one.signed_by;
             if let Some(at_s) = one.revoked_at_s.filter(|_| present) {
@@ -329,14 +329,13 @@ impl Realm {
                 };
                 self.state.revoked.insert(one.key.clone(), revoked);
             }
-            let holder = holders.entry((one.role, one.name.clone())).or_default();
+            let names = holders.entry(one.role).or_default();
+            let holder = names.entry(one.name.clone()).or_default();
             holder.credentials.push(one);
         }
-        for ((role, name), mut holder) in holders {
-            issued::store(&self.dir, role, &name, &mut holder, 0)?;
-            issued::sync(&self.dir, role)?;
-        }
-        Ok(())
+        holders.into_iter().try_for_each(|(role, names)| {
+            issued::store(&self.dir, role, names.into_iter().collect(), 0)
+        })
     }
 
     /// Sees to it that the credentials that `central enrol` itself uses are there and good for a
@@ -587,33 +586,27 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn commit(&mut self, drafts: Vec<Draft>, now_s: i64) -> Result<Vec<Enrolled>, RealmError> {
-        let mut roles: Vec<Role> = drafts.iter().map(|draft| draft.issued.role).collect();
-        roles.dedup();
+        let mut holders: BTreeMap<Role, Vec<(String, Holder)>> = BTreeMap::new();
         let mut files = Vec::new();
-        // Recorded before it exists: what is not recorded could not be revoked.
-        for Draft { issued, file } in drafts {
-            let (role, name) = (issued.role, issued.name.as_str());
-            let mut holder = self.holder(role, name)?;
-            holder.credentials.push(issued.clone());
-            issued::store(&self.dir, role, name, &mut holder, now_s)?;
-            files.push((issued, file));
-        }
-        for role in &roles {
-            issued::sync(&self.dir, *role)?;
-            make_dir(&self.dir.join(format!("creds/{role}")))?;
-        }
         let mut enrolled = Vec::new();
-        for (issued, text) in files {
-            let path = self.creds(issued.role, &issued.name);
-            write_of_many(&path, SECRET, &text)?;
+        for Draft { issued, file } in drafts {
+            let (role, name) = (issued.role, issued.name.clone());
+            let path = self.creds(role, &name);
+            files.push((path.clone(), file));
             enrolled.push(Enrolled {
                 path,
                 expires_at_s: issued.expires_at_s,
             });
+            let mut holder = self.holder(role, &name)?;
+            holder.credentials.push(issued);
+            holders.entry(role).or_default().push((name, holder));
         }
-        for role in &roles {
-            sync_dir(&self.dir.join(format!("creds/{role}")))?;
+        // Recorded before it exists: what is not recorded could not be revoked.
+        for (role, holders) in holders {
+            issued::store(&self.dir, role, holders, now_s)?;
+            make_dir(&self.dir.join(format!("creds/{role}")))?;
         }
+        write_all(&files, SECRET)?;
         Ok(enrolled)
     }
 
@@ -680,9 +673,9 @@ impl Realm {
         self.sign_accounts(now_s)?;
         // From here on it is so. What follows only keeps it known for longer.
         for one in credentials {
-            let mut holder = self.holder(one.role, &one.name)?;
-            issued::store(&self.dir, one.role, &one.name, &mut holder, now_s)?;
-            issued::sync(&self.dir, one.role)?;
+            let holder = self.holder(one.role, &one.name)?;
+            let holders = vec![(one.name.clone(), holder)];
+            issued::store(&self.dir, one.role, holders, now_s)?;
         }
         Ok(())
     }
@@ -790,29 +783,24 @@ impl Realm {
         let before_s = now_s - i64::from(days) * DAY_S;
         let mut forgotten = 0;
         for role in Role::ALL {
-            let before = forgotten;
+            let mut fewer = Vec::new();
             for name in issued::names(&self.dir, role)? {
                 let mut holder = self.holder(role, &name)?;
                 let all = holder.credentials.len();
-                if all == 0 && holder.announced_ms.is_some() {
-                    continue;
-                }
                 holder.credentials.retain(|c| c.expires_at_s > before_s);
-                if holder.credentials.len() == all && all > 0 {
-                    continue;
-                }
-                forgotten += all - holder.credentials.len();
+                let left = holder.credentials.len();
+                forgotten += all - left;
                 // When central was told of a charge point last is needed for as long as it has the
                 // name.
-                if holder.credentials.is_empty() && holder.announced_ms.is_none() {
+                if left == 0 && holder.announced_ms.is_none() {
                     remove(&self.creds(role, &name))?;
                     issued::forget(&self.dir, role, &name)?;
-                } else {
-                    issued::store(&self.dir, role, &name, &mut holder, now_s)?;
+                } else if left < all {
+                    fewer.push((name, holder));
                 }
             }
-            if forgotten > before {
-                issued::sync(&self.dir, role)?;
+            if !fewer.is_empty() {
+                issued::store(&self.dir, role, fewer, now_s)?;
             }
         }
         Ok(forgotten)
@@ -835,15 +823,12 @@ impl Realm {
         for name in names {
             let holder = self.holder(role, name)?;
             at_ms = at_ms.max(holder.announced_ms.map_or(0, |last| last + 1));
-            holders.push((name, holder));
+            holders.push((name.clone(), holder));
         }
-        for (name, mut holder) in holders {
+        for (_, holder) in &mut holders {
             holder.announced_ms = Some(at_ms);
-            issued::store(&self.dir, role, name, &mut holder, now_s)?;
         }
-        if !names.is_empty() {
-            issued::sync(&self.dir, role)?;
-        }
+        issued::store(&self.dir, role, holders, now_s)?;
         Ok(at_ms)
     }
 

@@ -29,8 +29,8 @@ pub const BRIEF_WAIT: Duration = Duration::from_secs(3);
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// Questions are asked so often: a change of central's account costs the answers under way.
 const ASKED_MAX: usize = 3;
-/// Before one is asked again that central has no time for.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Before one is asked again for which central has no time, or is not there.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// Entries that are under way at once.
 const UNDER_WAY_MAX: usize = 256;
 /// The verb.
@@ -221,7 +221,10 @@ async fn announce(
                 continue;
             }
             Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
-                return Err(TellError::NoCentral);
+                // One that has just begun to serve listens in a moment.
+                why = TellError::NoCentral;
+                tokio::time::sleep(ASK_AGAIN).await;
+                continue;
             }
             Ok(Err(error)) => {
                 why = TellError::Busy(chain(&error));

@@ -163,9 +163,9 @@ impl Desk {
     pub(super) fn tell_later(&mut self, args: &ServerArgs) {
         if let Err(error) = self.tell(args, BRIEF_WAIT) {
             eprintln!(
-                "central enrol: central and its audit have not heard of it: {}\n\
-                 central enrol: it is kept in {}; the next command or `central enrol push` tells \
-                 them",
+                "central enrol: not told yet: {}\n\
+                 central enrol: it is kept in {} for central and its audit; the next command or \
+                 `central enrol push` tells them",
                 ev_client::chain(&error),
                 self.realm.outbox().path().display()
             );
@@ -190,8 +190,10 @@ impl Desk {
         for why in &told.refused {
             eprintln!("central enrol: central does not take it: {why}");
         }
-        if told.charge_points > 0 {
-            println!("central knows it of {} charge points", told.charge_points);
+        match told.charge_points {
+            0 => {}
+            1 => println!("central has heard of the charge point"),
+            n => println!("central has heard of {n} charge points"),
         }
         Ok(())
     }

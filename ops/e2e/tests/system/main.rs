@@ -5,6 +5,7 @@ mod audit;
 mod charging;
 mod clients;
 mod crash_points;
+mod enrolment;
 mod faults;
 mod input;
 mod ledger;

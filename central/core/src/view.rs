@@ -286,7 +286,13 @@ pub fn listing(
     driver: &DriverId,
     heard: &dyn Heard,
 ) -> Option<ChargePointListing> {
-    let reach = heard.reach(id);
+    // Whatever was last heard of it: nobody can start there.
+    let revoked = state.enrolment(id).is_some_and(|e| e.value.revoked);
+    let reach = if revoked {
+        Reach::Offline
+    } else {
+        heard.reach(id)
+    };
     Some(ChargePointListing {
         cp_id: id.clone(),
         site_id: cp.site.clone(),

@@ -7,7 +7,7 @@ use central_core::{
 };
 use ev_contract::{
     codes::Code,
-    connector::Service,
+    connector::{ConnectorState, Service},
     ids::CpId,
     time::UnixMs,
     v1::{CpEnrolment, Heartbeat, Reach, TariffScope},
@@ -33,11 +33,12 @@ fn serve(id: &str, cp: &str, connector: Option<i64>, serve: bool) -> Asking {
     op(id, wish)
 }
 
-struct Nothing;
+/// All are so, and nothing is known beside that.
+struct All(Reach);
 
-impl view::Heard for Nothing {
+impl view::Heard for All {
     fn reach(&self, _: &CpId) -> Reach {
-        Reach::Offline
+        self.0
     }
     fn last(&self, _: &CpId) -> Option<(&Heartbeat, UnixMs)> {
         None
@@ -47,7 +48,7 @@ impl view::Heard for Nothing {
 fn shown(state: &State) -> Vec<(String, Option<CpEnrolment>, usize)> {
     state
         .known_charge_points_after(None)
-        .filter_map(|(id, cp)| view::charge_point(state, id, cp, &Nothing))
+        .filter_map(|(id, cp)| view::charge_point(state, id, cp, &All(Reach::Offline)))
         .map(|view| {
             (
                 view.cp_id.to_string(),
@@ -115,7 +116,7 @@ fn a_tariff_and_service_can_be_set_before_it_connects() {
     // Enrolling it again does not put it into service.
     assert!(world.run(0, &announced(2, &["CP-9"], false)));
     let state = world.state(0);
-    let view = view::charge_point(state, &cp_id("CP-9"), None, &Nothing).unwrap();
+    let view = view::charge_point(state, &cp_id("CP-9"), None, &All(Reach::Offline)).unwrap();
     assert!(view.out_of_service);
     assert_eq!(view.tariff.tariff_id.as_str(), "own");
     let mut cabinet = Cabinet::new("CP-9", "e1");
@@ -135,7 +136,7 @@ fn a_tariff_and_service_can_be_set_before_it_connects() {
     world
         .ask(0, &start("alice", "r2", "CP-9").at_connector(3))
         .session();
-    assert_eq!(world.driver("alice").open.len(), 1, "{:?}", driver("alice"));
+    assert_eq!(world.driver("alice").open.len(), 1);
 }
 
 #[test]
@@ -144,6 +145,15 @@ fn a_revoked_one_is_offline_whatever_was_last_heard_of_it() {
     let online = |id| start("alice", id, "CP-1").reaching(Reach::Online);
     assert!(world.run(0, &announced(5, &["CP-1"], true)));
     assert_eq!(world.ask(0, &online("r1")).code(), Code::ChargePointOffline);
+    let shown_to_drivers = |world: &World| {
+        let state = world.state(0);
+        let cp = &state.charge_point(&cp_id("CP-1")).unwrap().value;
+        let heard = All(Reach::Online);
+        let alice = driver("alice");
+        let listing = view::listing(state, &cp_id("CP-1"), cp, &alice, &heard).unwrap();
+        listing.connectors[0].state
+    };
+    assert_eq!(shown_to_drivers(&world), ConnectorState::Offline);
     // A late copy of an earlier word changes nothing, nor does the same word again.
     assert!(!world.run(0, &announced(4, &["CP-1"], false)));
     assert!(!world.run(0, &announced(5, &["CP-1"], true)));
@@ -153,6 +163,7 @@ fn a_revoked_one_is_offline_whatever_was_last_heard_of_it() {
     world.run(0, &one.sync());
     assert_eq!(world.ask(0, &online("r3")).code(), Code::ChargePointOffline);
     assert!(world.run(0, &announced(6, &["CP-1"], false)));
+    assert_eq!(shown_to_drivers(&world), ConnectorState::Available);
     world.ask(0, &online("r4")).session();
 }
 

@@ -65,10 +65,8 @@ pub fn server(
     days: u32,
     now_s: i64,
 ) -> Result<Certificate, RealmError> {
+    check(hosts, days)?;
     let name = hosts.first().map_or("", String::as_str);
-    for host in hosts {
-        check_host(host)?;
-    }
     let folder = dir.join("tls");
     let usages = [
         ExtendedKeyUsagePurpose::ServerAuth,
@@ -83,10 +81,21 @@ pub fn server(
 /// # Errors
 /// [`RealmError`].
 pub fn client(dir: &Path, name: &str, days: u32, now_s: i64) -> Result<Certificate, RealmError> {
-    check_host(name)?;
+    check(&[name.to_owned()], days)?;
     let folder = dir.join("tls/clients");
     let usages = [ExtendedKeyUsagePurpose::ClientAuth];
     make(dir, "clients-ca", &folder, name, &[], &usages, days, now_s)
+}
+
+/// Refuses what no certificate is made for.
+///
+/// # Errors
+/// [`RealmError`].
+pub fn check(names: &[String], days: u32) -> Result<(), RealmError> {
+    if !(1..=DAYS_MAX).contains(&days) {
+        return Err(RealmError::Days(days));
+    }
+    names.iter().try_for_each(|name| check_host(name))
 }
 
 /// It becomes a file's name as well.
@@ -109,9 +118,6 @@ fn make(
     days: u32,
     now_s: i64,
 ) -> Result<Certificate, RealmError> {
-    if !(1..=DAYS_MAX).contains(&days) {
-        return Err(RealmError::Days(days));
-    }
     make_dir(dir)?;
     let _lock = lock(dir)?;
     make_dir(&dir.join("tls"))?;

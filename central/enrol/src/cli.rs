@@ -190,6 +190,9 @@ pub fn run(args: &Args) -> ExitCode {
     match failure {
         Failure::Keys(error) => {
             eprintln!("central enrol: {}", chain(&error));
+            if let Some(hint) = error.hint() {
+                eprintln!("central enrol: {hint}");
+            }
             ExitCode::from(EXIT_FAILED)
         }
         Failure::Names(refused) => {

@@ -42,7 +42,13 @@ pub(crate) fn lock(dir: &Path) -> Result<File, RealmError> {
         .mode(SECRET)
         .open(&path)
         .map_err(failed("open", &path))?;
-    file.lock().map_err(failed("lock", &path))?;
+    if file.try_lock().is_err() {
+        eprintln!(
+            "central enrol: waiting for another command with {}",
+            dir.display()
+        );
+        file.lock().map_err(failed("lock", &path))?;
+    }
     Ok(file)
 }
 

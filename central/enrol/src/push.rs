@@ -33,6 +33,9 @@ pub struct Servers {
 /// Why a push failed. What was to be pushed is written, and can be pushed again.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
+    /// No server can have been started with these keys.
+    #[error("there are no certificates yet, so no server: `central enrol certificate` makes them")]
+    NoCertificates,
     /// No connection.
     #[error("cannot connect to {url}: {why}")]
     Connect {

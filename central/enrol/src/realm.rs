@@ -72,7 +72,9 @@ pub enum RealmError {
     #[error("{0} has keys already; they are never overwritten")]
     Exists(String),
     /// There are none.
-    #[error("{0} has no keys: `central enrol init` makes them")]
+    #[error(
+        "{0} has no keys: `central enrol init` makes them; --dir or EV_KEYS_DIR names another folder"
+    )]
     Missing(String),
     /// Making them was interrupted.
     #[error(
@@ -144,6 +146,22 @@ struct AccountState {
     /// Which key signed it.
     #[serde(default)]
     signed_by: String,
+}
+
+impl RealmError {
+    /// What to do next, where the error itself does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as the owner of the folder of keys, or name another with --dir")
+            }
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room; what was done stays, and the same command can be given again")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Since when a credential is void, until it would have expired.

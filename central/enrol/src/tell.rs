@@ -56,9 +56,6 @@ pub enum TellError {
     /// The keys.
     #[error(transparent)]
     Realm(#[from] RealmError),
-    /// No server can have been started with these keys.
-    #[error("there is no server yet: `central enrol certificate` makes what it needs")]
-    NoCertificates,
     /// Nobody keeps the audit.
     #[error("there is no audit yet: central makes it when it first runs")]
     NoAudit,

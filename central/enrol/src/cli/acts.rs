@@ -320,8 +320,11 @@ fn make_certificate(
         Err(RealmError::Missing(_)) => None,
         desk => Some(desk?),
     };
+    let names = client.map_or_else(|| hosts.to_vec(), |name| vec![name.to_owned()]);
+    let checked = certificate::check(&names, days);
     if let Some(desk) = &mut desk {
-        let entry = desk.entry(verb, Whose::Installation, None, Some(what.clone()));
+        desk.tried(verb, &Whose::Installation, checked)?;
+        let entry = desk.entry(verb, Whose::Installation, None, Some(what));
         desk.put(vec![entry], Urgency::Usual)?;
     }
     // It locks the folder itself.

@@ -136,10 +136,11 @@ impl Desk {
     }
 
     fn servers(&self, args: &ServerArgs) -> Result<Servers, PushError> {
-        let ca = args
-            .ca
-            .clone()
-            .unwrap_or_else(|| certificate::ca(self.realm.dir()));
+        let own = certificate::ca(self.realm.dir());
+        if args.ca.is_none() && !own.exists() {
+            return Err(PushError::NoCertificates);
+        }
+        let ca = args.ca.clone().unwrap_or(own);
         Ok(Servers {
             url: args.url.clone(),
             tls: Tls::new(ca, args.certificate.clone(), args.key.clone())?,
@@ -181,9 +182,6 @@ impl Desk {
     fn tell(&mut self, args: &ServerArgs, wait: Duration) -> Result<(), TellError> {
         if args.no_push {
             return Ok(());
-        }
-        if args.ca.is_none() && !certificate::ca(self.realm.dir()).exists() {
-            return Err(TellError::NoCertificates);
         }
         let servers = self.servers(args)?;
         let told: Told = runtime(&servers)?.block_on(tell(&mut self.realm, &servers, wait))?;

@@ -2,21 +2,21 @@
 //! from the payload.
 
 use central_core::{
-    decide::{Act, Ask, Incoming, Run, Wish},
+    decide::{Act, Announcement, Ask, Incoming, Run, Wish},
     keys::Asker,
 };
 use ev_contract::{
     codes::{Code, Problem},
     ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
     limits::{
-        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE,
-        PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, ENROLLED_AT_ONCE_MAX, EVT_BYTES_MAX,
+        EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
     },
     subjects::{self, Subject},
     time::UnixMs,
     v1::{
-        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EvtRequest, HistoryRequest,
-        LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
+        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EvtRequest,
+        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
         SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest, StatusRequest,
         StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
     },
@@ -626,6 +626,58 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
         return Err(invalid("version: too long"));
     }
     Ok((cp, sync))
+}
+
+/// Reads what is told of credentials, and by whom.
+///
+/// # Errors
+/// A sentence for whoever told it.
+pub fn read_announcement(
+    message: &async_nats::Message,
+) -> Result<(OperatorId, Announcement), (String, Problem)> {
+    let Some(Subject::Enrolment { by, verb }) = Subject::parse(&message.subject) else {
+        return Err((
+            String::new(),
+            Code::InvalidId.about("the subject names nobody"),
+        ));
+    };
+    let refused = |code: Code, what: &str| (by.to_string(), code.about(what));
+    if verb != "charge_point" {
+        return Err(refused(Code::UnknownVerb, &verb));
+    }
+    if message.payload.len() > REQUEST_BYTES_MAX {
+        let bytes = message.payload.len();
+        return Err(refused(
+            Code::TooLarge,
+            &format!("{bytes} bytes, allowed are {REQUEST_BYTES_MAX}"),
+        ));
+    }
+    let told: EnrolRequest = wire::decode(&message.payload, encoding(message))
+        .map_err(|e| refused(Code::InvalidRequest, &e.0))?;
+    if told.to != CENTRAL {
+        return Err(refused(
+            Code::InvalidRequest,
+            "it is not addressed to central",
+        ));
+    }
+    if !EXPIRES_AT_MS_RANGE.contains(&told.at.0) {
+        return Err(refused(Code::InvalidTime, &format!("at {}", told.at.0)));
+    }
+    if !(1..=ENROLLED_AT_ONCE_MAX).contains(&told.charge_points.len()) {
+        let count = told.charge_points.len();
+        return Err(refused(
+            Code::InvalidRequest,
+            &format!("{count} charge points given, allowed are 1 to {ENROLLED_AT_ONCE_MAX}"),
+        ));
+    }
+    let cps: Result<Vec<CpId>, InvalidId> =
+        told.charge_points.iter().map(|id| id.parse()).collect();
+    let announcement = Announcement {
+        at: told.at,
+        cps: cps.map_err(|e| refused(Code::InvalidId, &e.to_string()))?,
+        revoked: told.revoked,
+    };
+    Ok((by, announcement))
 }
 
 /// Reads a run of spool records.

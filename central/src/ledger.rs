@@ -52,9 +52,7 @@ pub async fn ensure(
         deny_delete: def.append_only,
         deny_purge: def.append_only,
         description: Some(def.description.into()),
-        // A repeated frame must not be swallowed: it is judged by its position like any other.
-        // The server insists on a window; without message ids it is never used.
-        duplicate_window: Duration::from_secs(1),
+        duplicate_window: Duration::from_secs(def.duplicates_s),
         ..stream::Config::default()
     };
     let stream = js

@@ -7,8 +7,11 @@ use ev_contract::streams::{SNAPSHOT_BUCKET, SNAPSHOTS_KEPT};
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
 
-/// What a snapshot begins with; the digit is the version of the format.
-const MAGIC: &[u8] = b"EVS1";
+/// What a snapshot begins with; the digit is the version of the format. A build that does not know
+/// it passes the snapshot over, and stops at the first frame that it cannot read.
+const MAGIC: &[u8] = b"EVS2";
+/// The same without the enrolments of charge points. One of these is read; none is written.
+const MAGIC_1: &[u8] = b"EVS1";
 
 /// The bucket, created when it is not there.
 ///
@@ -99,6 +102,7 @@ async fn read(store: &ObjectStore, name: &str) -> anyhow::Result<State> {
 pub fn decode(bytes: &[u8]) -> anyhow::Result<State> {
     let rest = bytes
         .strip_prefix(MAGIC)
+        .or_else(|| bytes.strip_prefix(MAGIC_1))
         .context("it is no snapshot of this format")?;
     rmp_serde::from_slice(rest).context("decoding")
 }

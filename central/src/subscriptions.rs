@@ -132,6 +132,7 @@ enum Source {
     Records(Gate),
     Syncs(Gate),
     Heartbeats(Gate),
+    Enrolments(Gate),
 }
 
 impl Source {
@@ -140,6 +141,7 @@ impl Source {
         match self {
             Self::Drivers(_) => AuditKind::Driver,
             Self::Operators(_) => AuditKind::Op,
+            Self::Enrolments(_) => AuditKind::Enrol,
             Self::Records(_) | Self::Syncs(_) | Self::Heartbeats(_) => AuditKind::Cp,
         }
     }
@@ -154,7 +156,7 @@ struct DriverGates {
 async fn subscribe(
     links: &Links,
     limits: &Limits,
-) -> Result<[(Subscriber, Source); 5], async_nats::SubscribeError> {
+) -> Result<[(Subscriber, Source); 6], async_nats::SubscribeError> {
     let queue = async |link: &async_nats::Client, subject: &'static str| {
         link.queue_subscribe(subject, subjects::QUEUE_CENTRAL.into())
             .await
@@ -165,6 +167,7 @@ async fn subscribe(
         reads: Gate::new(limits.driver_reads),
     }));
     let operators = Source::Operators(Gate::new(limits.operator));
+    let enrolments = Source::Enrolments(Gate::new(limits.operator));
     let records = Source::Records(Gate::new(limits.charge_point_evts));
     let syncs = Source::Syncs(Gate::new(limits.charge_point_syncs));
     let heartbeats = Source::Heartbeats(Gate::new(limits.charge_point_heartbeats));
@@ -179,6 +182,10 @@ async fn subscribe(
         (
             queue(&links.requests, subjects::OPERATOR_REQUESTS).await?,
             operators,
+        ),
+        (
+            queue(&links.requests, subjects::ENROLMENTS).await?,
+            enrolments,
         ),
         (
             queue(&links.requests, subjects::DRIVER_REQUESTS).await?,
@@ -254,6 +261,7 @@ impl Shared {
             Source::Drivers(_) | Source::Operators(_) => self.request(source, message),
             Source::Records(gate) => self.event(gate, message),
             Source::Syncs(gate) => self.sync(gate, message),
+            Source::Enrolments(gate) => self.enrolment(gate, message),
         }
     }
 
@@ -400,7 +408,10 @@ impl Shared {
                 _ => (&mut gates.reads, "questions", "read"),
             },
             Source::Operators(gate) => (gate, "requests", "op"),
-            Source::Records(_) | Source::Syncs(_) | Source::Heartbeats(_) => return Ok(()),
+            Source::Records(_)
+            | Source::Syncs(_)
+            | Source::Heartbeats(_)
+            | Source::Enrolments(_) => return Ok(()),
         };
         let to = match Subject::parse(&message.subject) {
             Some(Subject::Driver { driver, .. }) => driver.to_string(),
@@ -467,6 +478,44 @@ impl Shared {
             ts: engine::wall(),
         };
         self.answer(reply, &answer, flood);
+    }
+
+    /// Somebody tells of credentials.
+    fn enrolment(&self, gate: &mut Gate, message: &Message) {
+        let reply = match border::reply_to(message) {
+            Ok(reply) => reply,
+            Err(ignored) => return self.pass_over(AuditKind::Enrol, message, ignored),
+        };
+        let admitted = gate
+            .admit(&message.subject.as_str(), 1, Instant::now())
+            .map_err(|refusal| {
+                self.metrics.refused("enrol", refusal.as_str());
+                (String::new(), overloaded("enrolments", refusal), true)
+            });
+        let taken = admitted.and_then(|()| {
+            let (by, announcement) = border::read_announcement(message).map_err(not_flooding)?;
+            let to = by.to_string();
+            let held = self
+                .shares
+                .operators
+                .hold(QUESTION_BYTES + message.payload.len());
+            let kind = ItemKind::Announced(by, announcement);
+            self.put(kind, &reply, "enrol", None, held)
+                .map_err(|problem| (to, problem, true))
+        });
+        let Err((to, problem, flood)) = taken else {
+            return;
+        };
+        self.metrics
+            .answered("enrol", "error", problem.code.as_str());
+        if !flood {
+            self.audit.refused(
+                &audit::entry::draft(AuditKind::Enrol, message),
+                Some(problem.code),
+                "it cannot be read",
+            );
+        }
+        self.answer(reply, &engine::error_reply(to, None, problem), flood);
     }
 
     fn event(&self, gate: &mut Gate, message: &Message) {

@@ -8,8 +8,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use async_nats::jetstream;
 use ev_client::Credential;
-use ev_enrol::Role;
+use ev_contract::{
+    v1::{AuditEntry, AuditOutcome},
+    wire::{self, Encoding},
+};
+use ev_enrol::{Realm, Role, outbox::Kept};
 use ev_testkit::{Keys, NatsServer};
 
 fn enrol(dir: &Path, args: &[&str]) -> Result<Output> {
@@ -28,6 +33,18 @@ fn text(output: &Output) -> String {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     )
+}
+
+/// What looks like a key's seed, wherever in a line.
+fn seeds(text: &str) -> impl Iterator<Item = &str> {
+    let is_seed = |word: &&str| {
+        let key = word
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
+        key && word.len() == 58 && word.starts_with('S')
+    };
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(is_seed)
 }
 
 fn files(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
@@ -56,6 +73,10 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         &["operator", "olga"],
         &["maintainer", "mona"],
         &["doorkeeper", "central-a"],
+        &["driver", "bob", "--no-push"],
+        &["rotate", "driver", "bob", "--no-push"],
+        &["rotate", "driver", "--all", "--no-push"],
+        &["certificate", "--host", "localhost"],
     ] {
         let output = enrol(&keys, args)?;
         assert!(output.status.success(), "{args:?}: {}", text(&output));
@@ -67,8 +88,10 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         ("driver", "alice"),
         ("operator", "olga"),
         ("maintainer", "mona"),
+        ("driver", "bob"),
         ("enrol", "enrol"),
         ("doorkeeper", "central-a"),
+        ("registrar", "registrar"),
     ] {
         let credential = Credential::read(&keys.join(format!("creds/{role}/{name}.creds")))?;
         assert_eq!((credential.name(), credential.role()), (name, Some(role)));
@@ -77,7 +100,8 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
         let is_public = ["auth.conf", "operator.jwt"]
             .iter()
-            .any(|public| path.ends_with(public));
+            .any(|public| path.ends_with(public))
+            || path.extension().is_some_and(|e| e == "crt");
         let content = fs::read_to_string(&path)?;
         assert_eq!(
             mode,
@@ -85,15 +109,10 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
             "{}",
             path.display()
         );
-        let has_seed = content
-            .lines()
-            .any(|line| line.starts_with('S') && line.len() == 58);
+        let has_seed = content.contains("SEED-----") || seeds(&content).next().is_some();
         let is_key = path.extension().is_some_and(|e| e == "nk" || e == "creds");
         assert_eq!(has_seed, is_key, "{}", path.display());
-        for seed in content
-            .lines()
-            .filter(|line| line.starts_with('S') && line.len() == 58)
-        {
+        for seed in seeds(&content) {
             assert!(!said.contains(seed), "a secret was printed");
         }
     }
@@ -105,7 +124,7 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
 fn a_name_that_is_none_is_refused_before_anything_is_signed() -> Result<()> {
     let dir = tempfile::tempdir()?;
     assert!(enrol(dir.path(), &["init"])?.status.success());
-    let before = files(dir.path())?.len();
+    let before = signed(dir.path())?;
     for name in ["*", ">", "a.b", "a b", "", "ä", "../../x", "{{name()}}"] {
         for role in [
             "central",
@@ -124,8 +143,37 @@ fn a_name_that_is_none_is_refused_before_anything_is_signed() -> Result<()> {
             );
         }
     }
-    assert_eq!(files(dir.path())?.len(), before);
+    // One bad name among good ones, too.
+    let output = enrol(dir.path(), &["driver", "alice", "b*b", "carol"])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output).contains("nobody was enrolled"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(signed(dir.path())?, before);
+    // Each is written down for the audit, and what is no name does no harm there.
+    let mut realm = Realm::open(dir.path())?;
+    let denied = entries(realm.outbox().kept())
+        .filter(|entry| entry.outcome == AuditOutcome::Denied)
+        .count();
+    assert_eq!(denied, 8 * 5 + 1);
     Ok(())
+}
+
+/// What was ever signed and what says so.
+fn signed(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut all = files(dir)?;
+    all.retain(|path| !path.ends_with("outbox"));
+    all.sort();
+    Ok(all)
+}
+
+fn entries(kept: &[Kept]) -> impl Iterator<Item = &AuditEntry> {
+    kept.iter().filter_map(|one| match one {
+        Kept::Audit(entry) => Some(&**entry),
+        Kept::Announce { .. } => None,
+    })
 }
 
 #[test]
@@ -196,6 +244,7 @@ async fn revoke_and_rotate_are_in_force_when_they_return() -> Result<()> {
     let keys = Keys::new()?;
     let server = NatsServer::start_with_keys(&keys).await?;
     let url = server.url();
+    audit(&server).await?;
     keys.connect(&url, Role::Driver, "alice").await?;
     let alice = keys.creds(Role::Driver, "alice")?;
     let stolen = keys.dir().join("stolen.creds");
@@ -229,5 +278,173 @@ async fn revoke_and_rotate_are_in_force_when_they_return() -> Result<()> {
     assert!(!alice.exists());
     fs::copy(&stolen, &alice)?;
     assert!(keys.connect(&url, Role::Driver, "alice").await.is_err());
+    Ok(())
+}
+
+/// The stream that central makes when it first runs.
+async fn audit(server: &NatsServer) -> Result<jetstream::stream::Stream> {
+    central::audit::ensure(&jetstream::new(server.connect().await?), 1).await
+}
+
+async fn read(stream: &jetstream::stream::Stream) -> Result<Vec<AuditEntry>> {
+    let last = stream.get_info().await?.state.last_sequence;
+    let mut all = Vec::new();
+    for seq in 1..=last {
+        let message = stream.get_raw_message(seq).await?;
+        all.push(wire::decode(&message.payload, Encoding::MsgPack)?);
+    }
+    Ok(all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_is_in_the_audit_once_whenever_it_can_be_told() -> Result<()> {
+    let keys = Keys::new()?;
+    let dir = keys.dir();
+    // No server.
+    let nowhere = format!("nats://127.0.0.1:{}", ev_testkit::free_port());
+    let output = enrol(
+        dir,
+        &["driver", "alice", "--by", "olga", "--nats-url", &nowhere],
+    )?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("not told yet"), "{}", text(&output));
+    // A server on which central has never run.
+    let server = NatsServer::start_with_keys(&keys).await?;
+    let url = server.url();
+    let output = enrol(dir, &["driver", "bob", "--nats-url", &url])?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("no audit yet"), "{}", text(&output));
+    let output = enrol(dir, &["push", "--nats-url", &url])?;
+    assert_eq!(output.status.code(), Some(75), "{}", text(&output));
+    let streams = jetstream::new(server.connect().await?);
+    assert!(streams.get_stream("EV_AUDIT").await.is_err(), "it was made");
+    let kept = fs::read(dir.join("outbox"))?;
+
+    let stream = audit(&server).await?;
+    let output = enrol(dir, &["push", "--nats-url", &url])?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!dir.join("outbox").exists());
+    // As when the acknowledgements were lost.
+    fs::write(dir.join("outbox"), &kept)?;
+    let output = enrol(dir, &["revoke", "driver", "alice", "--nats-url", &url])?;
+    assert!(output.status.success(), "{}", text(&output));
+    let output = enrol(dir, &["revoke", "driver", "alice", "--nats-url", &url])?;
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let output = enrol(dir, &["rotate", "driver", "--all", "--nats-url", &url])?;
+    assert!(output.status.success(), "{}", text(&output));
+
+    let all = read(&stream).await?;
+    let told: Vec<_> = all
+        .iter()
+        .map(|e| (e.verb.as_str(), e.driver_id.as_deref(), e.outcome))
+        .collect();
+    let accepted = AuditOutcome::Accepted;
+    assert_eq!(
+        told,
+        [
+            ("enrol", Some("alice"), accepted),
+            ("enrol", Some("bob"), accepted),
+            ("revoke", Some("alice"), accepted),
+            ("revoke", Some("alice"), AuditOutcome::Denied),
+            ("rotate_role", None, accepted),
+            ("rotate", Some("bob"), accepted),
+        ]
+    );
+    assert_eq!(all[0].name.as_deref(), Some("olga"));
+    assert_eq!(all[0].key, all[2].key, "the key that was revoked");
+    let bob = Realm::open(dir)?.good(Role::Driver, "bob", 0)?;
+    assert_eq!(all[5].key, bob.first().map(|one| one.key.clone()));
+    assert!(all[4].key.as_ref().is_some_and(|key| key.starts_with('A')));
+    Ok(())
+}
+
+#[test]
+fn many_are_enrolled_by_one_command() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    assert!(enrol(dir.path(), &["init"])?.status.success());
+    let list = dir.path().join("names.txt");
+    fs::write(
+        &list,
+        "# drivers\nalice\nbob # the one with the van\n\nalice\n",
+    )?;
+    let from = list.to_str().context("a path")?;
+    let output = enrol(dir.path(), &["driver", "zoe", "--from", from, "--no-push"])?;
+    assert!(output.status.success(), "{}", text(&output));
+    for name in ["zoe", "alice", "bob"] {
+        Credential::read(&dir.path().join(format!("creds/driver/{name}.creds")))?;
+    }
+    fs::write(&list, "alice\ncarol\n")?;
+    let again = enrol(dir.path(), &["driver", "--from", from, "--no-push"])?;
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
+    let missing = enrol(
+        dir.path(),
+        &["driver", "--from", from, "--missing", "--no-push"],
+    )?;
+    assert!(missing.status.success(), "{}", text(&missing));
+    assert_eq!(text(&missing).matches("is good until").count(), 1);
+    for bad in ["/nowhere/names", "/dev/null"] {
+        let output = enrol(dir.path(), &["driver", "--from", bad])?;
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains(bad), "{}", text(&output));
+    }
+    Ok(())
+}
+
+/// Killed at any moment, it leaves a folder that opens, in which the same can be done again.
+#[test]
+fn kill_at_any_moment_leaves_a_folder_that_opens() -> Result<()> {
+    const KILLS: u64 = 60;
+    let dir = tempfile::tempdir()?;
+    assert!(enrol(dir.path(), &["init"])?.status.success());
+    assert!(
+        enrol(dir.path(), &["driver", "alice", "--no-push"])?
+            .status
+            .success()
+    );
+    let mut killed = 0;
+    for n in 0..KILLS {
+        let name = format!("d-{n}");
+        let acts = [
+            vec!["driver", &name, "--no-push"],
+            vec!["rotate", "driver", "alice", "--no-push"],
+            vec!["rotate", "driver", "--all", "--no-push"],
+            vec!["charge-point", &name, "--no-push"],
+        ];
+        let act = &acts[usize::try_from(n)? % acts.len()];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_central"))
+            .args(["enrol", "--dir"])
+            .arg(dir.path())
+            .args(act)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        std::thread::sleep(std::time::Duration::from_millis(n * 7 % 199));
+        child.kill()?;
+        killed += u32::from(!child.wait()?.success());
+        let listed = enrol(dir.path(), &["list", "--all"])?;
+        assert!(listed.status.success(), "{n}: {}", text(&listed));
+        let alice = enrol(dir.path(), &["driver", "alice", "--again", "--no-push"])?;
+        assert!(alice.status.success(), "{n}: {}", text(&alice));
+        Credential::read(&dir.path().join("creds/driver/alice.creds"))?;
+    }
+    assert!(killed > 0, "nothing was killed");
+    let dir = tempfile::tempdir()?;
+    for n in 0..20 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_central"))
+            .args(["enrol", "--dir"])
+            .arg(dir.path())
+            .arg("init")
+            .spawn()?;
+        std::thread::sleep(std::time::Duration::from_millis(n * 5));
+        child.kill()?;
+        if child.wait()?.success() {
+            break;
+        }
+    }
+    let init = enrol(dir.path(), &["init"])?;
+    let is_there = text(&init).contains("never overwritten");
+    assert!(init.status.success() || is_there, "{}", text(&init));
+    let alice = enrol(dir.path(), &["driver", "alice", "--no-push"])?;
+    assert!(alice.status.success(), "{}", text(&alice));
     Ok(())
 }

@@ -11,8 +11,9 @@ use ev_contract::{
     units::{Amount, Currency, MilliWatt, Mwh},
     v1::{
         Adjustment, AuditKind, AuditOutcome, AuditRow, ChargePointListing, ChargePointView,
-        DriverUpdate, EndReason, Flag, MeterSpan, OpReply, Origin, PriceComponent, Reach, Receipt,
-        ReceiptLine, ReceiptReply, ScopedTariff, SessionView, Status, Tariff, TariffScope,
+        CpEnrolment, DriverUpdate, EndReason, Flag, MeterSpan, OpReply, Origin, PriceComponent,
+        Reach, Receipt, ReceiptLine, ReceiptReply, ScopedTariff, SessionView, Status, Tariff,
+        TariffScope,
     },
 };
 use serde::{Serialize, Serializer, ser::Error as _};
@@ -754,6 +755,8 @@ struct CpDoc {
     quarantined: u64,
     missing: u64,
     tariff: TariffDoc,
+    enrolment: Option<CpEnrolment>,
+    out_of_service: bool,
     connectors: Vec<ConnectorDoc>,
 }
 
@@ -808,6 +811,8 @@ impl From<&ChargePointView> for CpDoc {
             quarantined: cp.quarantined,
             missing: cp.missing,
             tariff: (&cp.tariff).into(),
+            enrolment: cp.enrolment,
+            out_of_service: cp.out_of_service,
             connectors: cp
                 .connectors
                 .iter()

@@ -136,6 +136,8 @@ fn view() -> ChargePointView {
         quarantined: 0,
         missing: 0,
         tariff: tariff(),
+        enrolment: None,
+        out_of_service: false,
         connectors: Vec::new(),
     }
 }

@@ -50,6 +50,10 @@ pub const OFFLINE_AFTER_MS: u64 = 3 * HEARTBEAT_MS + 1_000;
 /// Longest free text (reasons, notes) in bytes.
 pub const TEXT_BYTES_MAX: usize = 512;
 
+/// Most charge points in one announcement of their enrolment. With the longest ids that is half of
+/// what a request may have.
+pub const ENROLLED_AT_ONCE_MAX: usize = 100;
+
 /// Most connectors of one charge point.
 pub const CONNECTORS_MAX: usize = 32;
 

@@ -16,6 +16,9 @@ pub struct StreamDef {
     pub message_bytes_max: i32,
     /// Whether the server refuses to remove single messages, whoever asks.
     pub append_only: bool,
+    /// For how long the server knows a `Nats-Msg-Id` again, in seconds; nothing but entries of the
+    /// audit about credentials has one.
+    pub duplicates_s: u64,
     /// What it is for.
     pub description: &'static str,
 }
@@ -27,6 +30,9 @@ pub const LEDGER: StreamDef = StreamDef {
     bytes_max: 64 * 1024 * 1024 * 1024,
     message_bytes_max: 1024 * 1024,
     append_only: false,
+    // A repeated frame must not be swallowed: it is judged by its position like any other. The
+    // server insists on a window; without message ids it is never used.
+    duplicates_s: 1,
     description: "ledger: every decision of central, in order",
 };
 
@@ -37,6 +43,7 @@ pub const CDR: StreamDef = StreamDef {
     bytes_max: 64 * 1024 * 1024 * 1024,
     message_bytes_max: 64 * 1024,
     append_only: false,
+    duplicates_s: 1,
     description: "receipts (one subject a session) and adjustments to them",
 };
 
@@ -48,6 +55,8 @@ pub const AUDIT: StreamDef = StreamDef {
     bytes_max: 16 * 1024 * 1024 * 1024,
     message_bytes_max: 8 * 1024,
     append_only: true,
+    // What waits beside the keys is brought by the next command or the next day's.
+    duplicates_s: 24 * 3_600,
     description: "audit: who did what, when, and what came of it",
 };
 

@@ -27,6 +27,10 @@ pub const CP_COMMANDS: &str = "ev.v1.cp.*.cmd.*";
 pub const CP_LIVE_VALUES: &str = "ev.v1.cp.*.live.*.*";
 /// Updates of sessions, for drivers.
 pub const WATCH: &str = "ev.v1.watch.*.*";
+/// Central's subscription for what it is told of credentials.
+pub const ENROLMENTS: &str = "ev.v1.enrol.*.*";
+/// Entries of the audit about credentials.
+pub const AUDIT_ENROLMENTS: &str = "ev.v1.audit.enrol.*";
 /// The ledger's only subject.
 pub const LEDGER: &str = "ev.v1.ledger";
 /// All subjects of the CDR stream.
@@ -48,6 +52,8 @@ pub enum Subject {
     },
     /// An operator asks.
     Operator { operator: OperatorId, verb: String },
+    /// Whoever gives out credentials tells central.
+    Enrolment { by: OperatorId, verb: String },
     /// A command to a charge point.
     Command { cp: CpId, verb: String },
     /// A charge point presents itself.
@@ -79,6 +85,7 @@ impl fmt::Display for Subject {
             Self::Driver { driver, verb } => write!(f, "{PREFIX}.driver.{driver}.{verb}"),
             Self::Watch { driver, session } => write!(f, "{PREFIX}.watch.{driver}.{session}"),
             Self::Operator { operator, verb } => write!(f, "{PREFIX}.op.{operator}.{verb}"),
+            Self::Enrolment { by, verb } => write!(f, "{PREFIX}.enrol.{by}.{verb}"),
             Self::Command { cp, verb } => write!(f, "{PREFIX}.cp.{cp}.cmd.{verb}"),
             Self::Sync { cp } => write!(f, "{PREFIX}.cp.{cp}.sync"),
             Self::Event { cp } => write!(f, "{PREFIX}.cp.{cp}.evt"),
@@ -120,6 +127,10 @@ impl Subject {
             },
             ("op", Some(operator), Some(verb), None, ..) => Self::Operator {
                 operator: operator.parse().ok()?,
+                verb: verb_token(verb)?,
+            },
+            ("enrol", Some(by), Some(verb), None, ..) => Self::Enrolment {
+                by: by.parse().ok()?,
                 verb: verb_token(verb)?,
             },
             ("cp", Some(cp), Some("cmd"), Some(verb), None, _) => Self::Command {
@@ -208,6 +219,10 @@ mod tests {
                 operator: "olga".parse().unwrap(),
                 verb: "cp_ls".into(),
             },
+            Subject::Enrolment {
+                by: "registrar".parse().unwrap(),
+                verb: "charge_point".into(),
+            },
             Subject::Command {
                 cp: cp.clone(),
                 verb: "stop".into(),
@@ -259,6 +274,9 @@ mod tests {
             "ev.v1.cdr.0190a0b0-1111-7222-8333-444455556666.03",
             "ev.v1.cdr.0190a0b0-1111-7222-8333-444455556666.+3",
             "ev.v1.audit.op",
+            "ev.v1.enrol.registrar",
+            "ev.v1.enrol.r*.charge_point",
+            "ev.v1.enrol.registrar.charge_point.more",
             "ev.v1.audit.unrecognised.olga",
             "ev.v1.audit.op.o*",
             "ev.v1.audit.op.olga.more",

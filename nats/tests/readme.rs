@@ -16,8 +16,8 @@ use ev_contract::{
     limits,
     subjects::Subject,
     v1::{
-        AuditKind, AuditOutcome, EndCode, EndSource, Flag, Origin, Outcome, PriceComponent, Reach,
-        Status, TimeQuality,
+        AuditKind, AuditOutcome, CpEnrolment, EndCode, EndSource, Flag, Origin, Outcome,
+        PriceComponent, Reach, Status, TimeQuality,
     },
     wire::Encoding,
 };
@@ -75,7 +75,7 @@ fn every_word_is_explained() {
     }
     explained! {
         Status Phase ConnectorState Origin EndCode EndSource PriceComponent Flag Reach Service
-        FaultEffect TimeQuality Outcome AuditKind AuditOutcome
+        FaultEffect TimeQuality Outcome AuditKind AuditOutcome CpEnrolment
     }
 }
 
@@ -165,6 +165,7 @@ fn the_sizes_are_those_of_the_crate() {
         limits::EVT_RECORDS_MAX as i64,
         limits::EDGE_RECORD_BYTES_MAX as i64,
         limits::CONNECTORS_MAX as i64,
+        limits::ENROLLED_AT_ONCE_MAX as i64,
     ] {
         let there = text
             .split(|c: char| !c.is_ascii_digit())

@@ -17,7 +17,9 @@ use uuid::Uuid;
 
 use crate::{
     keys::{Asker, EventId, Key},
-    model::{Adjustments, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool},
+    model::{
+        Adjustments, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session, Spool,
+    },
 };
 
 /// What a frame begins with; the digit is the version of the format.
@@ -80,6 +82,8 @@ pub enum Kind {
     Released,
     /// Old requests and sessions left the state.
     Forget,
+    /// Charge points were enrolled or revoked.
+    Enrolled,
 }
 
 /// One decision.
@@ -146,6 +150,9 @@ pub enum Write {
     /// See [`Key::TariffScope`].
     #[serde(rename = "x")]
     TariffScope(TariffScope, Tariff),
+    /// See [`Key::Enrolment`].
+    #[serde(rename = "n")]
+    Enrolment(CpId, Enrolment),
     /// Writes [`Key::Horizon`] and removes what it names.
     #[serde(rename = "f")]
     Forget(Forget),
@@ -180,6 +187,7 @@ impl Write {
             Self::Spool(cp, epoch, _) => Key::Spool(cp.clone(), epoch.clone()),
             Self::Tariff(tariff) => Key::Tariff(tariff.tariff_id.clone()),
             Self::TariffScope(scope, _) => Key::TariffScope(scope.clone()),
+            Self::Enrolment(cp, _) => Key::Enrolment(cp.clone()),
             Self::Forget(_) => Key::Horizon,
         }
     }

@@ -72,6 +72,9 @@ pub enum Key {
     /// Which tariff applies in a scope.
     #[serde(rename = "x")]
     TariffScope(TariffScope),
+    /// What was announced of a charge point's credential.
+    #[serde(rename = "n")]
+    Enrolment(CpId),
     /// Up to when requests may have been forgotten.
     #[serde(rename = "h")]
     Horizon,

@@ -43,6 +43,22 @@ impl ChargePoint {
     }
 }
 
+/// What was announced of a charge point's credential, before it ever presented itself or since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolment {
+    /// When that was done, by the clock of whoever keeps the keys. A late copy of an earlier
+    /// announcement changes nothing.
+    pub at: UnixMs,
+    /// The credentials are void.
+    #[serde(default)]
+    pub revoked: bool,
+    /// The operator wants it out of service from the first: passed on to its connectors when it
+    /// says which it has.
+    #[serde(default)]
+    pub out_of_service: bool,
+}
+
 /// What a charge point last reported of a connector.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -16,7 +16,8 @@ use crate::{
     frame::{Basis, Decoded, Digest, Forget, Frame, Kind, Record, UnreadableFrame, Write},
     keys::{Asker, EventId, Key},
     model::{
-        Adjustments, Answer, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool,
+        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session,
+        Spool,
     },
 };
 
@@ -43,6 +44,9 @@ pub struct State {
     drivers: BTreeMap<DriverId, Entry<Driver>>,
     requests: BTreeMap<(Asker, RequestId), Entry<Request>>,
     charge_points: BTreeMap<CpId, Entry<ChargePoint>>,
+    // Snapshots of before there were any have none.
+    #[serde(default)]
+    enrolments: BTreeMap<CpId, Entry<Enrolment>>,
     spools: BTreeMap<(CpId, Epoch), Entry<Spool>>,
     tariffs: BTreeMap<TariffId, Entry<Tariff>>,
     tariff_scopes: BTreeMap<TariffScope, Entry<Tariff>>,
@@ -154,6 +158,8 @@ impl State {
         request(id: &(Asker, RequestId)) -> Request = requests[id];
         /// A charge point.
         charge_point(id: &CpId) -> ChargePoint = charge_points[id];
+        /// What was announced of a charge point's credential.
+        enrolment(id: &CpId) -> Enrolment = enrolments[id];
         /// A spool.
         spool(id: &(CpId, Epoch)) -> Spool = spools[id];
         /// A tariff's newest version.
@@ -178,6 +184,41 @@ impl State {
         self.charge_points
             .range::<CpId, _>((from, Unbounded))
             .map(|(id, entry)| (id, &entry.value))
+    }
+
+    /// Charge points that have presented themselves or were enrolled, in order, after a given one.
+    pub fn known_charge_points_after<'a>(
+        &'a self,
+        after: Option<&'a CpId>,
+    ) -> impl Iterator<Item = (&'a CpId, Option<&'a ChargePoint>)> + 'a {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let mut presented = self
+            .charge_points
+            .range::<CpId, _>((from, Unbounded))
+            .peekable();
+        let mut enrolled = self
+            .enrolments
+            .range::<CpId, _>((from, Unbounded))
+            .map(|(id, _)| id)
+            .peekable();
+        std::iter::from_fn(move || {
+            let first = match (presented.peek(), enrolled.peek()) {
+                (Some((a, _)), Some(b)) => (*a).min(*b),
+                (Some((a, _)), None) => *a,
+                (None, Some(b)) => *b,
+                (None, None) => return None,
+            };
+            enrolled.next_if(|id| *id == first);
+            let cp = presented.next_if(|(id, _)| *id == first);
+            Some((first, cp.map(|(_, entry)| &entry.value)))
+        })
+    }
+
+    /// How many charge points were ever enrolled.
+    #[must_use]
+    pub fn enrolments_len(&self) -> usize {
+        self.enrolments.len()
     }
 
     /// All connectors.
@@ -265,6 +306,7 @@ impl State {
                 .get(&(asker.clone(), id.clone()))
                 .map(|e| e.version),
             Key::ChargePoint(id) => self.charge_points.get(id).map(|e| e.version),
+            Key::Enrolment(id) => self.enrolments.get(id).map(|e| e.version),
             Key::Spool(cp, epoch) => self
                 .spools
                 .get(&(cp.clone(), epoch.clone()))
@@ -334,6 +376,7 @@ impl State {
             Write::ChargePoint(id, value) => {
                 set(&mut self.charge_points, id, value, version, pos);
             }
+            Write::Enrolment(id, value) => set(&mut self.enrolments, id, value, version, pos),
             Write::Spool(cp, epoch, value) => {
                 set(&mut self.spools, (cp, epoch), value, version, pos);
             }

@@ -12,7 +12,9 @@ use ev_contract::{
 use crate::{
     frame::{Evidence, Forget, Kind, Record, Write},
     keys::{Asker, EventId, Key},
-    model::{Adjustments, ChargePoint, Connector, Driver, Horizon, Request, Session, Spool},
+    model::{
+        Adjustments, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session, Spool,
+    },
     state::State,
 };
 
@@ -115,6 +117,10 @@ impl<'o, 'a> Tx<'o, 'a> {
         charge_point(id: &CpId) -> ChargePoint:
             Key::ChargePoint(id.clone()), Write::ChargePoint(_, v) => v,
             |s: &'a State| s.charge_point(id);
+        /// What was announced of a charge point's credential.
+        enrolment(id: &CpId) -> Enrolment:
+            Key::Enrolment(id.clone()), Write::Enrolment(_, v) => v,
+            |s: &'a State| s.enrolment(id);
         /// A spool.
         spool(cp: &CpId, epoch: &Epoch) -> Spool:
             Key::Spool(cp.clone(), epoch.clone()), Write::Spool(_, _, v) => v,

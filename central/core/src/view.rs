@@ -2,13 +2,13 @@
 
 use ev_contract::{
     connector::{ConnectorState, Service},
-    ids::{ConnectorId, CpId, DriverId, RequestId},
+    ids::{ConnectorId, CpId, DriverId, RequestId, SiteId},
     time::UnixMs,
     units::{MilliWatt, Mwh},
     v1::{
         ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
-        DriverUpdate, Heartbeat, Reach, ScopedTariff, SessionView, Status, Tariff, TariffScope,
-        UpdateType,
+        CpEnrolment, DriverUpdate, Heartbeat, Reach, ScopedTariff, SessionView, Status, Tariff,
+        TariffScope, UpdateType,
     },
 };
 
@@ -230,17 +230,23 @@ pub fn answer(
 
 /// The tariff that applies at a charge point.
 #[must_use]
-pub fn tariff_at(state: &State, id: &CpId, cp: &ChargePoint) -> Option<Tariff> {
+pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<Tariff> {
     [
-        TariffScope::ChargePoint(id.clone()),
-        TariffScope::Site(cp.site.clone()),
-        TariffScope::Default,
+        Some(TariffScope::ChargePoint(id.clone())),
+        cp.map(|cp| TariffScope::Site(cp.site.clone())),
+        Some(TariffScope::Default),
     ]
     .iter()
+    .flatten()
     .find_map(|scope| state.tariff_scope(scope))
     .map(|e| e.value.clone())
     .or_else(pricing::free_tariff)
 }
+
+/// In place of a site, of a charge point that has not said where it stands.
+const SITE_NOT_KNOWN: &str = "-";
+/// The time zone of such a one.
+const ZONE_NOT_KNOWN: &str = "UTC";
 
 fn state_of(state: &State, connector: &Connector, reach: Reach) -> ConnectorState {
     match reach {
@@ -280,12 +286,18 @@ pub fn listing(
     driver: &DriverId,
     heard: &dyn Heard,
 ) -> Option<ChargePointListing> {
-    let reach = heard.reach(id);
+    // Whatever was last heard of it: nobody can start there.
+    let revoked = state.enrolment(id).is_some_and(|e| e.value.revoked);
+    let reach = if revoked {
+        Reach::Offline
+    } else {
+        heard.reach(id)
+    };
     Some(ChargePointListing {
         cp_id: id.clone(),
         site_id: cp.site.clone(),
         time_zone: cp.time_zone.clone(),
-        tariff: tariff_at(state, id, cp)?,
+        tariff: tariff_at(state, id, Some(cp))?,
         connectors: cp
             .connectors
             .iter()
@@ -307,12 +319,13 @@ pub fn listing(
     })
 }
 
-/// A charge point as operators see it.
+/// A charge point as operators see it; `cp` is none for one that was enrolled and has not
+/// presented itself yet.
 #[must_use]
 pub fn charge_point(
     state: &State,
     id: &CpId,
-    cp: &ChargePoint,
+    cp: Option<&ChargePoint>,
     heard: &dyn Heard,
 ) -> Option<ChargePointView> {
     let reach = heard.reach(id);
@@ -321,28 +334,40 @@ pub fn charge_point(
         last.and_then(|(hb, _)| hb.connectors.iter().find(|c| c.connector == connector))
     };
     let spools: Vec<_> = state.spools_of(id).collect();
+    let enrolment = state.enrolment(id).map(|e| &e.value);
     Some(ChargePointView {
         cp_id: id.clone(),
-        site_id: cp.site.clone(),
-        time_zone: cp.time_zone.clone(),
+        site_id: match cp {
+            Some(cp) => cp.site.clone(),
+            None => SiteId::new(SITE_NOT_KNOWN).ok()?,
+        },
+        time_zone: cp.map_or_else(|| ZONE_NOT_KNOWN.to_owned(), |cp| cp.time_zone.clone()),
         link: reach,
         last_heard_at: last.map(|(_, at)| at),
-        version: Some(cp.version.clone()),
+        version: cp.map(|cp| cp.version.clone()),
         spool_depth: last.map(|(hb, _)| hb.spool_depth),
         clock_offset_ms: last.and_then(|(hb, _)| hb.clock_offset_ms),
         health: last.map(|(hb, _)| hb.health.clone()).unwrap_or_default(),
         access_expires_at: last.and_then(|(hb, _)| hb.access_expires_at),
-        epoch: Some(cp.epoch.to_string()),
+        epoch: cp.map(|cp| cp.epoch.to_string()),
         next_record: spools
             .iter()
-            .find(|(epoch, _)| **epoch == cp.epoch)
+            .find(|(epoch, _)| cp.is_some_and(|cp| **epoch == cp.epoch))
             .map_or(1, |(_, spool)| spool.next),
         quarantined: spools.iter().map(|(_, s)| s.quarantined).sum(),
         missing: spools.iter().map(|(_, s)| s.missing).sum(),
         tariff: tariff_at(state, id, cp)?,
+        enrolment: enrolment.map(|e| {
+            if e.revoked {
+                CpEnrolment::Revoked
+            } else {
+                CpEnrolment::Enrolled
+            }
+        }),
+        out_of_service: enrolment.is_some_and(|e| e.out_of_service),
         connectors: cp
-            .connectors
-            .iter()
+            .into_iter()
+            .flat_map(|cp| &cp.connectors)
             .map(|spec| {
                 let connector = connector_at(state, id, spec.connector);
                 let reported = connector.reported.as_ref();

@@ -23,7 +23,10 @@ use rcgen::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::realm::{DAY_S, DAYS_MAX, PUBLIC, RealmError, SECRET, failed, lock, make_dir, write};
+use crate::{
+    files::{PUBLIC, SECRET, failed, lock, make_dir, write},
+    realm::{DAY_S, DAYS_MAX, RealmError},
+};
 
 /// How long an authority is good: every client has to be given the next one.
 const CA_DAYS: u32 = 3_650;
@@ -66,10 +69,8 @@ pub fn server(
     days: u32,
     now_s: i64,
 ) -> Result<Certificate, RealmError> {
+    check(hosts, days)?;
     let name = hosts.first().map_or("", String::as_str);
-    for host in hosts {
-        check_host(host)?;
-    }
     let folder = dir.join("tls");
     let usages = [
         ExtendedKeyUsagePurpose::ServerAuth,
@@ -84,7 +85,7 @@ pub fn server(
 /// # Errors
 /// [`RealmError`].
 pub fn client(dir: &Path, name: &str, days: u32, now_s: i64) -> Result<Certificate, RealmError> {
-    check_host(name)?;
+    check(&[name.to_owned()], days)?;
     let folder = dir.join("tls/clients");
     let usages = [ExtendedKeyUsagePurpose::ClientAuth];
     make(dir, "clients-ca", &folder, name, &[], &usages, days, now_s)
@@ -152,6 +153,17 @@ fn is_called(pem: &str, name: &str) -> bool {
         .is_ok_and(|der| der.windows(name.len()).any(|part| part == name.as_bytes()))
 }
 
+/// Refuses what no certificate is made for.
+///
+/// # Errors
+/// [`RealmError`].
+pub fn check(names: &[String], days: u32) -> Result<(), RealmError> {
+    if !(1..=DAYS_MAX).contains(&days) {
+        return Err(RealmError::Days(days));
+    }
+    names.iter().try_for_each(|name| check_host(name))
+}
+
 /// It becomes a file's name as well.
 fn check_host(host: &str) -> Result<(), RealmError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
@@ -172,9 +184,6 @@ fn make(
     days: u32,
     now_s: i64,
 ) -> Result<Certificate, RealmError> {
-    if !(1..=DAYS_MAX).contains(&days) {
-        return Err(RealmError::Days(days));
-    }
     make_dir(dir)?;
     let _lock = lock(dir)?;
     make_dir(&dir.join("tls"))?;

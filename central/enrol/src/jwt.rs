@@ -112,8 +112,8 @@ pub(crate) fn account(
             json!({
                 "name": c.subject, "subject": c.subject, "account": ids[&c.owner],
                 "type": match c.kind { Kind::Service => "service", Kind::Stream => "stream" },
-                // For central's audit log: the server writes into a header who asks.
-                "share": c.kind == Kind::Service && c.owner == Account::Core,
+                // The server writes into a header who asks.
+                "share": c.share,
             })
         })
         .collect();

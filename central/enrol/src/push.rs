@@ -1,6 +1,6 @@
 //! Putting accounts in force on running servers.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use ev_client::{Access, LinkEvent, Pauses, Tls};
 use futures::StreamExt;
@@ -19,7 +19,7 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// A push takes seconds; whoever lost the connection for longer pushes again.
 const RECONNECTS_MAX: usize = 3;
 /// How long to try to connect.
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
 /// Where accounts are pushed.
 #[derive(Debug, Clone)]
@@ -33,6 +33,9 @@ pub struct Servers {
 /// Why a push failed. What was to be pushed is written, and can be pushed again.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
+    /// No server can have been started with these keys.
+    #[error("there are no certificates yet, so no server: `central enrol certificate` makes them")]
+    NoCertificates,
     /// No connection.
     #[error("cannot connect to {url}: {why}")]
     Connect {
@@ -99,7 +102,7 @@ pub async fn push(
     now_s: i64,
 ) -> Result<Vec<String>, PushError> {
     let tokens = realm.sign_accounts(now_s)?;
-    let mut nats = connect(realm, servers).await?;
+    let mut nats = connect(&realm.push_credentials(), servers, CONNECT_WAIT).await?;
     let known = ask(&nats, "$SYS.REQ.SERVER.PING", "", None).await?;
     let known: BTreeSet<String> = known.into_iter().map(|a| a.server.name).collect();
     for token in &tokens {
@@ -107,7 +110,7 @@ pub async fn push(
         if pushed.is_err() && token.account == Account::Sys {
             // It may have ended the very connection that brought it, and the answer with it. It
             // is pushed again with the credential that is good now.
-            nats = connect(realm, servers).await?;
+            nats = connect(&realm.push_credentials(), servers, CONNECT_WAIT).await?;
             push_one(&nats, token, &known).await?;
         } else {
             pushed?;
@@ -214,12 +217,17 @@ async fn ask(
     Ok(answers)
 }
 
-async fn connect(realm: &Realm, servers: &Servers) -> Result<async_nats::Client, PushError> {
+/// Connects with the first of these credentials that the servers take.
+pub(crate) async fn connect(
+    credentials: &[PathBuf],
+    servers: &Servers,
+    wait: Duration,
+) -> Result<async_nats::Client, PushError> {
     let mut why = String::from("there is no credential for it");
-    for credentials in realm.push_credentials() {
+    for credentials in credentials {
         let access = Access {
             url: servers.url.clone(),
-            credentials,
+            credentials: credentials.clone(),
             tls: servers.tls.clone(),
         };
         let (options, credential) = access.options(Pauses::default(), |event| async move {
@@ -230,10 +238,10 @@ async fn connect(realm: &Realm, servers: &Servers) -> Result<async_nats::Client,
         let options = options
             .name(format!("enrol {}", credential.name()))
             .max_reconnects(RECONNECTS_MAX);
-        match timeout(CONNECT_WAIT, options.connect(access.servers()?)).await {
+        match timeout(wait, options.connect(access.servers()?)).await {
             Ok(Ok(nats)) => return Ok(nats),
             Ok(Err(e)) => why = access.trouble(&e).to_string(),
-            Err(_) => why = format!("no answer within {} s", CONNECT_WAIT.as_secs()),
+            Err(_) => why = format!("no answer within {} s", wait.as_secs()),
         }
     }
     Err(PushError::Connect {

@@ -6,16 +6,21 @@
 //!   operator/signing.nk     signs accounts: for revoke, rotate and push
 //!   roles/<role>.nk         signs credentials of that role: for enrolling
 //!   creds/<role>/<name>.creds   what was issued, until it is taken to where it is used
-//!   realm.json              public keys, what was issued, what was revoked
+//!   issued/<role>/<name>.json   who has what
+//!   realm.json              public keys of accounts and roles, what was revoked
+//!   outbox                  what central and its audit have yet to hear
 //!   operator.jwt, auth.conf public: what nats-server needs
 //!   tls/                    certificates, see [`crate::certificate`]
 //! ```
+//!
+//! Every step is on the disk before the next one begins, in an order in which a machine that goes
+//! down between any two leaves a folder that opens: a credential is recorded before it exists, and
+//! what `realm.json` says is void is so, whatever the files of those who had it say.
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -24,8 +29,15 @@ use ev_contract::ids::InvalidId;
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 
+pub use crate::issued::Issued;
 use crate::{
+    files::{
+        PUBLIC, SECRET, failed, lock, make_dir, read_seed, remove, sync_dir, write, write_all,
+        write_seed,
+    },
+    issued::{self, Holder},
     jwt::{self, About},
+    outbox::Outbox,
     roles::{Account, Role},
 };
 
@@ -33,14 +45,16 @@ use crate::{
 pub const DIR_DEFAULT: &str = "/etc/ev/keys";
 /// The credential with which accounts are pushed.
 pub const ENROL_NAME: &str = "enrol";
+/// The credential with which central and its audit are told.
+pub const REGISTRAR_NAME: &str = "registrar";
+/// The credentials that `central enrol` uses itself are made anew so long before they end.
+const OWN_LEFT_DAYS: i64 = 30;
+/// Made when keys are begun with, gone when all are there.
+const UNFINISHED: &str = "unfinished";
 /// Longest life of a credential.
 pub const DAYS_MAX: u32 = 3_650;
 /// Seconds of a day.
 pub(crate) const DAY_S: i64 = 24 * 3_600;
-/// A secret is its owner's alone.
-pub(crate) const SECRET: u32 = 0o600;
-/// What nats-server reads is public.
-pub(crate) const PUBLIC: u32 = 0o644;
 
 /// Why something about keys failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +73,20 @@ pub enum RealmError {
     #[error("{0} has keys already; they are never overwritten")]
     Exists(String),
     /// There are none.
-    #[error("{0} has no keys: `central enrol init` makes them")]
+    #[error(
+        "{0} has no keys: `central enrol init` makes them; --dir or EV_KEYS_DIR names another folder"
+    )]
     Missing(String),
+    /// Making them was interrupted.
+    #[error(
+        "the keys in {0} are not all there: `central enrol init` was interrupted; run it again"
+    )]
+    Unfinished(String),
+    /// Too much waits to be told.
+    #[error(
+        "{0} is full of what central has not heard yet: `central enrol push` tells it, where a server and central run"
+    )]
+    OutboxFull(String),
     /// A file has other content than it should.
     #[error("{path} cannot be used: {why}")]
     Content {
@@ -88,12 +114,14 @@ pub enum RealmError {
         until: String,
     },
     /// Nobody has such a credential.
-    #[error("{role} {name} has no credential that is good")]
+    #[error("{role} {name} has no credential that is good{since}")]
     Unknown {
         /// As what.
         role: Role,
         /// Who.
         name: String,
+        /// Since when it has none.
+        since: String,
     },
     /// A host or a client that cannot be named in a certificate.
     #[error("{0:?} is no name of a host or a client; for instance nats-1.ev.internal")]
@@ -114,34 +142,6 @@ pub enum RealmError {
     Sign(#[from] nkeys::error::Error),
 }
 
-/// A credential that was issued.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Issued {
-    /// As what.
-    pub role: Role,
-    /// To whom.
-    pub name: String,
-    /// Its public key.
-    pub key: String,
-    /// The role's key that signed it.
-    pub signed_by: String,
-    /// When.
-    pub issued_at_s: i64,
-    /// Until when it is good.
-    pub expires_at_s: i64,
-    /// Since when it is not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub revoked_at_s: Option<i64>,
-}
-
-impl Issued {
-    /// Whether it opens anything.
-    #[must_use]
-    pub fn is_good(&self, now_s: i64) -> bool {
-        self.revoked_at_s.is_none() && self.expires_at_s > now_s
-    }
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 struct AccountState {
     id: String,
@@ -157,11 +157,58 @@ struct AccountState {
     signed_by: String,
 }
 
+impl RealmError {
+    /// What to do next, where the error itself does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as the owner of the folder of keys, or name another with --dir")
+            }
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("make room; what was done stays, and the same command can be given again")
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Since when a credential is void, until it would have expired.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Revoked {
+    role: Role,
+    at_s: i64,
+    expires_at_s: i64,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct State {
     accounts: BTreeMap<Account, AccountState>,
     role_keys: BTreeMap<Role, String>,
+    /// Since when a role has its key, where it had another before.
+    #[serde(default)]
+    role_keys_since_s: BTreeMap<Role, i64>,
+    /// By public key. Only what the roles' present keys have signed: the rest is void by itself.
+    #[serde(default)]
+    revoked: BTreeMap<String, Revoked>,
+    /// Where everything issued was kept before each name had a file.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     issued: Vec<Issued>,
+}
+
+/// A credential that is signed and not yet written anywhere.
+#[derive(Debug)]
+pub struct Draft {
+    issued: Issued,
+    file: String,
+}
+
+impl Draft {
+    /// What it will be.
+    #[must_use]
+    pub const fn issued(&self) -> &Issued {
+        &self.issued
+    }
 }
 
 /// A credentials file that was written.
@@ -189,19 +236,24 @@ pub struct AccountToken {
 pub struct Realm {
     dir: PathBuf,
     state: State,
+    outbox: Outbox,
     _lock: File,
 }
 
 impl Realm {
-    /// Makes all keys, the credential that pushes, and what nats-server needs.
+    /// Makes all keys, the credentials that push and tell, and what nats-server needs.
     ///
     /// # Errors
     /// [`RealmError`], also when there are keys already.
     pub fn create(dir: &Path, now_s: i64) -> Result<Self, RealmError> {
         make_dir(dir)?;
         let lock = lock(dir)?;
-        if dir.join("realm.json").exists() || dir.join("operator").exists() {
-            return Err(RealmError::Exists(dir.display().to_string()));
+        let unfinished = dir.join(UNFINISHED);
+        if !unfinished.exists() {
+            if dir.join("realm.json").exists() || dir.join("operator").exists() {
+                return Err(RealmError::Exists(dir.display().to_string()));
+            }
+            write(&unfinished, SECRET, "")?;
         }
         let root = KeyPair::new_operator();
         let signing = KeyPair::new_operator();
@@ -209,40 +261,25 @@ impl Realm {
         make_dir(&dir.join("roles"))?;
         write_seed(&dir.join("operator/root.nk"), &root)?;
         write_seed(&dir.join("operator/signing.nk"), &signing)?;
-        let mut role_keys = BTreeMap::new();
-        for role in Role::ALL {
-            let key = KeyPair::new_account();
-            write_seed(&role_key_path(dir, role), &key)?;
-            role_keys.insert(role, key.public_key());
-        }
-        // The accounts' own keys are not kept: the operator signs accounts and the roles' keys
-        // sign credentials, so that theirs could only be stolen.
-        let accounts: BTreeMap<_, _> = Account::ALL
-            .into_iter()
-            .map(|account| {
-                let state = AccountState {
-                    id: KeyPair::new_account().public_key(),
-                    issued_at_s: 0,
-                    jwt: String::new(),
-                    nats: serde_json::Value::Null,
-                    signed_by: String::new(),
-                };
-                (account, state)
-            })
-            .collect();
         let mut realm = Self {
             dir: dir.to_owned(),
             state: State {
-                accounts,
-                role_keys,
+                accounts: BTreeMap::new(),
+                role_keys: BTreeMap::new(),
+                role_keys_since_s: BTreeMap::new(),
+                revoked: BTreeMap::new(),
                 issued: Vec::new(),
             },
+            outbox: Outbox::open(dir)?,
             _lock: lock,
         };
+        realm.complete()?;
         realm.save()?;
         realm.sign_operator(&root, &signing, now_s)?;
         realm.sign_accounts(now_s)?;
-        realm.enrol(Role::Enrol, ENROL_NAME, Role::Enrol.days(), now_s)?;
+        realm.renew_own(now_s)?;
+        remove(&unfinished)?;
+        sync_dir(dir)?;
         Ok(realm)
     }
 
@@ -252,20 +289,98 @@ impl Realm {
     /// [`RealmError`].
     pub fn open(dir: &Path) -> Result<Self, RealmError> {
         let path = dir.join("realm.json");
-        if !path.exists() {
+        let there = |path: &Path| path.try_exists().map_err(failed("look for", path));
+        if !there(&path)? && !there(&dir.join(UNFINISHED))? {
             return Err(RealmError::Missing(dir.display().to_string()));
         }
         let lock = lock(dir)?;
+        if there(&dir.join(UNFINISHED))? {
+            return Err(RealmError::Unfinished(dir.display().to_string()));
+        }
         let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
         let state = serde_json::from_str(&text).map_err(|e| RealmError::Content {
             path: path.display().to_string(),
             why: e.to_string(),
         })?;
-        Ok(Self {
+        let mut realm = Self {
             dir: dir.to_owned(),
             state,
+            outbox: Outbox::open(dir)?,
             _lock: lock,
+        };
+        let is_older = realm.complete()? || !realm.state.issued.is_empty();
+        if is_older {
+            realm.give_each_name_a_file()?;
+            realm.save()?;
+        }
+        Ok(realm)
+    }
+
+    /// Makes keys for accounts and roles that have none: those that came later than the folder.
+    fn complete(&mut self) -> Result<bool, RealmError> {
+        let mut changed = false;
+        for account in Account::ALL {
+            // The accounts' own keys are not kept: the operator signs accounts and the roles' keys
+            // sign credentials, so that theirs could only be stolen.
+            self.state.accounts.entry(account).or_insert_with(|| {
+                changed = true;
+                AccountState {
+                    id: KeyPair::new_account().public_key(),
+                    issued_at_s: 0,
+                    jwt: String::new(),
+                    nats: serde_json::Value::Null,
+                    signed_by: String::new(),
+                }
+            });
+        }
+        for role in Role::ALL {
+            if !self.state.role_keys.contains_key(&role) {
+                let key = KeyPair::new_account();
+                write_seed(&role_key_path(&self.dir, role), &key)?;
+                self.state.role_keys.insert(role, key.public_key());
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn give_each_name_a_file(&mut self) -> Result<(), RealmError> {
+        let mut holders: BTreeMap<Role, BTreeMap<String, Holder>> = BTreeMap::new();
+        for one in std::mem::take(&mut self.state.issued) {
+            let present = self.state.role_keys[&one.role] == one.signed_by;
+            if let Some(at_s) = one.revoked_at_s.filter(|_| present) {
+                let revoked = Revoked {
+                    role: one.role,
+                    at_s,
+                    expires_at_s: one.expires_at_s,
+                };
+                self.state.revoked.insert(one.key.clone(), revoked);
+            }
+            let names = holders.entry(one.role).or_default();
+            let holder = names.entry(one.name.clone()).or_default();
+            holder.credentials.push(one);
+        }
+        holders.into_iter().try_for_each(|(role, names)| {
+            issued::store(&self.dir, role, names.into_iter().collect(), 0)
         })
+    }
+
+    /// Sees to it that the credentials that `central enrol` itself uses are there and good for a
+    /// while. Where their role's key is elsewhere, somebody else has to.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn renew_own(&mut self, now_s: i64) -> Result<(), RealmError> {
+        for (role, name) in [(Role::Enrol, ENROL_NAME), (Role::Registrar, REGISTRAR_NAME)] {
+            let until_s = now_s + OWN_LEFT_DAYS * DAY_S;
+            let holder = self.holder(role, name)?;
+            let is_good = holder.credentials.iter().any(|one| one.is_good(until_s));
+            let has_key = role_key_path(&self.dir, role).exists();
+            if has_key && !(is_good && self.creds(role, name).exists()) {
+                self.enrol_again(role, name, role.days(), now_s)?;
+            }
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -292,10 +407,90 @@ impl Realm {
         &self.state.accounts[&account].id
     }
 
-    /// What was issued, oldest first.
+    /// A role's public key.
     #[must_use]
-    pub fn issued(&self) -> &[Issued] {
-        &self.state.issued
+    pub fn role_key(&self, role: Role) -> &str {
+        &self.state.role_keys[&role]
+    }
+
+    /// What central and its audit have yet to hear.
+    pub const fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// What was issued in some roles, by role and name, oldest first.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn issued(&self, roles: &[Role]) -> Result<Vec<Issued>, RealmError> {
+        let mut all = Vec::new();
+        for role in roles {
+            for name in issued::names(&self.dir, *role)? {
+                all.extend(self.holder(*role, &name)?.credentials);
+            }
+        }
+        Ok(all)
+    }
+
+    /// What somebody has, with what `realm.json` says about it.
+    fn holder(&self, role: Role, name: &str) -> Result<Holder, RealmError> {
+        let mut holder = issued::load(&self.dir, role, name)?;
+        for one in &mut holder.credentials {
+            let revoked = self.state.revoked.get(&one.key).map(|r| r.at_s);
+            let former = (one.signed_by != self.state.role_keys[&role]).then(|| {
+                let since_s = self.state.role_keys_since_s.get(&role);
+                since_s.copied().unwrap_or(one.issued_at_s)
+            });
+            one.revoked_at_s = one.revoked_at_s.or(revoked).or(former);
+        }
+        Ok(holder)
+    }
+
+    /// What somebody has that is good.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn good(&self, role: Role, name: &str, now_s: i64) -> Result<Vec<Issued>, RealmError> {
+        role.check_name(name)?;
+        let mut credentials = self.holder(role, name)?.credentials;
+        credentials.retain(|one| one.is_good(now_s));
+        Ok(credentials)
+    }
+
+    /// What somebody has that is good: at least one.
+    ///
+    /// # Errors
+    /// [`RealmError::Unknown`] when there is none.
+    pub fn some_good(&self, role: Role, name: &str, now_s: i64) -> Result<Vec<Issued>, RealmError> {
+        let good = self.good(role, name, now_s)?;
+        if !good.is_empty() {
+            return Ok(good);
+        }
+        let last = self.holder(role, name)?.credentials.pop();
+        let since = last.map(|one| match one.revoked_at_s {
+            Some(at) => format!("; its last was revoked at {}", shown_time(at)),
+            None => format!("; its last expired at {}", shown_time(one.expires_at_s)),
+        });
+        Err(RealmError::Unknown {
+            role,
+            name: name.to_owned(),
+            since: since.unwrap_or_default(),
+        })
+    }
+
+    /// Whether somebody may get a first credential.
+    ///
+    /// # Errors
+    /// [`RealmError`]: the name is none, or has one that is good.
+    pub fn check_new(&self, role: Role, name: &str, now_s: i64) -> Result<(), RealmError> {
+        match self.good(role, name, now_s)?.last() {
+            None => Ok(()),
+            Some(issued) => Err(RealmError::Enrolled {
+                role,
+                name: name.to_owned(),
+                until: shown_time(issued.expires_at_s),
+            }),
+        }
     }
 
     /// Writes the first credential of somebody.
@@ -309,14 +504,7 @@ impl Realm {
         days: u32,
         now_s: i64,
     ) -> Result<Enrolled, RealmError> {
-        role.check_name(name)?;
-        if let Some(issued) = self.good(role, name, now_s).last() {
-            return Err(RealmError::Enrolled {
-                role,
-                name: name.to_owned(),
-                until: shown_time(issued.expires_at_s),
-            });
-        }
+        self.check_new(role, name, now_s)?;
         self.enrol_again(role, name, days, now_s)
     }
 
@@ -332,10 +520,7 @@ impl Realm {
         days: u32,
         now_s: i64,
     ) -> Result<Enrolled, RealmError> {
-        if !(1..=DAYS_MAX).contains(&days) {
-            return Err(RealmError::Days(days));
-        }
-        self.issue(role, name, now_s + i64::from(days) * DAY_S, now_s)
+        self.issue(role, name, expiry(days, now_s)?, now_s)
     }
 
     /// Writes a credential that ends at a given time.
@@ -349,18 +534,51 @@ impl Realm {
         expires_at_s: i64,
         now_s: i64,
     ) -> Result<Enrolled, RealmError> {
+        let key = self.signer(role)?;
+        let draft = self.draft(&key, role, name, expires_at_s, now_s)?;
+        let mut enrolled = self.commit(vec![draft], now_s)?;
+        Ok(enrolled.remove(0))
+    }
+
+    /// The key that signs a role's credentials.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn signer(&self, role: Role) -> Result<KeyPair, RealmError> {
+        let path = role_key_path(&self.dir, role);
+        let next = next_role_key_path(&self.dir, role);
+        // The machine went down between the two steps of a change of this key.
+        if next.exists() {
+            if read_seed(&next)?.public_key() == self.state.role_keys[&role] {
+                fs::rename(&next, &path).map_err(failed("replace", &path))?;
+            } else {
+                remove(&next)?;
+            }
+            sync_dir(&self.dir.join("roles"))?;
+        }
+        let key = read_seed(&path)?;
+        if self.state.role_keys[&role] == key.public_key() {
+            return Ok(key);
+        }
+        Err(RealmError::Content {
+            path: path.display().to_string(),
+            why: "it is not the role's present key".into(),
+        })
+    }
+
+    /// Signs a credential. Nothing is written.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn draft(
+        &self,
+        signer: &KeyPair,
+        role: Role,
+        name: &str,
+        expires_at_s: i64,
+        now_s: i64,
+    ) -> Result<Draft, RealmError> {
         role.check_name(name)?;
-        let key_path = role_key_path(&self.dir, role);
-        if !self.state.role_keys.contains_key(&role) {
-            self.make_role(role, now_s)?;
-        }
-        let role_key = read_seed(&key_path)?;
-        if self.state.role_keys.get(&role) != Some(&role_key.public_key()) {
-            return Err(RealmError::Content {
-                path: key_path.display().to_string(),
-                why: "it is not the role's present key".into(),
-            });
-        }
         let key = KeyPair::new_user();
         let token = jwt::sign(
             About {
@@ -370,43 +588,53 @@ impl Realm {
                 expires_at_s: Some(expires_at_s),
                 nats: jwt::user(role, self.account_id(role.account())),
             },
-            &role_key,
+            signer,
         )?;
-        self.state.issued.push(Issued {
-            role,
-            name: name.to_owned(),
-            key: key.public_key(),
-            signed_by: role_key.public_key(),
-            issued_at_s: now_s,
-            expires_at_s,
-            revoked_at_s: None,
-        });
-        // Recorded before it exists: what is not recorded could not be revoked.
-        self.save()?;
-        let path = self.creds(role, name);
-        make_dir(&self.dir.join("creds"))?;
-        make_dir(&self.dir.join(format!("creds/{role}")))?;
         let seed = key.seed()?;
-        write(
-            &path,
-            SECRET,
-            &format!(
+        Ok(Draft {
+            issued: Issued {
+                role,
+                name: name.to_owned(),
+                key: key.public_key(),
+                signed_by: signer.public_key(),
+                issued_at_s: now_s,
+                expires_at_s,
+                revoked_at_s: None,
+            },
+            file: format!(
                 "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
                  -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
             ),
-        )?;
-        Ok(Enrolled { path, expires_at_s })
+        })
     }
 
-    /// Makes the signing key of a role that there was not when these keys were made. Its credentials
-    /// open nothing before that is pushed, or a server starts with the new `auth.conf`.
-    fn make_role(&mut self, role: Role, now_s: i64) -> Result<(), RealmError> {
-        let key = KeyPair::new_account();
-        write_seed(&role_key_path(&self.dir, role), &key)?;
-        self.state.role_keys.insert(role, key.public_key());
-        self.save()?;
-        self.sign_accounts(now_s)?;
-        Ok(())
+    /// Writes credentials.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn commit(&mut self, drafts: Vec<Draft>, now_s: i64) -> Result<Vec<Enrolled>, RealmError> {
+        let mut holders: BTreeMap<Role, Vec<(String, Holder)>> = BTreeMap::new();
+        let mut files = Vec::new();
+        let mut enrolled = Vec::new();
+        for Draft { issued, file } in drafts {
+            let (role, name) = (issued.role, issued.name.clone());
+            let path = self.creds(role, &name);
+            files.push((path.clone(), file));
+            enrolled.push(Enrolled {
+                path,
+                expires_at_s: issued.expires_at_s,
+            });
+            let mut holder = self.holder(role, &name)?;
+            holder.credentials.push(issued);
+            holders.entry(role).or_default().push((name, holder));
+        }
+        // Recorded before it exists: what is not recorded could not be revoked.
+        for (role, holders) in holders {
+            issued::store(&self.dir, role, holders, now_s)?;
+            make_dir(&self.dir.join(format!("creds/{role}")))?;
+        }
+        write_all(&files, SECRET)?;
+        Ok(enrolled)
     }
 
     /// Makes all credentials of somebody void, and removes the file. In force once pushed.
@@ -414,14 +642,10 @@ impl Realm {
     /// # Errors
     /// [`RealmError`], also when none is good.
     pub fn revoke(&mut self, role: Role, name: &str, now_s: i64) -> Result<usize, RealmError> {
-        let count = self.mark_revoked(role, name, now_s)?;
-        self.save()?;
-        self.sign_accounts(now_s)?;
-        let path = self.creds(role, name);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
-            Ok(()) | Err(_) => Ok(count),
-        }
+        let good = self.some_good(role, name, now_s)?;
+        self.make_void(&good, now_s)?;
+        remove(&self.creds(role, name))?;
+        Ok(good.len())
     }
 
     /// Replaces all credentials of somebody by a new one. In force once pushed.
@@ -435,10 +659,69 @@ impl Realm {
         days: u32,
         now_s: i64,
     ) -> Result<Enrolled, RealmError> {
-        self.mark_revoked(role, name, now_s)?;
-        let enrolled = self.enrol_again(role, name, days, now_s)?;
+        let expires_at_s = expiry(days, now_s)?;
+        self.some_good(role, name, now_s)?;
+        let key = self.signer(role)?;
+        let draft = self.draft(&key, role, name, expires_at_s, now_s)?;
+        self.replace(draft, now_s)
+    }
+
+    /// Replaces all credentials of somebody by this one. In force once pushed.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn replace(&mut self, draft: Draft, now_s: i64) -> Result<Enrolled, RealmError> {
+        // Read first: without it nothing could be put in force.
+        self.account_signer()?;
+        let former = self.good(draft.issued.role, &draft.issued.name, now_s)?;
+        let mut enrolled = self.commit(vec![draft], now_s)?;
+        self.make_void(&former, now_s)?;
+        Ok(enrolled.remove(0))
+    }
+
+    /// The key that signs accounts.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn account_signer(&self) -> Result<KeyPair, RealmError> {
+        read_seed(&self.dir.join("operator/signing.nk"))
+    }
+
+    fn make_void(&mut self, credentials: &[Issued], now_s: i64) -> Result<(), RealmError> {
+        self.account_signer()?;
+        for one in credentials {
+            let revoked = Revoked {
+                role: one.role,
+                at_s: now_s,
+                expires_at_s: one.expires_at_s,
+            };
+            self.state.revoked.insert(one.key.clone(), revoked);
+        }
         self.sign_accounts(now_s)?;
-        Ok(enrolled)
+        // From here on it is so. What follows only keeps it known for longer.
+        for one in credentials {
+            let holder = self.holder(one.role, &one.name)?;
+            let holders = vec![(one.name.clone(), holder)];
+            issued::store(&self.dir, one.role, holders, now_s)?;
+        }
+        Ok(())
+    }
+
+    /// Who has a credential in a role, or had one until its key was replaced and got no other.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn bearers(&self, role: Role, now_s: i64) -> Result<Vec<String>, RealmError> {
+        let mut bearers = Vec::new();
+        for name in issued::names(&self.dir, role)? {
+            let holder = issued::load(&self.dir, role, &name)?;
+            let has = holder
+                .credentials
+                .iter()
+                .any(|one| one.is_good(now_s) && !self.state.revoked.contains_key(&one.key));
+            bearers.extend(has.then_some(name));
+        }
+        Ok(bearers)
     }
 
     /// Replaces a role's signing key, and all of its credentials that are good. In force once
@@ -452,35 +735,56 @@ impl Realm {
         days: u32,
         now_s: i64,
     ) -> Result<Vec<Enrolled>, RealmError> {
-        if !(1..=DAYS_MAX).contains(&days) {
-            return Err(RealmError::Days(days));
-        }
-        // Read first: without it nothing could be put in force.
-        read_seed(&self.dir.join("operator/signing.nk"))?;
+        let (key, drafts) = self.draft_role(role, days, now_s)?;
+        self.replace_role(role, &key, drafts, now_s)
+    }
+
+    /// Signs what [`Realm::replace_role`] will write.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn draft_role(
+        &self,
+        role: Role,
+        days: u32,
+        now_s: i64,
+    ) -> Result<(KeyPair, Vec<Draft>), RealmError> {
+        let expires_at_s = expiry(days, now_s)?;
+        self.account_signer()?;
+        let key = KeyPair::new_account();
+        let drafts = self
+            .bearers(role, now_s)?
+            .iter()
+            .map(|name| self.draft(&key, role, name, expires_at_s, now_s))
+            .collect::<Result<_, _>>()?;
+        Ok((key, drafts))
+    }
+
+    /// Replaces a role's signing key, and the credentials that it signed by these.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn replace_role(
+        &mut self,
+        role: Role,
+        key: &KeyPair,
+        drafts: Vec<Draft>,
+        now_s: i64,
+    ) -> Result<Vec<Enrolled>, RealmError> {
+        self.account_signer()?;
         if role == Role::Enrol {
             let present = self.creds(role, ENROL_NAME);
             let former = former_enrol(&self.dir);
             fs::copy(&present, &former).map_err(failed("copy", &present))?;
         }
-        let mut names: Vec<String> = Vec::new();
-        for issued in &mut self.state.issued {
-            if issued.role == role && issued.is_good(now_s) {
-                issued.revoked_at_s = Some(now_s);
-                if !names.contains(&issued.name) {
-                    names.push(issued.name.clone());
-                }
-            }
-        }
-        let key = KeyPair::new_account();
+        write_seed(&next_role_key_path(&self.dir, role), key)?;
         self.state.role_keys.insert(role, key.public_key());
-        write_seed(&role_key_path(&self.dir, role), &key)?;
-        self.save()?;
-        let enrolled = names
-            .iter()
-            .map(|name| self.enrol_again(role, name, days, now_s))
-            .collect::<Result<_, _>>()?;
+        self.state.role_keys_since_s.insert(role, now_s);
+        self.state.revoked.retain(|_, revoked| revoked.role != role);
         self.sign_accounts(now_s)?;
-        Ok(enrolled)
+        // The new key takes the old one's place.
+        self.signer(role)?;
+        self.commit(drafts, now_s)
     }
 
     /// Replaces the key that signs accounts. Needs the root key, and every server to start anew
@@ -496,6 +800,63 @@ impl Realm {
         self.sign_operator(&root, &signing, now_s)?;
         self.sign_accounts(now_s)?;
         Ok(())
+    }
+
+    /// Forgets what has expired for so many days, revoked or not. Returns how many credentials.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn forget_expired(&mut self, days: u32, now_s: i64) -> Result<usize, RealmError> {
+        let before_s = now_s - i64::from(days) * DAY_S;
+        let mut forgotten = 0;
+        for role in Role::ALL {
+            let mut fewer = Vec::new();
+            for name in issued::names(&self.dir, role)? {
+                let mut holder = self.holder(role, &name)?;
+                let all = holder.credentials.len();
+                holder.credentials.retain(|c| c.expires_at_s > before_s);
+                let left = holder.credentials.len();
+                forgotten += all - left;
+                // When central was told of a charge point last is needed for as long as it has the
+                // name.
+                if left == 0 && holder.announced_ms.is_none() {
+                    remove(&self.creds(role, &name))?;
+                    issued::forget(&self.dir, role, &name)?;
+                } else if left < all {
+                    fewer.push((name, holder));
+                }
+            }
+            if !fewer.is_empty() {
+                issued::store(&self.dir, role, fewer, now_s)?;
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// When central may be told of these charge points, all at once: later than of any before.
+    /// That is noted.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn announce_at(
+        &mut self,
+        names: &[String],
+        now_s: i64,
+        now_ms: i64,
+    ) -> Result<i64, RealmError> {
+        let role = Role::ChargePoint;
+        let mut holders = Vec::new();
+        let mut at_ms = now_ms;
+        for name in names {
+            let holder = self.holder(role, name)?;
+            at_ms = at_ms.max(holder.announced_ms.map_or(0, |last| last + 1));
+            holders.push((name.clone(), holder));
+        }
+        for (_, holder) in &mut holders {
+            holder.announced_ms = Some(at_ms);
+        }
+        issued::store(&self.dir, role, holders, now_s)?;
+        Ok(at_ms)
     }
 
     fn sign_operator(
@@ -525,16 +886,19 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn sign_accounts(&mut self, now_s: i64) -> Result<Vec<AccountToken>, RealmError> {
-        let signing = read_seed(&self.dir.join("operator/signing.nk"))?;
+        let signing = self.account_signer()?;
+        // What has expired need not be revoked too.
+        self.state
+            .revoked
+            .retain(|_, revoked| revoked.expires_at_s > now_s);
         let mut tokens = Vec::new();
         for account in Account::ALL {
             let revocations: BTreeMap<String, i64> = self
                 .state
-                .issued
+                .revoked
                 .iter()
-                // What has expired need not be revoked too.
-                .filter(|i| i.role.account() == account && i.expires_at_s > now_s)
-                .filter_map(|i| i.revoked_at_s.map(|at| (i.key.clone(), at)))
+                .filter(|(_, revoked)| revoked.role.account() == account)
+                .map(|(key, revoked)| (key.clone(), revoked.at_s))
                 .collect();
             let ids = self
                 .state
@@ -597,41 +961,7 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn forget_former_enrol(&self) -> Result<(), RealmError> {
-        let path = former_enrol(&self.dir);
-        if path.exists() {
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
-        }
-        Ok(())
-    }
-
-    fn good<'r>(
-        &'r self,
-        role: Role,
-        name: &'r str,
-        now_s: i64,
-    ) -> impl Iterator<Item = &'r Issued> {
-        self.state
-            .issued
-            .iter()
-            .filter(move |i| i.role == role && i.name == name && i.is_good(now_s))
-    }
-
-    fn mark_revoked(&mut self, role: Role, name: &str, now_s: i64) -> Result<usize, RealmError> {
-        role.check_name(name)?;
-        let mut count = 0;
-        for issued in &mut self.state.issued {
-            if issued.role == role && issued.name == name && issued.is_good(now_s) {
-                issued.revoked_at_s = Some(now_s);
-                count += 1;
-            }
-        }
-        if count == 0 {
-            return Err(RealmError::Unknown {
-                role,
-                name: name.to_owned(),
-            });
-        }
-        Ok(count)
+        remove(&former_enrol(&self.dir))
     }
 
     fn save(&self) -> Result<(), RealmError> {
@@ -675,67 +1005,18 @@ fn role_key_path(dir: &Path, role: Role) -> PathBuf {
     dir.join(format!("roles/{role}.nk"))
 }
 
+/// Where a role's next key lies until `realm.json` names it.
+fn next_role_key_path(dir: &Path, role: Role) -> PathBuf {
+    dir.join(format!("roles/{role}.next.nk"))
+}
+
+pub(crate) fn expiry(days: u32, now_s: i64) -> Result<i64, RealmError> {
+    if !(1..=DAYS_MAX).contains(&days) {
+        return Err(RealmError::Days(days));
+    }
+    Ok(now_s + i64::from(days) * DAY_S)
+}
+
 fn former_enrol(dir: &Path) -> PathBuf {
     dir.join("creds/enrol/former.creds")
-}
-
-pub(crate) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RealmError {
-    let path = path.display().to_string();
-    move |source| RealmError::File { what, path, source }
-}
-
-pub(crate) fn make_dir(path: &Path) -> Result<(), RealmError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(failed("make the folder", path))
-}
-
-pub(crate) fn lock(dir: &Path) -> Result<File, RealmError> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(SECRET)
-        .open(&path)
-        .map_err(failed("open", &path))?;
-    file.lock().map_err(failed("lock", &path))?;
-    Ok(file)
-}
-
-/// Writes a whole file or none: whoever reads it meanwhile sees the former one.
-pub(crate) fn write(path: &Path, mode: u32, text: &str) -> Result<(), RealmError> {
-    let mut half = path.as_os_str().to_owned();
-    half.push(".half");
-    let half = PathBuf::from(half);
-    // One that was left half written may have another mode.
-    let _ = fs::remove_file(&half);
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(mode)
-        .open(&half)
-        .map_err(failed("create", &half))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", &half))?;
-    fs::rename(&half, path).map_err(failed("replace", path))?;
-    let folder = path.parent().unwrap_or(path);
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(failed("sync", folder))
-}
-
-fn write_seed(path: &Path, key: &KeyPair) -> Result<(), RealmError> {
-    write(path, SECRET, &format!("{}\n", key.seed()?))
-}
-
-fn read_seed(path: &Path) -> Result<KeyPair, RealmError> {
-    let text = fs::read_to_string(path).map_err(failed("read", path))?;
-    KeyPair::from_seed(text.trim()).map_err(|_| RealmError::Content {
-        path: path.display().to_string(),
-        why: "it is no key".into(),
-    })
 }

@@ -11,8 +11,8 @@ use ev_contract::{
     limits::{EVT_BYTES_MAX, REQUEST_BYTES_MAX},
     streams::{self, SNAPSHOT_BUCKET},
     subjects::{
-        AUDIT_ALL, CDR_ALL, CP_COMMANDS, CP_EVENTS, CP_HEARTBEATS, CP_LIVE_VALUES, CP_SYNCS,
-        DRIVER_REQUESTS, LEDGER, OPERATOR_REQUESTS, WATCH,
+        AUDIT_ALL, AUDIT_ENROLMENTS, CDR_ALL, CP_COMMANDS, CP_EVENTS, CP_HEARTBEATS,
+        CP_LIVE_VALUES, CP_SYNCS, DRIVER_REQUESTS, ENROLMENTS, LEDGER, OPERATOR_REQUESTS, WATCH,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -29,17 +29,21 @@ pub enum Account {
     Drivers,
     /// Operators.
     Operators,
+    /// Those who tell central and its audit of credentials. An account of its own, so that neither
+    /// an answer nor the stream's acknowledgement can be aimed at anything of CORE.
+    Registrars,
     /// The servers' own.
     Sys,
 }
 
 impl Account {
     /// All of them. The servers' own comes last: pushing it may end the connection that pushes.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Core,
         Self::Edge,
         Self::Drivers,
         Self::Operators,
+        Self::Registrars,
         Self::Sys,
     ];
 
@@ -51,6 +55,7 @@ impl Account {
             Self::Edge => "EDGE",
             Self::Drivers => "DRIVERS",
             Self::Operators => "OPERATORS",
+            Self::Registrars => "REGISTRARS",
             Self::Sys => "SYS",
         }
     }
@@ -64,6 +69,7 @@ impl Account {
             Self::Core => 80,
             Self::Edge | Self::Drivers => 9_500,
             Self::Operators => 500,
+            Self::Registrars => 16,
             // A doorkeeper per central and its replacement, and some at enrolling.
             Self::Sys => 32,
         }
@@ -103,12 +109,20 @@ pub struct Crossing {
     pub owner: Account,
     /// Who asks, or listens.
     pub user: Account,
+    /// Whether the owner is shown who asks, in a header. What goes into a stream is kept as it
+    /// comes, so not there.
+    pub share: bool,
 }
 
 /// Everything that crosses.
-pub const CROSSINGS: [Crossing; 8] = [
+pub const CROSSINGS: [Crossing; 10] = [
     service(DRIVER_REQUESTS, Account::Core, Account::Drivers),
     service(OPERATOR_REQUESTS, Account::Core, Account::Operators),
+    service(ENROLMENTS, Account::Core, Account::Registrars),
+    Crossing {
+        share: false,
+        ..service(AUDIT_ENROLMENTS, Account::Core, Account::Registrars)
+    },
     service(CP_SYNCS, Account::Core, Account::Edge),
     service(CP_EVENTS, Account::Core, Account::Edge),
     service(CP_COMMANDS, Account::Edge, Account::Core),
@@ -123,6 +137,8 @@ const fn service(subject: &'static str, owner: Account, user: Account) -> Crossi
         kind: Kind::Service,
         owner,
         user,
+        // For central's audit.
+        share: matches!(owner, Account::Core),
     }
 }
 
@@ -132,6 +148,7 @@ const fn stream(subject: &'static str, owner: Account, user: Account) -> Crossin
         kind: Kind::Stream,
         owner,
         user,
+        share: false,
     }
 }
 
@@ -155,6 +172,8 @@ pub enum Role {
     Enrol,
     /// Hears who connects, and closes connections: central's second pair of eyes.
     Doorkeeper,
+    /// Tells central and its audit of credentials; used by `central enrol` itself.
+    Registrar,
 }
 
 /// What a role may do. `{{name()}}` stands for the credential's name.
@@ -182,7 +201,7 @@ const PAYLOAD_SERVER_MAX: usize = 1024 * 1024;
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Central,
         Self::ChargePoint,
         Self::Driver,
@@ -190,6 +209,7 @@ impl Role {
         Self::Maintainer,
         Self::Enrol,
         Self::Doorkeeper,
+        Self::Registrar,
     ];
 
     /// Its name on the command line and in file names.
@@ -203,6 +223,7 @@ impl Role {
             Self::Maintainer => "maintainer",
             Self::Enrol => "enrol",
             Self::Doorkeeper => "doorkeeper",
+            Self::Registrar => "registrar",
         }
     }
 
@@ -214,6 +235,7 @@ impl Role {
             Self::ChargePoint => Account::Edge,
             Self::Driver => Account::Drivers,
             Self::Operator => Account::Operators,
+            Self::Registrar => Account::Registrars,
             Self::Enrol | Self::Doorkeeper => Account::Sys,
         }
     }
@@ -223,7 +245,11 @@ impl Role {
     #[must_use]
     pub const fn days(self) -> u32 {
         match self {
-            Self::Central | Self::ChargePoint | Self::Enrol | Self::Doorkeeper => 365,
+            Self::Central
+            | Self::ChargePoint
+            | Self::Enrol
+            | Self::Doorkeeper
+            | Self::Registrar => 365,
             Self::Driver => 90,
             Self::Operator => 30,
             Self::Maintainer => 1,
@@ -240,7 +266,9 @@ impl Role {
             Self::Central | Self::Doorkeeper => ReplicaId::from_str(name).map(drop),
             Self::ChargePoint => CpId::from_str(name).map(drop),
             Self::Driver => DriverId::from_str(name).map(drop),
-            Self::Operator | Self::Maintainer | Self::Enrol => OperatorId::from_str(name).map(drop),
+            Self::Operator | Self::Maintainer | Self::Enrol | Self::Registrar => {
+                OperatorId::from_str(name).map(drop)
+            }
         }
     }
 
@@ -257,6 +285,7 @@ impl Role {
                     CP_SYNCS.into(),
                     CP_EVENTS.into(),
                     CP_HEARTBEATS.into(),
+                    ENROLMENTS.into(),
                     inbox,
                 ],
                 answers: false,
@@ -295,6 +324,13 @@ impl Role {
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
                 subscriptions_max: 64,
+            },
+            Self::Registrar => Grants {
+                publish: vec![own(ENROLMENTS, 0), AUDIT_ENROLMENTS.into()],
+                subscribe: vec![inbox],
+                answers: false,
+                payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
+                subscriptions_max: 8,
             },
             Self::Enrol => Grants {
                 publish: vec![

@@ -4,12 +4,14 @@
 mod support;
 
 use anyhow::{Result, ensure};
-use ev_enrol::Role::{self, Central, ChargePoint, Doorkeeper, Driver, Enrol, Maintainer, Operator};
+use ev_enrol::Role::{
+    self, Central, ChargePoint, Doorkeeper, Driver, Enrol, Maintainer, Operator, Registrar,
+};
 use ev_testkit::{Keys, NatsServer};
 use support::{Raw, SESSION};
 
 /// Everybody, with the name that the rows speak of.
-const ACTORS: [(Role, &str); 7] = [
+const ACTORS: [(Role, &str); 8] = [
     (Central, "central-a"),
     (ChargePoint, "CP-001"),
     (Driver, "alice"),
@@ -17,6 +19,7 @@ const ACTORS: [(Role, &str); 7] = [
     (Maintainer, "mona"),
     (Enrol, "enrol"),
     (Doorkeeper, "door-a"),
+    (Registrar, "registrar"),
 ];
 
 /// Who may publish to a subject, and who may listen on it; nobody else may. `SESSION` stands for a
@@ -63,6 +66,16 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
     ("ev.v1.watch.alice.*",                     &[],            &[Driver]),
     ("ev.v1.watch.*.*",                         &[],            &[]),
     ("ev.v1.watch.>",                           &[],            &[]),
+    // Credentials are announced under the name of whoever does it, and written down.
+    ("ev.v1.enrol.registrar.charge_point",      &[Registrar],   &[Central]),
+    ("ev.v1.enrol.other.charge_point",          &[],            &[Central]),
+    ("ev.v1.enrol.registrar.charge_point.more", &[],            &[]),
+    ("ev.v1.enrol.*.*",                         &[],            &[Central]),
+    ("ev.v1.enrol.>",                           &[],            &[]),
+    ("ev.v1.audit.enrol.root",                  &[Central, Registrar], &[]),
+    ("ev.v1.audit.enrol.root.more",             &[Central],     &[]),
+    ("ev.v1.audit.op.olga",                     &[Central],     &[]),
+    ("ev.v1.audit.>",                           &[],            &[]),
     // What central keeps.
     ("ev.v1.ledger",                            &[Central],     &[]),
     ("ev.v1.cdr.SESSION",                       &[Central],     &[]),
@@ -140,6 +153,9 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
     ("_INBOX_alice.>",                          &[],            &[Driver]),
     ("_INBOX_olga.x",                           &[],            &[Operator]),
     ("_INBOX_mona.x",                           &[],            &[Maintainer]),
+    ("$JS.API.STREAM.CREATE.EV_AUDIT",          &[Central, Maintainer], &[]),
+    ("$JS.API.STREAM.INFO.EV_AUDIT",            &[Central, Maintainer], &[]),
+    ("_INBOX_registrar.x",                      &[],            &[Registrar]),
     ("_INBOX_enrol.x",                          &[],            &[Enrol]),
     ("_INBOX_door-a.x",                         &[],            &[Doorkeeper]),
     ("_INBOX_bob.x",                            &[],            &[]),

@@ -7,7 +7,7 @@ use central_core::{
 };
 use ev_contract::{
     codes::Code,
-    ids::{AuditId, CpId, DriverId, OperatorId, ReplicaId, SessionId},
+    ids::{AuditId, CpId, ReplicaId, SessionId},
     subjects::Subject,
     time::UnixMs,
     v1::{
@@ -71,6 +71,7 @@ pub fn draft(kind: AuditKind, message: &Message) -> AuditEntry {
     let (name, verb) = match Subject::parse(&message.subject) {
         Some(Subject::Driver { driver, verb }) => (Some(driver.to_string()), verb),
         Some(Subject::Operator { operator, verb }) => (Some(operator.to_string()), verb),
+        Some(Subject::Enrolment { by, verb }) => (Some(by.to_string()), verb),
         Some(Subject::Sync { cp }) => (Some(cp.to_string()), "sync".to_owned()),
         Some(Subject::Event { cp }) => (Some(cp.to_string()), "evt".to_owned()),
         Some(Subject::Heartbeat { cp }) => (Some(cp.to_string()), "hb".to_owned()),
@@ -262,87 +263,4 @@ fn is_public_key(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_uppercase() || (b'2'..=b'7').contains(&b))
-}
-
-/// What happened to a credential.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EnrolVerb {
-    /// The trust of a whole installation was made.
-    Init,
-    /// Somebody got a credential.
-    Enrol,
-    /// A credential was taken back.
-    Revoke,
-    /// A credential was replaced.
-    Rotate,
-}
-
-impl EnrolVerb {
-    /// The word in the audit.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Init => "init",
-            Self::Enrol => "enrol",
-            Self::Revoke => "revoke",
-            Self::Rotate => "rotate",
-        }
-    }
-}
-
-/// Whose credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whose {
-    /// A driver's.
-    Driver(DriverId),
-    /// An operator's.
-    Operator(OperatorId),
-    /// A charge point's.
-    ChargePoint(CpId),
-    /// Central's own, or the whole installation's.
-    Installation,
-}
-
-/// An act on a credential, for the audit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Enrolment {
-    /// Who did it.
-    pub by: OperatorId,
-    /// What.
-    pub verb: EnrolVerb,
-    /// Whose credential.
-    pub whose: Whose,
-    /// Its public key; never the seed.
-    pub key: Option<String>,
-    /// Why it was refused; none when it was done.
-    pub refused: Option<Code>,
-    /// More of it, in a few words.
-    pub detail: Option<String>,
-}
-
-impl Enrolment {
-    /// The entry.
-    #[must_use]
-    pub fn entry(&self, at: UnixMs) -> AuditEntry {
-        let mut entry = AuditEntry {
-            at,
-            replica: program("enrol"),
-            name: Some(self.by.to_string()),
-            key: self.key.clone().filter(|key| is_public_key(key)),
-            outcome: match self.refused {
-                Some(_) => AuditOutcome::Denied,
-                None => AuditOutcome::Accepted,
-            },
-            code: self.refused,
-            detail: self.detail.as_deref().map(shortened),
-            ..blank(AuditKind::Enrol, self.verb.as_str().to_owned())
-        };
-        match &self.whose {
-            Whose::Driver(id) => entry.driver_id = Some(id.to_string()),
-            Whose::Operator(id) => entry.operator_id = Some(id.to_string()),
-            Whose::ChargePoint(id) => entry.cp_id = Some(id.to_string()),
-            Whose::Installation => {}
-        }
-        entry
-    }
 }

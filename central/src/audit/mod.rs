@@ -1,7 +1,7 @@
 //! The audit: who did what, when, and what came of it. Entries are appended to a stream that the
 //! server lets nobody shorten.
 //!
-//! - [`entry`]: what an entry says
+//! - [`entry`]: what an entry says; of what is done to credentials, see [`ev_enrol::audit`]
 //! - [`pages`]: reading it
 //!
 //! An operator's answer leaves when its entry is on disk. Refusals because of who asks are written
@@ -127,21 +127,6 @@ pub async fn append(js: &jetstream::Context, entry: &AuditEntry) -> anyhow::Resu
             )
         })),
     }
-}
-
-/// Appends an entry about a credential, and creates the stream if it is not there: the first
-/// credentials are given out before any central runs.
-///
-/// # Errors
-/// When the entry is not known to be on disk. Then nothing should be handed out.
-pub async fn append_enrolment(
-    client: &async_nats::Client,
-    replicas: usize,
-    enrolment: &entry::Enrolment,
-) -> anyhow::Result<u64> {
-    let js = jetstream::new(client.clone());
-    ensure(&js, replicas).await?;
-    append(&js, &enrolment.entry(engine::wall())).await
 }
 
 /// An answer, ready to be sent.

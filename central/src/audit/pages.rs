@@ -1,7 +1,7 @@
 //! Reading the audit, a page at a time. The stream is asked and not the state: what was appended a
 //! moment ago through another server may be missing from a page, and is on the next.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use anyhow::Context as _;
 use async_nats::jetstream::{
@@ -190,6 +190,11 @@ async fn look(stream: &Stream, window: Window) -> anyhow::Result<Looked> {
             looked.rows.push(AuditRow { seq, entry });
         }
     }
+    // Appended again, since an acknowledgement was lost, an entry stands there twice.
+    let mut seen = HashSet::new();
+    looked
+        .rows
+        .retain(|row| seen.insert(row.entry.entry_id.clone()));
     let name = reader.cached_info().name.clone();
     if let Err(error) = stream.delete_consumer(&name).await {
         tracing::debug!(%error, "a reader of the audit stays until it is forgotten");

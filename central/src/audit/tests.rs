@@ -4,17 +4,11 @@ use std::time::Instant;
 
 use async_nats::{HeaderMap, Message};
 use ev_client::Credential;
-use ev_contract::{
-    ids::{CpId, DriverId},
-    v1::TariffLsReply,
-    wire::Tag,
-};
+use ev_contract::{v1::TariffLsReply, wire::Tag};
+use ev_enrol::audit::{EnrolVerb, Enrolment, Whose};
 use ev_testkit::{Cluster, NatsServer, PATIENCE, Role, wait_for};
 
-use super::{
-    entry::{EnrolVerb, Enrolment, Whose, draft},
-    *,
-};
+use super::{entry::draft, *};
 
 fn message(subject: &str) -> Message {
     Message {
@@ -57,47 +51,6 @@ async fn entry_at(js: &jetstream::Context, seq: u64) -> AuditEntry {
     let stream = js.get_stream(streams::AUDIT.name).await.unwrap();
     let message = stream.get_raw_message(seq).await.unwrap();
     wire::decode(&message.payload, Encoding::MsgPack).unwrap()
-}
-
-#[tokio::test]
-async fn enrolment_can_be_written_down_before_any_central_has_run() {
-    let server = NatsServer::start().await.unwrap();
-    let client = server.connect().await.unwrap();
-    let driver: DriverId = "alice".parse().unwrap();
-    let cp: CpId = "CP-001".parse().unwrap();
-    let acts = [
-        enrolment(EnrolVerb::Init, Whose::Installation),
-        enrolment(EnrolVerb::Enrol, Whose::Driver(driver)),
-        enrolment(EnrolVerb::Rotate, Whose::Operator("olga".parse().unwrap())),
-        Enrolment {
-            refused: Some(Code::InvalidId),
-            detail: Some("twice".into()),
-            // A seed in the wrong place.
-            key: Some("SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY".into()),
-            ..enrolment(EnrolVerb::Revoke, Whose::ChargePoint(cp))
-        },
-    ];
-    let js = jetstream::new(client.clone());
-    for (seq, act) in (1..).zip(&acts) {
-        assert_eq!(append_enrolment(&client, 1, act).await.unwrap(), seq);
-        let entry = entry_at(&js, seq).await;
-        assert_eq!(entry.kind, AuditKind::Enrol);
-        assert_eq!(entry.verb, act.verb.as_str());
-        assert_eq!(entry.name.as_deref(), Some("root"));
-        assert!(entry.at.0 > 0);
-    }
-    let (enrolled, rotated) = (entry_at(&js, 2).await, entry_at(&js, 3).await);
-    assert_eq!(enrolled.driver_id.as_deref(), Some("alice"));
-    assert_eq!(enrolled.key, acts[1].key);
-    assert_eq!(enrolled.outcome, AuditOutcome::Accepted);
-    assert_eq!(rotated.operator_id.as_deref(), Some("olga"));
-    let revoked = entry_at(&js, 4).await;
-    assert_eq!(revoked.cp_id.as_deref(), Some("CP-001"));
-    assert_eq!(revoked.key, None, "no secret gets in by mistake");
-    assert_eq!(
-        (revoked.outcome, revoked.code),
-        (AuditOutcome::Denied, Some(Code::InvalidId))
-    );
 }
 
 #[tokio::test]
@@ -337,4 +290,29 @@ async fn half_of_the_stream_is_kept_for_operators_and_enrolment() {
     assert_eq!(writer.why_not(&entry), None);
     writer.done(&Done::Size(Some(REFUSALS_UP_TO_BYTES)));
     assert_eq!(writer.why_not(&entry), Some("half_full"));
+}
+
+/// Whoever appends an entry again, since no acknowledgement came, says so by its id.
+#[tokio::test]
+async fn an_entry_that_is_appended_twice_is_there_once() {
+    let server = NatsServer::start().await.unwrap();
+    let js = jetstream::new(server.connect().await.unwrap());
+    let stream = ensure(&js, 1).await.unwrap();
+    let window = stream.cached_info().config.duplicate_window;
+    assert_eq!(window.as_secs(), streams::AUDIT.duplicates_s);
+    let entry = enrolment(EnrolVerb::Init, Whose::Installation).entry(engine::wall());
+    for _ in 0..2 {
+        // Longer ago than the server remembers.
+        append(&js, &entry).await.unwrap();
+    }
+    let page = Page {
+        from: pages::Where::End,
+        since: None,
+        who: None,
+        verb: None,
+        rows: 10,
+    };
+    let reply = pages::read(&stream, "olga", &page).await.unwrap();
+    assert_eq!(reply.entries.len(), 1, "{reply:?}");
+    assert_eq!((reply.first_seq, reply.last_seq), (1, 2));
 }

@@ -2,7 +2,7 @@
 //! out, and where answers are counted.
 
 use central_core::{
-    decide::{Act, Run, Unrecorded, Wish},
+    decide::{Act, ENROLMENTS_MAX, Run, Unrecorded, Wish},
     keys::Asker,
     model::{Answer, Session, Stage},
     state::Entry,
@@ -11,12 +11,13 @@ use central_core::{
 use ev_contract::{
     codes::{Code, Problem},
     connector::Phase,
-    ids::{CommandId, ConnectorId, CpId, Epoch, RequestId, SessionId},
+    ids::{CommandId, ConnectorId, CpId, Epoch, OperatorId, RequestId, SessionId},
     limits::REQUEST_LIFE_MS_MAX,
     v1::{
-        AuditEntry, AuditKind, CommandReply, CpLsReply, ErrorReply, EvtReply, HistoryReply,
-        ListReply, OpReply, Outcome, ReceiptReply, ResetCommand, SessionLsReply, SessionView,
-        Status, StatusReply, SyncReply, SyncRequest, TariffLsReply, UnlockCommand, UpdateType,
+        AuditEntry, AuditKind, CommandReply, CpLsReply, EnrolReply, ErrorReply, EvtReply,
+        HistoryReply, ListReply, OpReply, Outcome, ReceiptReply, ResetCommand, SessionLsReply,
+        SessionView, Status, StatusReply, SyncReply, SyncRequest, TariffLsReply, UnlockCommand,
+        UpdateType,
     },
     wire::{Encoding, Tag},
 };
@@ -129,6 +130,7 @@ impl Engine {
             | ItemKind::Answered(_)
             | ItemKind::Release(_)
             | ItemKind::Forget(_)
+            | ItemKind::Announced(..)
             | ItemKind::Barrier => self.tell(
                 item.draft.as_deref(),
                 item.reply.as_ref(),
@@ -357,6 +359,28 @@ impl Engine {
                 epoch: sync.epoch.to_string(),
                 next: self.wanted(cp, &sync.epoch),
                 error: None,
+                ts: wall(),
+            },
+        );
+    }
+
+    pub(super) fn answer_announced(
+        &self,
+        item: &Item,
+        by: &OperatorId,
+        unrecorded: Option<Unrecorded>,
+    ) {
+        if unrecorded == Some(Unrecorded::TooMany) {
+            let what = format!("more than {ENROLMENTS_MAX} charge points");
+            self.refuse(item, Code::NotAllowed, &what);
+            return;
+        }
+        self.metrics.answered(item.verb, "accepted", "");
+        self.reply(
+            item.reply.as_ref(),
+            &EnrolReply {
+                tag: Tag::new(),
+                to: by.to_string(),
                 ts: wall(),
             },
         );
@@ -632,14 +656,15 @@ impl Engine {
         let state = self.log.state();
         let (found, more): (Vec<_>, bool) = match only {
             Some(cp) => {
-                let entry = state
-                    .charge_point(cp)
-                    .ok_or_else(|| (Code::UnknownChargePoint, cp.to_string()))?;
-                (vec![(cp, &entry.value)], false)
+                let present = state.charge_point(cp).map(|entry| &entry.value);
+                if present.is_none() && state.enrolment(cp).is_none() {
+                    return Err((Code::UnknownChargePoint, cp.to_string()));
+                }
+                (vec![(cp, present)], false)
             }
             None => {
                 let mut found: Vec<_> = state
-                    .charge_points_after(page.from.as_ref())
+                    .known_charge_points_after(page.from.as_ref())
                     .take(page.rows + 1)
                     .collect();
                 let more = found.len() > page.rows;

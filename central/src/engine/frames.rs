@@ -9,7 +9,9 @@ use std::{
 
 use bytes::Bytes;
 use central_core::{
-    decide::{Ask, Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known},
+    decide::{
+        Announcement, Ask, Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
+    },
     frame::{FRAME_BYTES_MAX, Forget, Frame, RECORDS_MAX, Record},
     keys::{Asker, EventId},
     state::Applied,
@@ -18,7 +20,7 @@ use central_core::{
 };
 use ev_contract::{
     codes::Code,
-    ids::{CpId, SessionId},
+    ids::{CpId, OperatorId, SessionId},
     v1::{AuditEntry, Reach, SyncRequest},
 };
 use uuid::Uuid;
@@ -87,6 +89,8 @@ pub enum ItemKind {
     Release(SessionId),
     /// Old things may go.
     Forget(Forget),
+    /// Somebody tells of credentials.
+    Announced(OperatorId, Announcement),
     /// Nothing but a frame.
     Barrier,
 }
@@ -157,6 +161,7 @@ impl Item {
             ItemKind::Answered(answer) => Command::Answered(answer.clone()),
             ItemKind::Release(session) => Command::Release(*session),
             ItemKind::Forget(forget) => Command::Forget(forget.clone()),
+            ItemKind::Announced(_, announcement) => Command::Announce(announcement.clone()),
             ItemKind::Query(..) | ItemKind::Barrier => return None,
         })
     }
@@ -213,7 +218,7 @@ impl ItemKind {
                 _,
             )
             | Self::Query(Asker::Driver(_), _) => Lane::Drivers,
-            Self::Request(..) | Self::Query(..) => Lane::Operators,
+            Self::Request(..) | Self::Query(..) | Self::Announced(..) => Lane::Operators,
             Self::Sync(..) => Lane::Syncs,
             Self::Run(_) => Lane::Records,
             Self::Answered(_) | Self::Release(_) | Self::Forget(_) | Self::Barrier => Lane::Own,
@@ -579,7 +584,7 @@ impl Engine {
                             Some(Unrecorded::Forgotten) => {
                                 self.refuse(&item, Code::Forgotten, &id);
                             }
-                            Some(Unrecorded::Unpresented) | None => {
+                            Some(Unrecorded::Unpresented | Unrecorded::TooMany) | None => {
                                 self.refuse(&item, Code::OutcomeUnknown, &id);
                             }
                         }
@@ -594,6 +599,7 @@ impl Engine {
             }
             ItemKind::Sync(cp, sync) => self.answer_sync(&item, cp, sync),
             ItemKind::Run(run) => self.answer_run(&item, run, unrecorded),
+            ItemKind::Announced(by, _) => self.answer_announced(&item, by, unrecorded),
             ItemKind::Answered(_)
             | ItemKind::Release(_)
             | ItemKind::Forget(_)
@@ -656,6 +662,10 @@ impl Item {
             },
             ItemKind::Query(asker, _) => Whom {
                 to: asker.as_str().to_owned(),
+                request_id: None,
+            },
+            ItemKind::Announced(by, _) => Whom {
+                to: by.to_string(),
                 request_id: None,
             },
             ItemKind::Sync(cp, _) => Whom {

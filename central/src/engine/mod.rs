@@ -545,6 +545,7 @@ impl Engine {
             | Write::ChargePoint(..)
             | Write::Tariff(_)
             | Write::TariffScope(..)
+            | Write::Enrolment(..)
             | Write::Forget(_) => {}
         }
     }

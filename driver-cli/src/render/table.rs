@@ -3,8 +3,8 @@
 use comfy_table::{CellAlignment, Table, presets};
 use ev_contract::units::Mwh;
 use ev_contract::v1::{
-    AuditEntry, AuditRow, ChargePointListing, ChargePointView, ReceiptReply, ScopedTariff,
-    SessionView,
+    AuditEntry, AuditRow, ChargePointListing, ChargePointView, CpEnrolment, ReceiptReply,
+    ScopedTariff, SessionView,
 };
 
 use super::format::{connector, duration, harmless, kw, kwh, local, phase};
@@ -307,6 +307,7 @@ pub fn charge_points_for_operators(views: &[ChargePointView]) -> String {
     for cp in views {
         for c in &cp.connectors {
             let mut notes = Vec::new();
+            notes.extend(revoked(cp));
             if !c.charger_online {
                 notes.push("charger offline".to_owned());
             }
@@ -336,15 +337,31 @@ pub fn charge_points_for_operators(views: &[ChargePointView]) -> String {
             ]);
         }
         if cp.connectors.is_empty() {
+            let state = if cp.epoch.is_none() {
+                "never seen"
+            } else {
+                "no connectors"
+            };
+            let service = if cp.out_of_service { "out" } else { "in" };
             table.add_row([
                 cp.cp_id.to_string(),
-                "no connectors".to_owned(),
+                state.to_owned(),
                 cp.link.to_string(),
+                service.to_owned(),
+                String::new(),
+                String::new(),
+                String::new(),
+                cp.site_id.to_string(),
+                revoked(cp).unwrap_or_default(),
             ]);
         }
     }
     right(&mut table, &[4, 5, 6]);
     table.trim_fmt()
+}
+
+fn revoked(cp: &ChargePointView) -> Option<String> {
+    (cp.enrolment == Some(CpEnrolment::Revoked)).then(|| "credential revoked".to_owned())
 }
 
 /// `op cp show`.
@@ -356,6 +373,7 @@ pub fn charge_point(cp: &ChargePointView) -> String {
         ("site", format!("{} ({})", cp.site_id, cp.time_zone)),
         ("link", cp.link.to_string()),
     ];
+    rows.extend(cp.enrolment.map(|e| ("credential", e.to_string())));
     rows.extend(cp.last_heard_at.map(|t| ("last heard", at(t))));
     rows.extend(cp.version.clone().map(|v| ("agent", v)));
     rows.extend(

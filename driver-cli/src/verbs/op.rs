@@ -26,7 +26,7 @@ use crate::{
 const CURRENCY_PAGES_MAX: usize = 50;
 
 const NO_CHARGE_POINTS: &str =
-    "there is no charge point: none has ever presented itself to central";
+    "there is no charge point: none was enrolled or has presented itself to central";
 
 /// What a verb does to a charge point.
 type Act = fn(CpActRequest) -> Command;

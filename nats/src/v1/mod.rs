@@ -11,6 +11,7 @@ mod audit;
 mod command;
 mod driver;
 mod edge;
+mod enrol;
 mod operator;
 mod receipt;
 mod session;
@@ -20,6 +21,7 @@ pub use audit::*;
 pub use command::*;
 pub use driver::*;
 pub use edge::*;
+pub use enrol::*;
 pub use operator::*;
 pub use receipt::*;
 pub use session::*;
@@ -69,6 +71,8 @@ types! {
     AuditRequest = "audit",
     AuditReply = "audit.reply",
     OpReply = "op.reply",
+    EnrolRequest = "enrol",
+    EnrolReply = "enrol.reply",
     StartCommand = "cmd.start",
     StopCommand = "cmd.stop",
     LimitCommand = "cmd.set_limit",

@@ -93,8 +93,24 @@ pub struct ChargePointView {
     pub missing: u64,
     /// What applies here.
     pub tariff: Tariff,
-    /// By number.
+    /// What central was told of its credential; none for one that it knows from itself alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enrolment: Option<CpEnrolment>,
+    /// It will be out of service when it connects for the first time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_service: bool,
+    /// By number. Empty for one that has never presented itself.
     pub connectors: Vec<ConnectorView>,
+}
+
+wire_enum! {
+    /// What became of a charge point's credential.
+    pub enum CpEnrolment {
+        /// It has one that is good.
+        Enrolled = "enrolled",
+        /// It was taken back.
+        Revoked = "revoked",
+    }
 }
 
 wire_enum! {

@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(commands());
     cases.extend(charge_point());
     cases.extend(audit());
+    cases.extend(enrol());
     cases.push(Case::of("full", receipt()));
     cases.push(Case::of("min", receipt_min()));
     cases.push(Case::of("full", adjustment()));
@@ -214,6 +215,30 @@ fn driver() -> Vec<Case> {
     }
     cases.push(Case::update("denied", denied()));
     cases
+}
+
+fn enrol() -> Vec<Case> {
+    let request = EnrolRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        at: T,
+        charge_points: vec!["CP-001".into(), "CP-002".into()],
+        revoked: true,
+    };
+    let request_min = EnrolRequest {
+        revoked: false,
+        ..request.clone()
+    };
+    let reply = EnrolReply {
+        tag: Tag::new(),
+        to: "registrar".into(),
+        ts: T,
+    };
+    vec![
+        Case::of("full", request),
+        Case::of("min", request_min),
+        Case::of("full", reply),
+    ]
 }
 
 fn audit() -> Vec<Case> {
@@ -1084,6 +1109,8 @@ fn charge_point_view() -> ChargePointView {
         quarantined: 1,
         missing: 2,
         tariff: tariff(),
+        enrolment: Some(CpEnrolment::Enrolled),
+        out_of_service: true,
         connectors: vec![connector_view()],
     }
 }
@@ -1102,6 +1129,8 @@ fn charge_point_view_min() -> ChargePointView {
         next_record: 0,
         quarantined: 0,
         missing: 0,
+        enrolment: None,
+        out_of_service: false,
         connectors: vec![ConnectorView {
             fault: None,
             sessions: vec![],

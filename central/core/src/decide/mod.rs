@@ -3,6 +3,7 @@
 //! To add a reason for refusal: a variant and a row in the contract's `codes.rs`, then the check in
 //! the file here that decides that question.
 
+mod enrolment;
 mod finish;
 mod intake;
 mod metering;
@@ -20,6 +21,7 @@ use ev_contract::{
     v1::{EdgeRecord, Outcome, SyncRequest},
 };
 
+pub use enrolment::{Announcement, ENROLMENTS_MAX};
 use intake::Share;
 pub use request::{Act, Ask, Known, Wish, known};
 
@@ -86,6 +88,8 @@ pub enum Command {
     Release(SessionId),
     /// Old things may go.
     Forget(Forget),
+    /// Charge points were enrolled or revoked.
+    Announce(Announcement),
 }
 
 /// A run of spool records.
@@ -160,6 +164,8 @@ pub enum Unrecorded {
     Forgotten,
     /// A charge point that has never presented itself sent records.
     Unpresented,
+    /// More charge points than there may be.
+    TooMany,
 }
 
 /// Decides one question on the state and what the frame that is being filled will write.
@@ -192,6 +198,12 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
         Command::Forget(forget) => {
             tx.forget(forget.clone());
             Kind::Forget
+        }
+        Command::Announce(announcement) => {
+            if enrolment::announce(&mut tx, announcement).is_err() {
+                unrecorded = Some(Unrecorded::TooMany);
+            }
+            Kind::Enrolled
         }
     };
     let leaned_on_frame = tx.leaned_on_frame();

@@ -13,12 +13,12 @@ use super::{
     Ctx,
     finish::{self, Correction},
     request::{Act, Refusal},
-    session::connector_of,
+    session::{connector_of, presented},
 };
 use crate::{
     frame::{Kind, Write},
     keys::Asker,
-    model::{Answer, Stage},
+    model::{Answer, ChargePoint, Stage},
     pricing,
     tx::Tx,
 };
@@ -90,15 +90,12 @@ pub(super) fn adjust(
 
 /// The connectors that are meant: one, or all.
 fn connectors_of(
-    tx: &mut Tx<'_, '_>,
     cp: &CpId,
+    present: &ChargePoint,
     named: Option<i64>,
 ) -> Result<Vec<ConnectorId>, Refusal> {
-    let present = tx
-        .charge_point(cp)
-        .ok_or_else(|| Refusal::new(Code::UnknownChargePoint, cp.as_str()))?;
     match named {
-        Some(_) => connector_of(cp, &present, named).map(|id| vec![id]),
+        Some(_) => connector_of(cp, present, named).map(|id| vec![id]),
         None => Ok(present.connectors.iter().map(|c| c.connector).collect()),
     }
 }
@@ -110,7 +107,10 @@ pub(super) fn service(
     serve: bool,
 ) -> Result<(Kind, Answer), Refusal> {
     let wanted = if serve { Service::In } else { Service::Out };
-    for id in connectors_of(tx, cp, named)? {
+    let Some(present) = tx.charge_point(cp) else {
+        return service_from_the_first(tx, cp, named, serve);
+    };
+    for id in connectors_of(cp, &present, named)? {
         let mut connector = tx.connector(cp, id).unwrap_or_default();
         if connector.service != wanted {
             connector.service = wanted;
@@ -125,15 +125,41 @@ pub(super) fn service(
     }))
 }
 
+/// Of a charge point that was enrolled and has not presented itself yet: nobody knows which
+/// connectors it has, so that all are meant or none.
+fn service_from_the_first(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    named: Option<i64>,
+    serve: bool,
+) -> Result<(Kind, Answer), Refusal> {
+    let Some(mut enrolment) = tx.enrolment(cp) else {
+        return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
+    };
+    if let Some(number) = named {
+        return Err(Refusal::new(
+            Code::UnknownConnector,
+            format!("{cp}/{number}"),
+        ));
+    }
+    if enrolment.out_of_service == serve {
+        enrolment.out_of_service = !serve;
+        tx.put(Write::Enrolment(cp.clone(), enrolment));
+    }
+    Ok(done(if serve {
+        format!("{cp} is in service as soon as it connects")
+    } else {
+        format!("{cp} is out of service, also when it connects")
+    }))
+}
+
 pub(super) fn act(
     tx: &mut Tx<'_, '_>,
     cp: &CpId,
     named: Option<i64>,
     act: Act,
 ) -> Result<(Kind, Answer), Refusal> {
-    let present = tx
-        .charge_point(cp)
-        .ok_or_else(|| Refusal::new(Code::UnknownChargePoint, cp.as_str()))?;
+    let present = presented(tx, cp)?;
     Ok(done(match act {
         Act::Unlock => format!("unlock {cp}/{}", connector_of(cp, &present, named)?),
         Act::Reset => format!("reset {cp}"),
@@ -169,6 +195,7 @@ pub(super) fn set_tariff(
     pricing::check_terms(terms).map_err(|why| Refusal::new(Code::TariffInvalid, why))?;
     if let TariffScope::ChargePoint(cp) = scope
         && tx.charge_point(cp).is_none()
+        && tx.enrolment(cp).is_none()
     {
         return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
     }

@@ -32,6 +32,29 @@ pub(super) struct Start<'a> {
     pub json: bool,
 }
 
+/// A charge point that has presented itself. One that was enrolled and has not is as good as
+/// offline, however long ago that was.
+pub(super) fn presented(tx: &mut Tx<'_, '_>, cp: &CpId) -> Result<ChargePoint, Refusal> {
+    if let Some(present) = tx.charge_point(cp) {
+        return Ok(present);
+    }
+    let code = match tx.enrolment(cp) {
+        Some(_) => Code::ChargePointOffline,
+        None => Code::UnknownChargePoint,
+    };
+    Err(Refusal::new(code, cp.as_str()))
+}
+
+/// One whose credentials are void cannot be reached, whatever was last heard of it.
+fn not_revoked(tx: &mut Tx<'_, '_>, cp: &CpId) -> Result<(), Refusal> {
+    // Looked at first, so that starts elsewhere do not rest on it.
+    let revoked = tx.base().enrolment(cp).is_some_and(|e| e.value.revoked);
+    if revoked && tx.enrolment(cp).is_some_and(|e| e.revoked) {
+        return Err(Refusal::new(Code::ChargePointOffline, cp.as_str()));
+    }
+    Ok(())
+}
+
 /// Finds the connector that is meant.
 pub(super) fn connector_of(
     cp: &CpId,
@@ -71,9 +94,7 @@ pub(super) fn start(
     start: &Start<'_>,
 ) -> Result<(Kind, Answer), Refusal> {
     let cp = start.cp;
-    let present = tx
-        .charge_point(cp)
-        .ok_or_else(|| Refusal::new(Code::UnknownChargePoint, cp.as_str()))?;
+    let present = presented(tx, cp)?;
     let id = connector_of(cp, &present, start.connector)?;
     let place = format!("{cp}/{id}");
     let mut driver = tx.driver(start.driver).unwrap_or_default();
@@ -84,6 +105,7 @@ pub(super) fn start(
         Reach::Offline => return Err(Refusal::new(Code::ChargePointOffline, cp.as_str())),
         Reach::Online | Reach::Unknown | Reach::Unrecognised => {}
     }
+    not_revoked(tx, cp)?;
     let mut connector = tx.connector(cp, id).unwrap_or_default();
     free_for(tx, &connector, start.driver, &place)?;
     if driver.open.len() >= ctx.settings.sessions_per_driver {

@@ -1,8 +1,12 @@
 //! A charge point presents itself.
 
-use ev_contract::{ids::CpId, v1::SyncRequest};
+use ev_contract::{connector::Service, ids::CpId, v1::SyncRequest};
 
-use crate::{frame::Write, model::ChargePoint, tx::Tx};
+use crate::{
+    frame::Write,
+    model::{ChargePoint, Enrolment},
+    tx::Tx,
+};
 
 /// Takes what a charge point says of itself. Ends nothing and frees nothing: its word on sessions
 /// comes as records and as answers to commands.
@@ -15,7 +19,32 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
         epoch: sync.epoch.clone(),
         sim_speed: sync.sim_speed,
     };
-    if tx.charge_point(cp).as_ref() != Some(&present) {
+    let before = tx.charge_point(cp);
+    if before.is_none() {
+        take_over_service(tx, cp, &present);
+    }
+    if before.as_ref() != Some(&present) {
         tx.put(Write::ChargePoint(cp.clone(), present));
     }
+}
+
+/// One that was taken out of service before it was there stays so: on each of its connectors,
+/// since that is where service is kept.
+fn take_over_service(tx: &mut Tx<'_, '_>, cp: &CpId, present: &ChargePoint) {
+    let Some(enrolment) = tx.enrolment(cp).filter(|e| e.out_of_service) else {
+        return;
+    };
+    for spec in &present.connectors {
+        let mut connector = tx.connector(cp, spec.connector).unwrap_or_default();
+        if connector.service != Service::Out {
+            connector.service = Service::Out;
+            connector.service_revision += 1;
+            tx.put(Write::Connector(cp.clone(), spec.connector, connector));
+        }
+    }
+    let enrolment = Enrolment {
+        out_of_service: false,
+        ..enrolment
+    };
+    tx.put(Write::Enrolment(cp.clone(), enrolment));
 }

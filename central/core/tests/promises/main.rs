@@ -4,9 +4,12 @@
 //! - [`harness`]: the ledger, the replicas, charge points and their spools
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
+//! - [`enrolments`]: charge points that central knows before they connect
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
 //! - [`history`]: random histories against the promises
 
+#[cfg(test)]
+mod enrolments;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]

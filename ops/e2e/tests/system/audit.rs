@@ -74,7 +74,12 @@ pub(crate) async fn only(site: &Site, name: &str) -> Result<AuditEntry> {
 }
 
 /// An operator's request in JSON, exactly once; the answer as JSON.
-async fn op(operator: &Driver, verb: &str, mut body: Value, changes: bool) -> Result<Value> {
+pub(crate) async fn op(
+    operator: &Driver,
+    verb: &str,
+    mut body: Value,
+    changes: bool,
+) -> Result<Value> {
     if changes && body.get("request_id").is_none() {
         body["request_id"] = Uuid::new_v4().to_string().into();
         body["expires_at"] = (now_ms() + 20_000).into();
@@ -582,14 +587,14 @@ async fn without_an_audit_operators_are_told_nothing_and_drivers_notice_nothing(
     Ok(())
 }
 
-struct Cli<'a> {
+pub(crate) struct Cli<'a> {
     site: &'a Site,
     who: &'static str,
     dir: tempfile::TempDir,
 }
 
 impl<'a> Cli<'a> {
-    fn of(site: &'a Site, who: &'static str) -> Result<Self> {
+    pub(crate) fn of(site: &'a Site, who: &'static str) -> Result<Self> {
         let dir = tempfile::TempDir::new()?;
         Ok(Self { site, who, dir })
     }
@@ -612,7 +617,7 @@ impl<'a> Cli<'a> {
         Ok(command)
     }
 
-    async fn run(&self, words: &[&str]) -> Result<String> {
+    pub(crate) async fn run(&self, words: &[&str]) -> Result<String> {
         let output = tokio::time::timeout(PATIENCE, self.command(words)?.output()).await??;
         ensure!(
             output.status.success(),

@@ -7,6 +7,7 @@ mod charging;
 mod clients;
 mod crash_points;
 mod door;
+mod enrolment;
 mod faults;
 mod input;
 mod ledger;

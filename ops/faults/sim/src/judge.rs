@@ -293,6 +293,8 @@ impl Judge {
                 Write::ChargePoint(cp, _) => {
                     self.charge_points.insert(cp.clone());
                 }
+                // Nobody is enrolled here: charge points present themselves.
+                Write::Enrolment(..) => {}
                 Write::Spool(cp, epoch, spool) => {
                     let key = (cp.clone(), epoch.clone());
                     let before = self.spools.insert(key, spool.next).unwrap_or(1);
@@ -367,6 +369,7 @@ impl Judge {
                 | Write::Adjustments(..)
                 | Write::Request(..)
                 | Write::ChargePoint(..)
+                | Write::Enrolment(..)
                 | Write::Spool(..)
                 | Write::Tariff(_)
                 | Write::TariffScope(..) => {}
@@ -583,7 +586,8 @@ impl Judge {
             | Kind::Stopping
             | Kind::Synced
             | Kind::Released
-            | Kind::Forget => {
+            | Kind::Forget
+            | Kind::Enrolled => {
                 let what = format!(
                     "{} ended by {:?}; taken: {taken}, said to have ended: {said}",
                     new.id, record.kind

@@ -805,7 +805,7 @@ impl Replica {
             Kind::Request(ask, _) => {
                 let said = self.known(&ask).unwrap_or(match unrecorded {
                     Some(Unrecorded::Forgotten) => Said::Forgotten,
-                    Some(Unrecorded::Unpresented) | None => Said::Undecided,
+                    Some(Unrecorded::Unpresented | Unrecorded::TooMany) | None => Said::Undecided,
                 });
                 if !item.told {
                     self.answer(net, &ask, &said);
@@ -965,6 +965,7 @@ impl Replica {
                 | Write::Spool(..)
                 | Write::Request(..)
                 | Write::ChargePoint(..)
+                | Write::Enrolment(..)
                 | Write::Tariff(_)
                 | Write::TariffScope(..)
                 | Write::Forget(_) => {}

@@ -15,7 +15,7 @@ mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 
 use std::{
     collections::HashMap,

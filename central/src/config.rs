@@ -7,7 +7,7 @@ use std::{
 };
 
 use central_core::decide::Settings;
-use ev_client::{Access, AccessError, Credential, Tls};
+use ev_client::{Access, AccessError, Tls};
 use ev_contract::ids::ReplicaId;
 use serde::Deserialize;
 
@@ -159,7 +159,7 @@ impl Config {
                 why: e.to_string(),
             })?;
         if let Some(path) = &config.doorkeeper_credentials {
-            Credential::read(path)
+            ev_client::Credential::read(path)
                 .map_err(AccessError::from)
                 .and_then(|c| c.check(path, "doorkeeper", config.replica.as_str()))
                 .map_err(|e| ConfigError::Value {

@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use async_nats::{ConnectOptions, HeaderMap, Message};
-use ev_client::Credential;
 use ev_contract::{
     ids::{CpId, DriverId},
     v1::TariffLsReply,
     wire::Tag,
 };
-use ev_testkit::{Cluster, Keys, NatsServer, PATIENCE, Role, wait_for};
+use ev_testkit::{Cluster, Keys, NatsServer, PATIENCE, wait_for};
 
 use super::{
     entry::{EnrolVerb, Enrolment, Whose, draft},
@@ -286,48 +285,6 @@ async fn the_server_says_with_which_key_somebody_came_and_they_cannot() {
         assert_eq!(entry.credential, Some(olga.public_key()));
         assert_eq!(entry.name.as_deref(), Some("olga"));
     }
-}
-
-/// A client may say another key in CONNECT than that of its credential; the server repeats it.
-#[tokio::test]
-async fn nobody_is_written_down_under_a_key_that_they_only_say() {
-    let server = NatsServer::start().await.unwrap();
-    let core = server.connect().await.unwrap();
-    let mut requests = core.subscribe("ev.v1.op.*.*").await.unwrap();
-    core.flush().await.unwrap();
-    let access = server
-        .keys()
-        .access(&server.url(), Role::Operator, "olga")
-        .unwrap();
-    let credential = Arc::new(Credential::read(&access.credentials).unwrap());
-    let key = credential.public_key();
-    let inbox = credential.inbox_prefix();
-    let operator = ConnectOptions::with_auth_callback(move |nonce| {
-        let credential = Arc::clone(&credential);
-        async move {
-            let mut auth = credential.answer(&nonce)?;
-            auth.nkey = Some(nkeys::KeyPair::new_user().public_key());
-            Ok(auth)
-        }
-    })
-    .custom_inbox_prefix(inbox)
-    .require_tls(true)
-    .tls_first()
-    .add_root_certificates(access.tls.ca.clone())
-    .connect(server.url())
-    .await
-    .unwrap();
-    let inbox = operator.new_inbox();
-    operator
-        .publish_with_reply("ev.v1.op.olga.cp_ls", inbox, "x".into())
-        .await
-        .unwrap();
-    let asked = tokio::time::timeout(PATIENCE, requests.next())
-        .await
-        .unwrap()
-        .unwrap();
-    let entry = draft(AuditKind::Op, &asked);
-    assert_eq!(entry.credential, Some(key));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,6 +74,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
 }
 
+/// A replica's own four, and those of before a lost connection: with less it closes its own.
+const CENTRAL_CONNECTIONS_MIN: usize = 8;
 /// What an account may have on a server: as good as no limit.
 const CONNECTIONS_MAX: usize = 9_500;
 /// Above what any replica can answer: as good as no limit.
@@ -265,6 +267,9 @@ impl Config {
                 ));
             }
         }
+        if config.connections.central < CENTRAL_CONNECTIONS_MIN {
+            return Err(wrong("connections.central", "give 8 or more"));
+        }
         for (key, limit) in config.connections.named() {
             if !(1..=CONNECTIONS_MAX).contains(&limit) {
                 return Err(wrong(key, "give 1 to 9500"));
@@ -322,6 +327,7 @@ mod tests {
             ("[limits]\nguests = { per_s = 1, burst = 1 }", "guests"),
             ("[connections]\ndriver = 0", "connections.driver"),
             ("[connections]\nguests = 1", "guests"),
+            ("[connections]\ncentral = 7", "connections.central"),
         ] {
             let error = Config::parse(&format!("{BASE}{extra}\n"), "central.toml").unwrap_err();
             let text = error.to_string();

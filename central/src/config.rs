@@ -7,7 +7,7 @@ use std::{
 };
 
 use central_core::{decide::Settings, ripe::Keep};
-use ev_client::{Access, AccessError, Credential, Tls};
+use ev_client::{Access, AccessError, Tls};
 use ev_contract::ids::ReplicaId;
 use serde::Deserialize;
 
@@ -74,6 +74,8 @@ pub struct Config {
     pub connections: ConnectionLimits,
 }
 
+/// A replica's own four, and those of before a lost connection: with less it closes its own.
+const CENTRAL_CONNECTIONS_MIN: usize = 8;
 /// What an account may have on a server: as good as no limit.
 const CONNECTIONS_MAX: usize = 9_500;
 /// Above what any replica can answer: as good as no limit.
@@ -159,7 +161,7 @@ impl Config {
                 why: e.to_string(),
             })?;
         if let Some(path) = &config.doorkeeper_credentials {
-            Credential::read(path)
+            ev_client::Credential::read(path)
                 .map_err(AccessError::from)
                 .and_then(|c| c.check(path, "doorkeeper", config.replica.as_str()))
                 .map_err(|e| ConfigError::Value {
@@ -265,6 +267,9 @@ impl Config {
                 ));
             }
         }
+        if config.connections.central < CENTRAL_CONNECTIONS_MIN {
+            return Err(wrong("connections.central", "give 8 or more"));
+        }
         for (key, limit) in config.connections.named() {
             if !(1..=CONNECTIONS_MAX).contains(&limit) {
                 return Err(wrong(key, "give 1 to 9500"));
@@ -333,6 +338,7 @@ mod tests {
             ("[limits]\nguests = { per_s = 1, burst = 1 }", "guests"),
             ("[connections]\ndriver = 0", "connections.driver"),
             ("[connections]\nguests = 1", "guests"),
+            ("[connections]\ncentral = 7", "connections.central"),
         ] {
             let error = Config::parse(&format!("{BASE}{extra}\n"), "central.toml").unwrap_err();
             let text = error.to_string();

@@ -18,7 +18,10 @@ use ev_contract::{
 };
 use uuid::Uuid;
 
-use crate::border::{Asked, Query, Question};
+use crate::{
+    border::{Asked, Query, Question},
+    door::token::Token,
+};
 
 /// What nats-server says of the sender, in JSON, where a service import has `share: true`. Whoever
 /// is in central's own account can write it too: it is kept, and nothing is decided by it.
@@ -241,19 +244,24 @@ fn shortened(text: &str) -> String {
         .collect()
 }
 
-/// The public key of the sender, as the server says. A user name or a token in its place is left
-/// out: a token is a secret.
+/// The public key of the sender, as the server says: of the token that it has verified. As `user` it
+/// repeats what a client says of itself in CONNECT, where it says something; only without a token is
+/// that what it has verified. A user name or a secret in its place is left out.
 fn credential(message: &Message) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Info {
         user: Option<String>,
+        jwt: Option<String>,
     }
     let info = message.headers.as_ref()?.get(REQUEST_INFO)?.as_str();
-    (info.len() <= REQUEST_INFO_BYTES_MAX)
+    let info = (info.len() <= REQUEST_INFO_BYTES_MAX)
         .then(|| serde_json::from_str::<Info>(info).ok())
-        .flatten()?
-        .user
-        .filter(|user| is_public_key(user))
+        .flatten()?;
+    let key = match info.jwt.as_deref() {
+        None | Some("") => info.user,
+        Some(jwt) => Token::read(jwt).map(|token| token.key),
+    };
+    key.filter(|key| is_public_key(key))
 }
 
 /// A user's public key: 56 of base 32, the first a U.

@@ -15,7 +15,7 @@ mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 
 use std::{
     collections::HashMap,
@@ -176,6 +176,7 @@ impl Counter {
             tokio::select! {
                 Some(message) = connects.next() => {
                     if let Some(connection) = Event::read(&message.payload).and_then(|e| e.connection()) {
+                        self.gave_a_sign(Arc::clone(&connection.place.server));
                         let due = self.table.connected(connection, Instant::now());
                         self.kick(due).await;
                     }

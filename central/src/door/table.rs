@@ -1,7 +1,7 @@
 //! Who is connected, by credential. Pure: events go in, connections to close come out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,6 +13,9 @@ use super::limits::ConnectionLimits;
 
 /// Connections that are counted: three servers full of them. Those beyond are not watched.
 const CONNECTIONS_MAX: usize = 65_536;
+/// Ended connections that are remembered: what began them, or a page that shows them, may be read
+/// later. As many as events wait.
+const ENDED_MAX: usize = 16_384;
 /// A connection that was asked to be closed so long ago and is still there is asked again.
 const KICK_AGAIN: Duration = Duration::from_secs(2);
 /// Connections of one credential that are looked at for one event: work per event has a bound, and
@@ -71,8 +74,9 @@ pub struct Table {
     over: BTreeSet<String>,
     counts: BTreeMap<Role, usize>,
     sweep: u32,
-    /// What ended during a sweep, whose pages may be older. `None` outside of one.
-    ended: Option<HashSet<Place>>,
+    /// The last that ended, in order. A server gives no number twice.
+    ended: VecDeque<Place>,
+    has_ended: HashSet<Place>,
 }
 
 impl Table {
@@ -86,7 +90,8 @@ impl Table {
             over: BTreeSet::new(),
             counts: Role::ALL.iter().map(|role| (*role, 0)).collect(),
             sweep: 0,
-            ended: None,
+            ended: VecDeque::new(),
+            has_ended: HashSet::new(),
         }
     }
 
@@ -111,8 +116,7 @@ impl Table {
             known.seen_in = self.sweep;
             return Vec::new();
         }
-        let ended = self.ended.as_ref().is_some_and(|e| e.contains(&place));
-        if ended || self.connections.len() >= CONNECTIONS_MAX {
+        if self.has_ended.contains(&place) || self.connections.len() >= CONNECTIONS_MAX {
             return Vec::new();
         }
         let holder = self.holders.entry(key.clone()).or_insert_with(|| Holder {
@@ -135,10 +139,13 @@ impl Table {
 
     /// A connection has ended.
     pub fn ended(&mut self, place: &Place) {
-        if let Some(ended) = &mut self.ended
-            && ended.len() < CONNECTIONS_MAX
+        if self.has_ended.insert(place.clone()) {
+            self.ended.push_back(place.clone());
+        }
+        if self.ended.len() > ENDED_MAX
+            && let Some(oldest) = self.ended.pop_front()
         {
-            ended.insert(place.clone());
+            self.has_ended.remove(&oldest);
         }
         self.remove(place);
     }
@@ -159,12 +166,10 @@ impl Table {
     /// All that is there will be shown now.
     pub fn sweep_begins(&mut self) {
         self.sweep = self.sweep.wrapping_add(1);
-        self.ended = Some(HashSet::new());
     }
 
     /// All that is there was shown.
     pub fn sweep_ends(&mut self) {
-        self.ended = None;
         let sweep = self.sweep;
         let gone: Vec<Place> = self
             .connections
@@ -340,6 +345,20 @@ mod tests {
         table.connected(of("alice", 3), now);
         table.sweep_ends();
         assert_eq!(drivers(&table), 1);
+    }
+
+    #[test]
+    fn an_end_that_is_read_before_the_beginning_leaves_nobody_behind() {
+        let (mut table, now) = (table(), Instant::now());
+        for cid in 0..2 * u64::try_from(ENDED_MAX).unwrap() {
+            table.ended(&place(cid));
+            table.connected(of("alice", cid), now);
+        }
+        assert_eq!(drivers(&table), 0);
+        assert_eq!(
+            (table.ended.len(), table.has_ended.len()),
+            (ENDED_MAX, ENDED_MAX)
+        );
     }
 
     #[test]

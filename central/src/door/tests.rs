@@ -473,3 +473,30 @@ async fn who_comes_back_again_and_again_beyond_the_limit_is_told_so() -> Result<
     watch.entry("kicked", "8 may be open").await?;
     Ok(())
 }
+
+/// Nor in the audit of what is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_written_down_under_a_key_that_they_only_say() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let core = server.connect().await?;
+    let mut requests = core.subscribe("ev.v1.op.*.*").await?;
+    core.flush().await?;
+    let olga = server
+        .keys()
+        .access(&server.url(), Role::Operator, "olga")?;
+    let credential = Credential::read(&olga.credentials)?;
+    let (key, inbox) = (credential.public_key(), credential.inbox_prefix());
+    let other = Credential::read(&server.keys().creds(Role::Operator, "otto")?)?.public_key();
+    let operator = with_auth(&olga, credential, move |auth| {
+        auth.nkey = Some(other.clone());
+    })
+    .await?;
+    operator
+        .publish_with_reply("ev.v1.op.olga.cp_ls", format!("{inbox}.1"), "x".into())
+        .await?;
+    let asked = timeout(PATIENCE, requests.next()).await?;
+    let asked = asked.ok_or_else(|| anyhow::anyhow!("the server is gone"))?;
+    let entry = audit::entry::draft(AuditKind::Op, &asked);
+    assert_eq!(entry.credential, Some(key));
+    Ok(())
+}

@@ -69,7 +69,10 @@ async fn what_belongs_to_others_is_denied_and_the_server_writes_down_who_tried()
         }
         // The folder of keys says whose key it is.
         let realm = site.nats.keys().realm()?;
-        let whose = realm.issued(&Role::ALL)?.into_iter().find(|one| one.key == key);
+        let whose = realm
+            .issued(&Role::ALL)?
+            .into_iter()
+            .find(|one| one.key == key);
         let whose = whose.context("the realm knows the key")?;
         ensure!((whose.role, whose.name.as_str()) == (*role, *name));
     }

@@ -358,17 +358,24 @@ async fn nobody_is_counted_as_somebody_else_by_what_they_say() -> Result<()> {
     let watch = Watch::start(&server, "central-1").await?;
     let alice = keys.access(&url, Role::Driver, "alice")?;
     let alices = Credential::read(&alice.credentials)?.public_key();
-    let _alice = once(&alice).await?;
     let mallory = keys.creds(Role::Driver, "mallory")?;
     let mallorys = Credential::read(&mallory)?.public_key();
-    let mut forged = Vec::new();
-    for _ in 0..=LIMIT {
+    let as_alice = async || {
         let (says, credential) = (alices.clone(), Credential::read(&mallory)?);
-        let connected = with_auth(&alice, credential, move |auth| {
+        with_auth(&alice, credential, move |auth| {
             auth.nkey = Some(says.clone());
-        });
-        forged.extend(connected.await.ok());
+        })
+        .await
+    };
+    let mut forged = Vec::new();
+    for _ in 0..LIMIT {
+        forged.push(as_alice().await?);
     }
+    // The server shows them all as hers, and she has room for her own.
+    assert_eq!(there(&server, &alices).await?.len(), LIMIT);
+    let _alice = once(&alice).await?;
+    watch.counts(Role::Driver, LIMIT + 1).await?;
+    forged.extend(as_alice().await.ok());
     let entry = watch.entry("kicked", "8 may be open").await?;
     assert_eq!(entry.name.as_deref(), Some("mallory"));
     assert_eq!(entry.credential, Some(mallorys));

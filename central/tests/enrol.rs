@@ -157,7 +157,7 @@ fn a_name_that_is_none_is_refused_before_anything_is_signed() -> Result<()> {
     let denied = entries(realm.outbox().kept())
         .filter(|entry| entry.outcome == AuditOutcome::Denied)
         .count();
-    assert_eq!(denied, 8 * 5 + 1);
+    assert_eq!(denied, 8 * 6 + 1);
     Ok(())
 }
 

@@ -1038,7 +1038,7 @@ async fn a_permission_that_is_missing_is_said_at_once_and_plainly() {
         &conf,
         r#"
             jetstream { store_dir: $EV_NATS_STORE }
-            tls { cert_file: $EV_NATS_CERT, key_file: $EV_NATS_KEY, handshake_first: true }
+            tls { cert_file: $EV_NATS_SERVER_CERT, key_file: $EV_NATS_SERVER_KEY, handshake_first: true }
             authorization { default_permissions: { publish: { deny: ["ev.v1.driver.>"] } }
                             users: [ { user: "a", password: "a" } ] }
             no_auth_user: "a"

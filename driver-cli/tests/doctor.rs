@@ -619,7 +619,7 @@ async fn a_central_that_is_not_there_or_is_not_permitted_is_named() {
             "denied.conf",
             format!(
                 r#"jetstream {{ store_dir: $EV_NATS_STORE }}
-                   tls {{ cert_file: $EV_NATS_CERT, key_file: $EV_NATS_KEY, handshake_first: true }}
+                   tls {{ cert_file: $EV_NATS_SERVER_CERT, key_file: $EV_NATS_SERVER_KEY, handshake_first: true }}
                    authorization {{ default_permissions: {{ {denied} }}
                                     users: [ {{ user: "a", password: "a" }} ] }}
                    no_auth_user: "a""#

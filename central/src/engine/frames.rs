@@ -319,6 +319,15 @@ enum Part {
     Leaning,
 }
 
+/// Where the answer to an item comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whence {
+    /// The record that it has just got.
+    OwnRecord,
+    /// What was applied before: another copy of it came first.
+    State,
+}
+
 /// The frame that is under way.
 #[derive(Debug)]
 pub(super) struct InFlight {
@@ -450,7 +459,7 @@ impl Engine {
             );
         }
         for (item, unrecorded) in at_once {
-            self.settle(item, unrecorded);
+            self.settle(item, unrecorded, Whence::State);
         }
         if items.is_empty() {
             return;
@@ -538,15 +547,13 @@ impl Engine {
             self.after_barrier();
         }
         for (item, part) in in_flight.items {
-            let stands = match part {
-                Part::Record(index) => applied.valid.get(index).copied().unwrap_or(false),
-                Part::Leaning => all_valid,
-                Part::Nothing => true,
-            };
-            if stands {
-                self.settle(item, None);
-            } else {
-                self.decide_again(item);
+            match part {
+                Part::Record(index) if applied.valid.get(index) == Some(&true) => {
+                    self.settle(item, None, Whence::OwnRecord);
+                }
+                Part::Leaning if all_valid => self.settle(item, None, Whence::State),
+                Part::Nothing => self.settle(item, None, Whence::State),
+                Part::Record(_) | Part::Leaning => self.decide_again(item),
             }
         }
     }
@@ -556,7 +563,7 @@ impl Engine {
             && known(self.log.state(), ask).is_some()
         {
             // The other copy of the request came first: its answer is the answer.
-            self.settle(item, None);
+            self.settle(item, None, Whence::State);
             return;
         }
         item.again += 1;
@@ -572,11 +579,16 @@ impl Engine {
     }
 
     /// Answers an item from the applied state.
-    fn settle(&mut self, item: Item, unrecorded: Option<Unrecorded>) {
+    fn settle(&mut self, mut item: Item, unrecorded: Option<Unrecorded>, whence: Whence) {
         match &item.kind {
             ItemKind::Request(ask, _) => {
                 let answer = match known(self.log.state(), ask) {
-                    Some(Known::Answered(answer)) => Some(answer.clone()),
+                    Some(Known::Answered(answer)) => {
+                        if let Some(draft) = &mut item.draft {
+                            draft.repeat = whence == Whence::State;
+                        }
+                        Some(answer.clone())
+                    }
                     Some(Known::Reused) => None,
                     None => {
                         let id = ask.request.to_string();

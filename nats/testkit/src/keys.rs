@@ -190,8 +190,8 @@ impl Keys {
     pub fn env(&self) -> [(&'static str, String); 3] {
         let server = &self.0.server;
         [
-            ("EV_NATS_CERT", quoted(&server.certificate)),
-            ("EV_NATS_KEY", quoted(&server.key)),
+            ("EV_NATS_SERVER_CERT", quoted(&server.certificate)),
+            ("EV_NATS_SERVER_KEY", quoted(&server.key)),
             ("EV_NATS_CA", quoted(&server.ca)),
         ]
     }

@@ -25,7 +25,7 @@ echo "machine: the disk is mounted"
 while true; do
     # The address is that of the tests' machine; everything else is in the file.
     EV_NATS_STORE=/data/nats EV_NATS_ACCOUNTS=/data/nats/accounts \
-        EV_NATS_CERT=/etc/nats/server.crt EV_NATS_KEY=/etc/nats/server.key \
+        EV_NATS_SERVER_CERT=/etc/nats/server.crt EV_NATS_SERVER_KEY=/etc/nats/server.key \
         EV_NATS_CA=/etc/nats/ca.crt nats-server -c /etc/nats/single.conf --addr 0.0.0.0
     echo "machine: nats-server ended with $?"
     sleep 1

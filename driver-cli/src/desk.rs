@@ -171,7 +171,9 @@ impl Desk {
             }
             Err(NoAnswer::Silence { last }) => Err(self.unknown(command, last.as_deref())),
             // An earlier run may have delivered what this one could not.
-            Err(NoAnswer::Nobody(why)) if prepared.found != Found::New => {
+            Err(NoAnswer::Nobody(why) | NoAnswer::Denied(why) | NoAnswer::ShutOut(why))
+                if prepared.found != Found::New =>
+            {
                 Err(self.unknown(command, Some(&why)))
             }
             Err(NoAnswer::Nobody(why)) => {
@@ -182,15 +184,11 @@ impl Desk {
                 })
             }
             Err(NoAnswer::Denied(words)) => {
-                if prepared.found == Found::New {
-                    self.note(command, unsent());
-                }
+                self.note(command, unsent());
                 Err(denied(&words))
             }
             Err(NoAnswer::ShutOut(why)) => {
-                if prepared.found == Found::New {
-                    self.note(command, unsent());
-                }
+                self.note(command, unsent());
                 Err(shut_out(&why))
             }
             Err(NoAnswer::Busy(refusal)) if prepared.found != Found::New => {
@@ -740,10 +738,9 @@ fn denied(words: &str) -> Failure {
 fn shut_out(why: &str) -> Failure {
     Failure::NotPermitted {
         message: format!("the NATS server no longer lets you in: {why}"),
-        hint:
-            "whoever runs the system makes new credentials with `central enrol`; an open session \
-               goes on meanwhile"
-                .to_owned(),
+        hint: "an open session goes on meanwhile; if the credential is at fault, whoever runs the \
+               system makes a new one with `central enrol`"
+            .to_owned(),
     }
 }
 

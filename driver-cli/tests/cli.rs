@@ -1056,6 +1056,18 @@ async fn a_permission_that_is_missing_is_said_at_once_and_plainly() {
     .expect("it is not said at once");
     assert_eq!(code(&denied), 4, "{}", stderr(&denied));
     assert_eq!(json(&denied)["reason"], "not_allowed");
+
+    // What an earlier run has delivered may have taken effect: that is no "no".
+    let silent = NatsServer::start_with_keys(&keys).await.unwrap();
+    let central = silent.connect().await.unwrap();
+    let _unanswered = central.subscribe("ev.v1.driver.*.*").await.unwrap();
+    central.flush().await.unwrap();
+    let line = ["start", "CP-001", "--json", "--timeout", "1s"];
+    for url in [silent.url(), server.url()] {
+        let unknown = output(&keys, &url, folder.path(), &line).await;
+        assert_eq!(code(&unknown), 6, "{url}: {}", stderr(&unknown));
+        assert_eq!(json(&unknown)["status"], "unknown", "{url}");
+    }
 }
 
 #[tokio::test]

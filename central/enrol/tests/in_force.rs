@@ -4,10 +4,10 @@ mod support;
 
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ev_client::Tls;
 use ev_enrol::{
-    Realm, Role, certificate,
+    Account, Realm, Role, certificate,
     push::{PushError, Servers, push},
 };
 use ev_testkit::{Cluster, Keys, NatsServer};
@@ -503,5 +503,36 @@ async fn a_role_that_is_new_gets_its_key_and_opens_once_pushed() -> Result<()> {
     assert!(is_refused(&url, &keys, &creds).await?);
     push_to(&mut keys.realm()?, &url).await?;
     Raw::connect(&url, &creds).await?;
+    Ok(())
+}
+
+/// A running server takes an account's token that was good before, from whoever may bring one.
+/// A push puts the present one back.
+#[tokio::test]
+async fn a_token_of_before_that_is_brought_back_lasts_until_the_next_push() -> Result<()> {
+    let keys = Keys::new()?;
+    let server = NatsServer::start_with_keys(&keys).await?;
+    let url = server.url();
+    let alice = keys.creds(Role::Driver, "alice")?;
+    let kept = keys.dir().join("alice.creds");
+    std::fs::copy(&alice, &kept)?;
+    let drivers = keys.realm()?.account_id(Account::Drivers).to_owned();
+    let conf = std::fs::read_to_string(keys.dir().join("auth.conf"))?;
+    let before = conf
+        .lines()
+        .find_map(|line| line.trim().strip_prefix(&drivers)?.strip_prefix(": "))
+        .context("the account's token")?
+        .to_owned();
+    keys.realm()?.revoke(Role::Driver, "alice", now_s())?;
+    push_to(&mut keys.realm()?, &url).await?;
+    assert!(is_refused(&url, &keys, &kept).await?);
+
+    let thief = keys.connect(&url, Role::Enrol, "enrol").await?;
+    thief
+        .request("$SYS.REQ.CLAIMS.UPDATE", before.into())
+        .await?;
+    Raw::connect(&url, &kept).await?;
+    push_to(&mut keys.realm()?, &url).await?;
+    assert!(is_refused(&url, &keys, &kept).await?);
     Ok(())
 }

@@ -365,8 +365,8 @@ async fn central(
     if !any {
         findings.bad(
             "charge points",
-            "none has ever presented itself to central",
-            "start edge-cp with this server's URL",
+            "central knows of none",
+            "enrol one with `central enrol charge-point`, and start edge-cp with what it wrote",
             Exit::Other,
         );
     }

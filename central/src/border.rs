@@ -9,8 +9,9 @@ use ev_contract::{
     codes::{Code, Problem},
     ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
     limits::{
-        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, ENROLLED_AT_ONCE_MAX, EVT_BYTES_MAX,
-        EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX,
+        EVT_BYTES_MAX, EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX,
+        TEXT_BYTES_MAX,
     },
     subjects::{self, Subject},
     time::UnixMs,
@@ -24,7 +25,10 @@ use ev_contract::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::audit::{self, pages::Where};
+use crate::{
+    audit::{self, pages::Where},
+    engine,
+};
 
 /// Where an answer goes.
 #[derive(Debug, Clone)]
@@ -663,6 +667,18 @@ pub fn read_announcement(
     if !EXPIRES_AT_MS_RANGE.contains(&told.at.0) {
         return Err(refused(Code::InvalidTime, &format!("at {}", told.at.0)));
     }
+    // Of two words about a charge point the later one holds: one of the future would hold for ever.
+    let ahead_ms = told.at.ms_since(engine::wall());
+    if ahead_ms > ENROLLED_AHEAD_MS_MAX {
+        return Err(refused(
+            Code::InvalidTime,
+            &format!(
+                "at {}, {} s ahead of this clock,",
+                told.at.0,
+                ahead_ms / 1_000
+            ),
+        ));
+    }
     if !(1..=ENROLLED_AT_ONCE_MAX).contains(&told.charge_points.len()) {
         let count = told.charge_points.len();
         return Err(refused(
@@ -818,6 +834,21 @@ mod tests {
             description: None,
             length: body.len(),
         }
+    }
+
+    #[test]
+    fn an_announcement_of_the_future_would_hold_for_ever_and_is_refused() {
+        let read = |ahead_ms| {
+            let at = engine::wall().plus_ms(ahead_ms).0;
+            let body = format!(
+                r#"{{"type":"enrol","to":"central","at":{at},"charge_points":["CP-1"],"revoked":true}}"#
+            );
+            read_announcement(&message("ev.v1.enrol.registrar.charge_point", None, &body))
+                .map(drop)
+                .map_err(|(_, problem)| problem.code)
+        };
+        assert_eq!(read(ENROLLED_AHEAD_MS_MAX - 60_000), Ok(()));
+        assert_eq!(read(ENROLLED_AHEAD_MS_MAX + 60_000), Err(Code::InvalidTime));
     }
 
     #[test]

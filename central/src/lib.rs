@@ -41,7 +41,7 @@ use std::{
 use anyhow::Context as _;
 use async_nats::jetstream;
 use central_core::state::{Alarm, Log};
-use ev_client::{LinkEvent, Pauses, Reminder, Rhythm, Terms};
+use ev_client::{Access, LinkEvent, Pauses, Reminder, Rhythm, Terms, What};
 use ev_contract::streams;
 use tokio::{
     net::TcpListener,
@@ -167,7 +167,7 @@ async fn serve(
     let links = Links::connect(&config, &metrics, &terms.connected()).await?;
     // Ends with this function, however that returns.
     let mut reminding = JoinSet::new();
-    reminding.spawn(remind(terms, Arc::clone(&metrics)));
+    reminding.spawn(remind(terms, config.door_access()?, Arc::clone(&metrics)));
     let client = links.main.clone();
     let js = jetstream::new(client.clone());
     let (places, beginning) = loop {
@@ -234,10 +234,13 @@ async fn serve(
 }
 
 /// Shows when what this replica connects with ends, and says so in time.
-async fn remind(mut terms: Terms, metrics: Arc<Metrics>) {
+async fn remind(mut terms: Terms, door: Option<Access>, metrics: Arc<Metrics>) {
     let mut reminder = Reminder::default();
     loop {
-        let read = terms.next().await;
+        let mut read = terms.next().await;
+        // It connects to the same servers, and differs in its credential alone.
+        let of_door = door.iter().flat_map(Access::terms);
+        read.extend(of_door.filter(|term| term.what == What::Credentials));
         metrics.expires(&read);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now_s = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));

@@ -54,6 +54,10 @@ pub const TEXT_BYTES_MAX: usize = 512;
 /// what a request may have.
 pub const ENROLLED_AT_ONCE_MAX: usize = 100;
 
+/// How far ahead of central's clock an announcement of enrolments may be: two clocks that are off,
+/// and no word that nothing later could ever take back.
+pub const ENROLLED_AHEAD_MS_MAX: i64 = 3_600_000;
+
 /// Most connectors of one charge point.
 pub const CONNECTORS_MAX: usize = 32;
 

@@ -12,8 +12,9 @@ use async_nats::jetstream::{
 use ev_contract::{
     ids::OperatorId,
     limits::PAGE_ROWS_MAX,
+    subjects::{AUDIT_NOBODY, Subject},
     time::UnixMs,
-    v1::{AuditEntry, AuditReply, AuditRow},
+    v1::{AuditEntry, AuditKind, AuditReply, AuditRow},
     wire::{self, Encoding, Tag},
 };
 use futures::TryStreamExt;
@@ -175,6 +176,7 @@ async fn look(stream: &Stream, window: Window) -> anyhow::Result<Looked> {
         }
         tokio::time::sleep(FETCH_AGAIN).await;
     };
+    let mut strange = None;
     for message in messages {
         let seq = message
             .info()
@@ -185,10 +187,19 @@ async fn look(stream: &Stream, window: Window) -> anyhow::Result<Looked> {
             break;
         }
         looked.upto = seq;
-        // What is no entry was written by somebody else, and is passed over.
-        if let Ok(entry) = wire::decode::<AuditEntry>(&message.payload, Encoding::MsgPack) {
-            looked.rows.push(AuditRow { seq, entry });
+        // What is no entry, or is one in another's name, was written by somebody else.
+        match wire::decode::<AuditEntry>(&message.payload, Encoding::MsgPack) {
+            Ok(entry) if is_where_it_belongs(&message.subject, &entry) => {
+                looked.rows.push(AuditRow { seq, entry });
+            }
+            Ok(_) | Err(_) => strange = strange.max(Some(seq)),
         }
+    }
+    if let Some(seq) = strange {
+        tracing::warn!(
+            seq,
+            "this in the audit is no entry of its subject, and is not shown"
+        );
     }
     // Appended again, since an acknowledgement was lost, an entry stands there twice.
     let mut seen = HashSet::new();
@@ -200,6 +211,18 @@ async fn look(stream: &Stream, window: Window) -> anyhow::Result<Looked> {
         tracing::debug!(%error, "a reader of the audit stays until it is forgotten");
     }
     Ok(looked)
+}
+
+/// What may be appended where is the server's to say; the payload is its writer's. Who writes down
+/// what happens to credentials has seen no request.
+fn is_where_it_belongs(subject: &str, entry: &AuditEntry) -> bool {
+    let name = entry.name.as_deref().unwrap_or(AUDIT_NOBODY);
+    let is_own = matches!(
+        Subject::parse(subject),
+        Some(Subject::Audit { kind, name: there }) if kind == entry.kind && there == name
+    );
+    let asked = [&entry.subject, &entry.credential, &entry.request_id];
+    is_own && (entry.kind != AuditKind::Enrol || asked.iter().all(|one| one.is_none()))
 }
 
 /// Does not wait for more than there is. The reader may stand on a server that lags behind the one
@@ -329,6 +352,29 @@ mod tests {
         );
         entry.at = UnixMs(at);
         AuditRow { seq, entry }
+    }
+
+    #[test]
+    fn an_entry_in_anothers_name_is_none() {
+        let olgas = row(1, 1, "olga", "cp_ls").entry;
+        assert!(is_where_it_belongs("ev.v1.audit.op.olga", &olgas));
+        for subject in [
+            "ev.v1.audit.op.otto",
+            "ev.v1.audit.op._",
+            "ev.v1.audit.driver.olga",
+            "ev.v1.audit.enrol.registrar",
+            "ev.v1.audit.op.olga.more",
+        ] {
+            assert!(!is_where_it_belongs(subject, &olgas), "{subject}");
+        }
+        let mut enrolled = olgas;
+        enrolled.kind = AuditKind::Enrol;
+        let subject = "ev.v1.audit.enrol.olga";
+        assert!(!is_where_it_belongs(subject, &enrolled), "it has a subject");
+        enrolled.subject = None;
+        assert!(is_where_it_belongs(subject, &enrolled));
+        enrolled.credential = Some("U".into());
+        assert!(!is_where_it_belongs(subject, &enrolled));
     }
 
     /// A page of a stream of which a lagging server has only so much.

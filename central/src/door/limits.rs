@@ -3,6 +3,9 @@
 use ev_enrol::Role;
 use serde::Deserialize;
 
+/// Connections of a doorkeeper, and of a credential that `central enrol` uses itself.
+const OWN_MAX: usize = 4;
+
 /// Connections of one credential over all servers; the newest beyond are closed.
 ///
 /// nats-server counts by account alone, so that one credential could take all places of a kind.
@@ -44,8 +47,8 @@ impl ConnectionLimits {
         ]
     }
 
-    /// How many a credential of this role may have; none where nothing is closed: those few who
-    /// repair and who watch must not shut each other out, and their account has a limit.
+    /// How many a credential of this role may have; none where nothing is closed: of those few who
+    /// repair, whose account has a limit.
     #[must_use]
     pub const fn of(&self, role: Role) -> Option<usize> {
         match role {
@@ -53,7 +56,10 @@ impl ConnectionLimits {
             Role::Operator => Some(self.operator),
             Role::ChargePoint => Some(self.charge_point),
             Role::Central => Some(self.central),
-            Role::Maintainer | Role::Enrol | Role::Doorkeeper | Role::Registrar => None,
+            // One at a time, and those of before. All together they are fewer than their accounts
+            // take: a stolen one must not shut out who revokes it.
+            Role::Enrol | Role::Doorkeeper | Role::Registrar => Some(OWN_MAX),
+            Role::Maintainer => None,
         }
     }
 }

@@ -269,9 +269,12 @@ impl Counter {
     }
 
     fn gave_a_sign(&mut self, server: Arc<str>) {
-        if self.servers.len() < SERVERS_MAX || self.servers.contains_key(&server) {
+        let is_known = self.servers.contains_key(&server);
+        if self.servers.len() < SERVERS_MAX || is_known {
             self.servers.insert(server, Instant::now());
         }
+        // Who was there before it was heard again is asked for.
+        self.is_sweep_due |= !is_known;
     }
 
     /// A server that was killed says nothing about it.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ops::Bound,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -72,6 +73,8 @@ pub struct Table {
     holders: HashMap<String, Holder>,
     /// Credentials with more than they may have.
     over: BTreeSet<String>,
+    /// The last of them that was looked at, where more come behind it.
+    looked_at: Option<String>,
     counts: BTreeMap<Role, usize>,
     sweep: u32,
     /// The last that ended, in order. A server gives no number twice.
@@ -88,6 +91,7 @@ impl Table {
             connections: HashMap::new(),
             holders: HashMap::new(),
             over: BTreeSet::new(),
+            looked_at: None,
             counts: Role::ALL.iter().map(|role| (*role, 0)).collect(),
             sweep: 0,
             ended: VecDeque::new(),
@@ -184,7 +188,16 @@ impl Table {
 
     /// What is still to be closed, since nobody has closed it when it was asked for.
     pub fn overdue(&mut self, now: Instant) -> Vec<Place> {
-        let keys: Vec<String> = self.over.iter().take(OVER_LOOK_MAX).cloned().collect();
+        let last = self.looked_at.take().unwrap_or_default();
+        let after = (Bound::Excluded(&*last), Bound::Unbounded);
+        let keys: Vec<String> = self
+            .over
+            .range::<str, _>(after)
+            .take(OVER_LOOK_MAX)
+            .cloned()
+            .collect();
+        // From the beginning again, where this was the end.
+        self.looked_at = keys.get(OVER_LOOK_MAX - 1).cloned();
         keys.iter().flat_map(|key| self.judge(key, now)).collect()
     }
 

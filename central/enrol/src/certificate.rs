@@ -28,6 +28,12 @@ use crate::{
     realm::{DAY_S, DAYS_MAX, RealmError},
 };
 
+/// How the files of the authority of servers are called.
+const CA: &str = "ca";
+/// How those of the authority of clients are.
+const CLIENTS_CA: &str = "clients-ca";
+/// Beside them lie those of servers, by other names.
+const AUTHORITIES: [&str; 2] = [CA, CLIENTS_CA];
 /// How long an authority is good: every client has to be given the next one.
 const CA_DAYS: u32 = 3_650;
 /// For how long a certificate is good unless somebody says otherwise.
@@ -69,7 +75,7 @@ pub fn server(
     days: u32,
     now_s: i64,
 ) -> Result<Certificate, RealmError> {
-    check(hosts, days)?;
+    check_server(hosts, days)?;
     let name = hosts.first().map_or("", String::as_str);
     let folder = dir.join("tls");
     let usages = [
@@ -77,7 +83,7 @@ pub fn server(
         // Towards the other servers of a cluster.
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
-    make(dir, "ca", &folder, name, hosts, &usages, days, now_s)
+    make(dir, CA, &folder, name, hosts, &usages, days, now_s)
 }
 
 /// Makes a client's certificate.
@@ -88,7 +94,7 @@ pub fn client(dir: &Path, name: &str, days: u32, now_s: i64) -> Result<Certifica
     check(&[name.to_owned()], days)?;
     let folder = dir.join("tls/clients");
     let usages = [ExtendedKeyUsagePurpose::ClientAuth];
-    make(dir, "clients-ca", &folder, name, &[], &usages, days, now_s)
+    make(dir, CLIENTS_CA, &folder, name, &[], &usages, days, now_s)
 }
 
 /// Makes the next authority of servers. Whoever has the `ca.crt` that this leaves knows servers by
@@ -108,7 +114,7 @@ pub fn next_authority(dir: &Path, now_s: i64) -> Result<PathBuf, RealmError> {
         });
     }
     let key = KeyPair::generate()?;
-    let next = self_signed("ca", &key, now_s)?;
+    let next = self_signed(CA, &key, now_s)?;
     // Both certificates first: whatever either key has signed is known.
     write(&path, PUBLIC, &format!("{next}{former}"))?;
     write(&dir.join("tls/ca.key"), SECRET, &key.serialize_pem())?;
@@ -132,7 +138,7 @@ pub fn forget_former_authority(dir: &Path) -> Result<PathBuf, RealmError> {
     }
     let key_path = dir.join("tls/ca.key");
     let key = std::fs::read_to_string(&key_path).map_err(failed("read", &key_path))?;
-    let name = authority_name("ca", &KeyPair::from_pem(&key)?);
+    let name = authority_name(CA, &KeyPair::from_pem(&key)?);
     let present = both
         .split_inclusive(END)
         .find(|one| is_called(one, &name))
@@ -162,6 +168,19 @@ pub fn check(names: &[String], days: u32) -> Result<(), RealmError> {
         return Err(RealmError::Days(days));
     }
     names.iter().try_for_each(|name| check_host(name))
+}
+
+/// Refuses what no server's certificate is made for.
+///
+/// # Errors
+/// [`RealmError`]; [`RealmError::FirstHost`] when its files would be an authority's.
+pub fn check_server(hosts: &[String], days: u32) -> Result<(), RealmError> {
+    check(hosts, days)?;
+    let is_authority = |host: &&String| AUTHORITIES.iter().any(|a| a.eq_ignore_ascii_case(host));
+    match hosts.first().filter(is_authority) {
+        Some(host) => Err(RealmError::FirstHost(host.clone())),
+        None => Ok(()),
+    }
 }
 
 /// It becomes a file's name as well.

@@ -14,8 +14,9 @@ use crate::{
     roles::Role,
 };
 
-/// What has expired for longer than this is left out when somebody's file is written again.
-const KEPT_DAYS: i64 = 30;
+/// What has expired for longer than this is left out when somebody's file is written again, and no
+/// longer revoked.
+pub(crate) const KEPT_DAYS: i64 = 30;
 
 /// A credential that was issued.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

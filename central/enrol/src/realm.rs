@@ -35,7 +35,7 @@ use crate::{
         PUBLIC, SECRET, failed, lock, make_dir, read_seed, remove, sync_dir, write, write_all,
         write_seed,
     },
-    issued::{self, Holder},
+    issued::{self, Holder, KEPT_DAYS},
     jwt::{self, About},
     outbox::Outbox,
     roles::{Account, Role},
@@ -126,6 +126,11 @@ pub enum RealmError {
     /// A host or a client that cannot be named in a certificate.
     #[error("{0:?} is no name of a host or a client; for instance nats-1.ev.internal")]
     Host(String),
+    /// A server's files would be an authority's.
+    #[error(
+        "a server's files cannot be called {0:?}, since an authority's are; name another host first"
+    )]
+    FirstHost(String),
     /// The authority of servers is not to be changed like this.
     #[error("{path} {why}")]
     ChangeOfAuthority {
@@ -692,7 +697,9 @@ impl Realm {
         for one in credentials {
             let revoked = Revoked {
                 role: one.role,
-                at_s: now_s,
+                // Servers look at what was issued no later than this, and the clock may have been
+                // ahead then.
+                at_s: now_s.max(one.issued_at_s),
                 expires_at_s: one.expires_at_s,
             };
             self.state.revoked.insert(one.key.clone(), revoked);
@@ -887,10 +894,10 @@ impl Realm {
     /// [`RealmError`].
     pub fn sign_accounts(&mut self, now_s: i64) -> Result<Vec<AccountToken>, RealmError> {
         let signing = self.account_signer()?;
-        // What has expired need not be revoked too.
+        // What has expired need not be revoked too; unless it is the clock here that is ahead.
         self.state
             .revoked
-            .retain(|_, revoked| revoked.expires_at_s > now_s);
+            .retain(|_, revoked| revoked.expires_at_s + KEPT_DAYS * DAY_S > now_s);
         let mut tokens = Vec::new();
         for account in Account::ALL {
             let revocations: BTreeMap<String, i64> = self

@@ -67,6 +67,33 @@ async fn a_revoked_credential_is_dropped_at_once_and_stays_out_also_after_a_rest
     Ok(())
 }
 
+/// The clock was ahead when it was issued, and has been set right.
+#[tokio::test]
+async fn what_was_issued_in_the_future_is_revoked_and_replaced_all_the_same() -> Result<()> {
+    const AHEAD_S: i64 = 100;
+    let keys = Keys::new()?;
+    let server = NatsServer::start_with_keys(&keys).await?;
+    let url = server.url();
+    let mut realm = keys.realm()?;
+    let at_s = now_s();
+    let mut copies = Vec::new();
+    for name in ["alice", "bob"] {
+        let issued = realm.enrol(Role::Driver, name, 1, at_s + AHEAD_S)?;
+        Raw::connect(&url, &issued.path).await?;
+        let copy = keys.dir().join(format!("{name}-copy.creds"));
+        std::fs::copy(&issued.path, &copy)?;
+        copies.push(copy);
+    }
+    realm.revoke(Role::Driver, "alice", at_s)?;
+    let successor = realm.rotate(Role::Driver, "bob", 1, at_s)?;
+    push_to(&mut realm, &url).await?;
+    for copy in &copies {
+        assert!(is_refused(&url, &keys, copy).await?, "{}", copy.display());
+    }
+    Raw::connect(&url, &successor.path).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_rotated_credential_ends_and_its_successor_opens() -> Result<()> {
     let keys = Keys::new()?;

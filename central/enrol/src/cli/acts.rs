@@ -329,8 +329,10 @@ fn make_certificate(
         None => format!("server {}", hosts.join(", ")),
     };
     let mut desk = some_desk(args)?;
-    let names = client.map_or_else(|| hosts.to_vec(), |name| vec![name.to_owned()]);
-    let checked = certificate::check(&names, days);
+    let checked = match client {
+        Some(name) => certificate::check(&[name.to_owned()], days),
+        None => certificate::check_server(hosts, days),
+    };
     if let Some(desk) = &mut desk {
         desk.tried(verb, &Whose::Installation, checked)?;
         let entry = desk.entry(verb, Whose::Installation, None, Some(what));

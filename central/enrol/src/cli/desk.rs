@@ -214,6 +214,7 @@ const fn code(error: &RealmError) -> Code {
         | RealmError::Enrolled { .. }
         | RealmError::Unknown { .. }
         | RealmError::Host(_)
+        | RealmError::FirstHost(_)
         | RealmError::ChangeOfAuthority { .. }
         | RealmError::Exists(_) => Code::InvalidRequest,
         RealmError::File { .. }

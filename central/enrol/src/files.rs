@@ -106,18 +106,30 @@ fn half_of(path: &Path) -> PathBuf {
     PathBuf::from(half)
 }
 
-/// Removes a file if it is there.
+/// Removes a file if it is there, and what a write of it that broke off has left.
 pub(crate) fn remove(path: &Path) -> Result<(), RealmError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
-        Ok(()) | Err(_) => Ok(()),
+    for path in [path, &half_of(path)] {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(e)),
+            Ok(()) | Err(_) => {}
+        }
     }
+    Ok(())
 }
 
 /// Reads a file; none when it is not there.
 pub(crate) fn read(path: &Path) -> Result<Option<String>, RealmError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
+    let text = read_bytes(path)?.map(String::from_utf8).transpose();
+    text.map_err(|e| RealmError::Content {
+        path: path.display().to_string(),
+        why: e.to_string(),
+    })
+}
+
+/// The same with a file that may not be text.
+pub(crate) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, RealmError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed("read", path)(e)),
     }

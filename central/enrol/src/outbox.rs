@@ -12,7 +12,7 @@ use ev_contract::{limits::ENROLLED_AT_ONCE_MAX, time::UnixMs, v1::AuditEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{SECRET, failed, read, remove, sync_dir, write},
+    files::{SECRET, failed, read_bytes, remove, sync_dir, write},
     realm::RealmError,
 };
 
@@ -74,9 +74,17 @@ pub struct Outbox {
 impl Outbox {
     pub(crate) fn open(dir: &Path) -> Result<Self, RealmError> {
         let path = dir.join("outbox");
-        let text = read(&path)?.unwrap_or_default();
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
-        let kept = text[..whole]
+        let bytes = read_bytes(&path)?.unwrap_or_default();
+        // A character can be torn as well as a line.
+        let whole = bytes
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |end| end + 1);
+        let text = std::str::from_utf8(&bytes[..whole]).map_err(|e| RealmError::Content {
+            path: path.display().to_string(),
+            why: e.to_string(),
+        })?;
+        let kept = text
             .lines()
             .enumerate()
             .map(|(at, line)| {

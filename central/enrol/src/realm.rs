@@ -787,11 +787,26 @@ impl Realm {
         write_seed(&next_role_key_path(&self.dir, role), key)?;
         self.state.role_keys.insert(role, key.public_key());
         self.state.role_keys_since_s.insert(role, now_s);
+        self.keep_who_is_revoked(role, now_s)?;
         self.state.revoked.retain(|_, revoked| revoked.role != role);
         self.sign_accounts(now_s)?;
         // The new key takes the old one's place.
         self.signer(role)?;
         self.commit(drafts, now_s)
+    }
+
+    /// Writes into somebody's file what only `realm.json` says of it, since a revocation broke off:
+    /// who is revoked stays so when that is forgotten.
+    fn keep_who_is_revoked(&self, role: Role, now_s: i64) -> Result<(), RealmError> {
+        let mut holders = Vec::new();
+        for name in issued::names(&self.dir, role)? {
+            let holder = self.holder(role, &name)?;
+            let is_revoked = |one: &Issued| self.state.revoked.contains_key(&one.key);
+            if holder.credentials.iter().any(is_revoked) {
+                holders.push((name, holder));
+            }
+        }
+        issued::store(&self.dir, role, holders, now_s)
     }
 
     /// Replaces the key that signs accounts. Needs the root key, and every server to start anew

@@ -545,6 +545,12 @@ async fn entries_survive_restarts_and_nobody_can_remove_them() -> Result<()> {
     open.deny_delete = false;
     open.deny_purge = false;
     ensure!(js.update_stream(open).await.is_err(), "it was opened up");
+    // One that is full can be given room.
+    let mut more = stream.cached_info().config.clone();
+    more.max_bytes *= 2;
+    js.update_stream(more).await?;
+    site.centrals[0].kill9()?;
+    site.central_again(0).await?;
     op(&olga, "tariff_ls", json!({}), false).await?;
     let after = entries(&site).await?;
     ensure!(after.len() == 4 && after[..3] == before[..], "{after:?}");

@@ -106,12 +106,15 @@ fn half_of(path: &Path) -> PathBuf {
     PathBuf::from(half)
 }
 
-/// Removes a file if it is there.
+/// Removes a file if it is there, and what was left half written of it: that has the same secret.
 pub(crate) fn remove(path: &Path) -> Result<(), RealmError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(e)),
-        Ok(()) | Err(_) => Ok(()),
+    for path in [path, &half_of(path)] {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(e)),
+            Ok(()) | Err(_) => {}
+        }
     }
+    Ok(())
 }
 
 /// Reads a file; none when it is not there.

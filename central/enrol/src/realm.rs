@@ -9,6 +9,7 @@
 //!   issued/<role>/<name>.json   who has what
 //!   realm.json              public keys of accounts and roles, what was revoked
 //!   outbox                  what central and its audit have yet to hear
+//!   outbox.unreadable       lines of it that were spoilt, if there were any
 //!   operator.jwt, auth.conf public: what nats-server needs
 //!   tls/                    certificates, see [`crate::certificate`]
 //! ```
@@ -787,11 +788,34 @@ impl Realm {
         write_seed(&next_role_key_path(&self.dir, role), key)?;
         self.state.role_keys.insert(role, key.public_key());
         self.state.role_keys_since_s.insert(role, now_s);
+        self.keep_revoked_known(role, now_s)?;
         self.state.revoked.retain(|_, revoked| revoked.role != role);
         self.sign_accounts(now_s)?;
         // The new key takes the old one's place.
         self.signer(role)?;
         self.commit(drafts, now_s)
+    }
+
+    /// Sees to it that the files of those who had what is revoked say so, also where that was
+    /// interrupted: `realm.json` is about to say it no more.
+    fn keep_revoked_known(&self, role: Role, now_s: i64) -> Result<(), RealmError> {
+        let mut holders = Vec::new();
+        for name in issued::names(&self.dir, role)? {
+            let mut holder = issued::load(&self.dir, role, &name)?;
+            let mut changed = false;
+            for one in &mut holder.credentials {
+                if let (None, Some(revoked)) = (one.revoked_at_s, self.state.revoked.get(&one.key))
+                {
+                    one.revoked_at_s = Some(revoked.at_s);
+                    changed = true;
+                }
+            }
+            holders.extend(changed.then_some((name, holder)));
+        }
+        if holders.is_empty() {
+            return Ok(());
+        }
+        issued::store(&self.dir, role, holders, now_s)
     }
 
     /// Replaces the key that signs accounts. Needs the root key, and every server to start anew

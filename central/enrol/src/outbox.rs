@@ -182,6 +182,30 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many are in it, and the bytes that they take: where [`Outbox::take_back`] goes back to.
+    #[must_use]
+    pub(crate) const fn end(&self) -> (usize, u64) {
+        (self.kept.len(), self.bytes)
+    }
+
+    /// Takes back what was put in since. That needs no room on the disk.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub(crate) fn take_back(&mut self, (count, bytes): (usize, u64)) -> Result<(), RealmError> {
+        OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| {
+                file.set_len(bytes)?;
+                file.sync_all()
+            })
+            .map_err(failed("write", &self.path))?;
+        self.kept.truncate(count);
+        self.bytes = bytes;
+        Ok(())
+    }
+
     /// Keeps these and nothing else: the others were heard.
     ///
     /// # Errors

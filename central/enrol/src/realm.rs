@@ -303,14 +303,9 @@ impl Realm {
         if there(&dir.join(UNFINISHED))? {
             return Err(RealmError::Unfinished(dir.display().to_string()));
         }
-        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
-        let state = serde_json::from_str(&text).map_err(|e| RealmError::Content {
-            path: path.display().to_string(),
-            why: e.to_string(),
-        })?;
         let mut realm = Self {
             dir: dir.to_owned(),
-            state,
+            state: read_state(dir)?,
             outbox: Outbox::open(dir)?,
             _lock: lock,
         };
@@ -320,6 +315,15 @@ impl Realm {
             realm.save()?;
         }
         Ok(realm)
+    }
+
+    /// Goes by what is on the disk, after a step that failed.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn reload(&mut self) -> Result<(), RealmError> {
+        self.state = read_state(&self.dir)?;
+        Ok(())
     }
 
     /// Makes keys for accounts and roles that have none: those that came later than the folder.
@@ -1030,6 +1034,15 @@ impl Realm {
         );
         write(&self.auth_conf(), PUBLIC, &text)
     }
+}
+
+fn read_state(dir: &Path) -> Result<State, RealmError> {
+    let path = dir.join("realm.json");
+    let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    serde_json::from_str(&text).map_err(|e| RealmError::Content {
+        path: path.display().to_string(),
+        why: e.to_string(),
+    })
 }
 
 fn role_key_path(dir: &Path, role: Role) -> PathBuf {

@@ -405,6 +405,34 @@ fn central_is_not_told_of_a_revocation_that_failed() -> Result<()> {
     Ok(())
 }
 
+/// Whatever the command: here one that only reads.
+#[test]
+fn what_is_made_of_itself_is_written_down_too() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let keys = dir.path();
+    assert!(enrol(keys, &["init"])?.status.success());
+    fs::remove_file(keys.join("creds/registrar/registrar.creds"))?;
+    let path = keys.join("realm.json");
+    let mut realm: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let roles = realm["role_keys"].as_object_mut().context("roles")?;
+    roles.remove("doorkeeper").context("doorkeeper")?;
+    fs::write(&path, realm.to_string())?;
+    for _ in 0..2 {
+        assert!(enrol(keys, &["list"])?.status.success());
+    }
+    let mut realm = Realm::open(keys)?;
+    let made: Vec<_> = entries(realm.outbox().kept())
+        .skip(1)
+        .map(|e| (e.verb.clone(), e.detail.clone().unwrap_or_default()))
+        .collect();
+    let said = [
+        ("init", "doorkeeper: its first key"),
+        ("enrol", "registrar registrar: for central enrol itself"),
+    ];
+    assert_eq!(made, said.map(|(v, d)| (v.to_owned(), d.to_owned())));
+    Ok(())
+}
+
 #[test]
 fn many_are_enrolled_by_one_command() -> Result<()> {
     let dir = tempfile::tempdir()?;

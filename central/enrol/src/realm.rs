@@ -243,6 +243,7 @@ pub struct Realm {
     dir: PathBuf,
     state: State,
     outbox: Outbox,
+    new_roles: Vec<Role>,
     _lock: File,
 }
 
@@ -277,6 +278,7 @@ impl Realm {
                 issued: Vec::new(),
             },
             outbox: Outbox::open(dir)?,
+            new_roles: Vec::new(),
             _lock: lock,
         };
         realm.complete()?;
@@ -307,6 +309,7 @@ impl Realm {
             dir: dir.to_owned(),
             state: read_state(dir)?,
             outbox: Outbox::open(dir)?,
+            new_roles: Vec::new(),
             _lock: lock,
         };
         let is_older = realm.complete()? || !realm.state.issued.is_empty();
@@ -348,6 +351,7 @@ impl Realm {
                 let key = KeyPair::new_account();
                 write_seed(&role_key_path(&self.dir, role), &key)?;
                 self.state.role_keys.insert(role, key.public_key());
+                self.new_roles.push(role);
                 changed = true;
             }
         }
@@ -381,16 +385,35 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn renew_own(&mut self, now_s: i64) -> Result<(), RealmError> {
+        let drafts = self.own_renewals(now_s)?;
+        self.commit(drafts, now_s)?;
+        Ok(())
+    }
+
+    /// What [`Realm::renew_own`] would write.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn own_renewals(&self, now_s: i64) -> Result<Vec<Draft>, RealmError> {
+        let mut drafts = Vec::new();
         for (role, name) in [(Role::Enrol, ENROL_NAME), (Role::Registrar, REGISTRAR_NAME)] {
             let until_s = now_s + OWN_LEFT_DAYS * DAY_S;
             let holder = self.holder(role, name)?;
             let is_good = holder.credentials.iter().any(|one| one.is_good(until_s));
             let has_key = role_key_path(&self.dir, role).exists();
             if has_key && !(is_good && self.creds(role, name).exists()) {
-                self.enrol_again(role, name, role.days(), now_s)?;
+                let key = self.signer(role)?;
+                let expires_at_s = expiry(role.days(), now_s)?;
+                drafts.push(self.draft(&key, role, name, expires_at_s, now_s)?);
             }
         }
-        Ok(())
+        Ok(drafts)
+    }
+
+    /// Roles that got their first key when the folder was opened: they came later than it.
+    #[must_use]
+    pub fn new_roles(&self) -> &[Role] {
+        &self.new_roles
     }
 
     /// The folder.

@@ -361,6 +361,79 @@ async fn what_is_done_is_in_the_audit_once_whenever_it_can_be_told() -> Result<(
 }
 
 #[test]
+fn central_is_not_told_of_a_revocation_that_failed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let keys = dir.path();
+    assert!(enrol(keys, &["init"])?.status.success());
+    let revoked = || -> Result<Vec<String>> {
+        let mut realm = Realm::open(keys)?;
+        let kept = realm.outbox().kept().iter();
+        let names = kept.filter_map(|one| match one {
+            Kept::Announce {
+                charge_points,
+                revoked: true,
+                ..
+            } => Some(charge_points.join(" ")),
+            _ => None,
+        });
+        Ok(names.collect())
+    };
+    for name in ["CP-1", "CP-2"] {
+        assert!(
+            enrol(keys, &["charge-point", name, "--no-push"])?
+                .status
+                .success()
+        );
+    }
+    // It cannot be written that it is void.
+    let in_the_way = keys.join("realm.json.half");
+    fs::create_dir(&in_the_way)?;
+    let failed = enrol(keys, &["revoke", "charge-point", "CP-1", "--no-push"])?;
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
+    assert_eq!(revoked()?, Vec::<String>::new());
+    fs::remove_dir(&in_the_way)?;
+    // It is, and what follows fails.
+    let in_the_way = keys.join("auth.conf.half");
+    fs::create_dir(&in_the_way)?;
+    let failed = enrol(keys, &["revoke", "charge-point", "CP-2", "--no-push"])?;
+    assert_eq!(failed.status.code(), Some(1), "{}", text(&failed));
+    assert_eq!(revoked()?, ["CP-2"]);
+    fs::remove_dir(&in_the_way)?;
+    let done = enrol(keys, &["revoke", "charge-point", "CP-1", "--no-push"])?;
+    assert!(done.status.success(), "{}", text(&done));
+    assert_eq!(revoked()?, ["CP-2", "CP-1"]);
+    Ok(())
+}
+
+/// Whatever the command: here one that only reads.
+#[test]
+fn what_is_made_of_itself_is_written_down_too() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let keys = dir.path();
+    assert!(enrol(keys, &["init"])?.status.success());
+    fs::remove_file(keys.join("creds/registrar/registrar.creds"))?;
+    let path = keys.join("realm.json");
+    let mut realm: serde_json::Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let roles = realm["role_keys"].as_object_mut().context("roles")?;
+    roles.remove("doorkeeper").context("doorkeeper")?;
+    fs::write(&path, realm.to_string())?;
+    for _ in 0..2 {
+        assert!(enrol(keys, &["list"])?.status.success());
+    }
+    let mut realm = Realm::open(keys)?;
+    let made: Vec<_> = entries(realm.outbox().kept())
+        .skip(1)
+        .map(|e| (e.verb.clone(), e.detail.clone().unwrap_or_default()))
+        .collect();
+    let said = [
+        ("init", "doorkeeper: its first key"),
+        ("enrol", "registrar registrar: for central enrol itself"),
+    ];
+    assert_eq!(made, said.map(|(v, d)| (v.to_owned(), d.to_owned())));
+    Ok(())
+}
+
+#[test]
 fn many_are_enrolled_by_one_command() -> Result<()> {
     let dir = tempfile::tempdir()?;
     assert!(enrol(dir.path(), &["init"])?.status.success());

@@ -106,7 +106,7 @@ fn half_of(path: &Path) -> PathBuf {
     PathBuf::from(half)
 }
 
-/// Removes a file if it is there, and what a write of it that broke off has left.
+/// Removes a file if it is there, and what was left half written of it: that has the same secret.
 pub(crate) fn remove(path: &Path) -> Result<(), RealmError> {
     for path in [path, &half_of(path)] {
         match fs::remove_file(path) {
@@ -119,17 +119,8 @@ pub(crate) fn remove(path: &Path) -> Result<(), RealmError> {
 
 /// Reads a file; none when it is not there.
 pub(crate) fn read(path: &Path) -> Result<Option<String>, RealmError> {
-    let text = read_bytes(path)?.map(String::from_utf8).transpose();
-    text.map_err(|e| RealmError::Content {
-        path: path.display().to_string(),
-        why: e.to_string(),
-    })
-}
-
-/// The same with a file that may not be text.
-pub(crate) fn read_bytes(path: &Path) -> Result<Option<Vec<u8>>, RealmError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed("read", path)(e)),
     }

@@ -2,8 +2,8 @@
 //! acknowledged. Written before what it tells of is done, so that nothing is done in silence.
 
 use std::{
-    fs::OpenOptions,
-    io::{Seek, SeekFrom, Write},
+    fs::{self, OpenOptions},
+    io::{self, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -12,7 +12,7 @@ use ev_contract::{limits::ENROLLED_AT_ONCE_MAX, time::UnixMs, v1::AuditEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{SECRET, failed, read_bytes, remove, sync_dir, write},
+    files::{SECRET, failed, remove, sync_dir, write},
     realm::RealmError,
 };
 
@@ -67,6 +67,8 @@ pub enum Urgency {
 pub struct Outbox {
     path: PathBuf,
     kept: Vec<Kept>,
+    /// Whole lines that say nothing, until they are set aside.
+    unreadable: Vec<u8>,
     /// Bytes of whole lines; what is behind them was being written when the machine went down.
     bytes: u64,
 }
@@ -74,28 +76,62 @@ pub struct Outbox {
 impl Outbox {
     pub(crate) fn open(dir: &Path) -> Result<Self, RealmError> {
         let path = dir.join("outbox");
-        let bytes = read_bytes(&path)?.unwrap_or_default();
-        // A character can be torn as well as a line.
-        let whole = bytes
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |end| end + 1);
-        let text = std::str::from_utf8(&bytes[..whole]).map_err(|e| RealmError::Content {
-            path: path.display().to_string(),
-            why: e.to_string(),
-        })?;
-        let kept = text
-            .lines()
-            .enumerate()
-            .map(|(at, line)| {
-                serde_json::from_str(line).map_err(|e| RealmError::Content {
-                    path: path.display().to_string(),
-                    why: format!("line {}: {e}", at + 1),
-                })
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(failed("read", &path)(e)),
+        };
+        // What was being written may end within a character.
+        let whole = text.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        let mut kept = Vec::new();
+        let mut unreadable = Vec::new();
+        for line in text[..whole].split_inclusive(|b| *b == b'\n') {
+            match serde_json::from_slice(line) {
+                Ok(one) => kept.push(one),
+                Err(_) => unreadable.extend_from_slice(line),
+            }
+        }
+        let mut outbox = Self {
+            path,
+            kept,
+            unreadable,
+            bytes: u64::try_from(whole).unwrap_or(u64::MAX),
+        };
+        // Nobody is kept in by it.
+        if let Err(error) = outbox.set_aside() {
+            eprintln!("central enrol: {}", ev_client::chain(&error));
+        }
+        Ok(outbox)
+    }
+
+    /// What cannot be read is kept beside the rest, for somebody to look at.
+    fn set_aside(&mut self) -> Result<(), RealmError> {
+        if self.unreadable.is_empty() {
+            return Ok(());
+        }
+        let aside = self.path.with_extension("unreadable");
+        eprintln!(
+            "central enrol: {} has lines that cannot be read; they go to {}, and nobody is told of \
+             them: `central enrol push --all` tells central of charge points",
+            self.path.display(),
+            aside.display()
+        );
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(SECRET)
+            .open(&aside)
+            .and_then(|mut file| {
+                file.write_all(&self.unreadable)?;
+                file.sync_all()
             })
-            .collect::<Result<_, _>>()?;
-        let bytes = u64::try_from(whole).unwrap_or(u64::MAX);
-        Ok(Self { path, kept, bytes })
+            .map_err(failed("write", &aside))?;
+        sync_dir(self.path.parent().unwrap_or(&self.path))?;
+        let text = self.lines_of(&self.kept)?;
+        write(&self.path, SECRET, &text)?;
+        self.bytes = u64::try_from(text.len()).unwrap_or(u64::MAX);
+        self.unreadable.clear();
+        Ok(())
     }
 
     /// The file.
@@ -146,6 +182,30 @@ impl Outbox {
         Ok(())
     }
 
+    /// How many are in it, and the bytes that they take: where [`Outbox::take_back`] goes back to.
+    #[must_use]
+    pub(crate) const fn end(&self) -> (usize, u64) {
+        (self.kept.len(), self.bytes)
+    }
+
+    /// Takes back what was put in since. That needs no room on the disk.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub(crate) fn take_back(&mut self, (count, bytes): (usize, u64)) -> Result<(), RealmError> {
+        OpenOptions::new()
+            .write(true)
+            .open(&self.path)
+            .and_then(|file| {
+                file.set_len(bytes)?;
+                file.sync_all()
+            })
+            .map_err(failed("write", &self.path))?;
+        self.kept.truncate(count);
+        self.bytes = bytes;
+        Ok(())
+    }
+
     /// Keeps these and nothing else: the others were heard.
     ///
     /// # Errors
@@ -154,6 +214,7 @@ impl Outbox {
         if rest.len() == self.kept.len() {
             return Ok(());
         }
+        self.set_aside()?;
         if rest.is_empty() {
             remove(&self.path)?;
             self.bytes = 0;

@@ -9,6 +9,7 @@
 //!   issued/<role>/<name>.json   who has what
 //!   realm.json              public keys of accounts and roles, what was revoked
 //!   outbox                  what central and its audit have yet to hear
+//!   outbox.unreadable       lines of it that were spoilt, if there were any
 //!   operator.jwt, auth.conf public: what nats-server needs
 //!   tls/                    certificates, see [`crate::certificate`]
 //! ```
@@ -242,6 +243,7 @@ pub struct Realm {
     dir: PathBuf,
     state: State,
     outbox: Outbox,
+    new_roles: Vec<Role>,
     _lock: File,
 }
 
@@ -276,6 +278,7 @@ impl Realm {
                 issued: Vec::new(),
             },
             outbox: Outbox::open(dir)?,
+            new_roles: Vec::new(),
             _lock: lock,
         };
         realm.complete()?;
@@ -302,15 +305,11 @@ impl Realm {
         if there(&dir.join(UNFINISHED))? {
             return Err(RealmError::Unfinished(dir.display().to_string()));
         }
-        let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
-        let state = serde_json::from_str(&text).map_err(|e| RealmError::Content {
-            path: path.display().to_string(),
-            why: e.to_string(),
-        })?;
         let mut realm = Self {
             dir: dir.to_owned(),
-            state,
+            state: read_state(dir)?,
             outbox: Outbox::open(dir)?,
+            new_roles: Vec::new(),
             _lock: lock,
         };
         let is_older = realm.complete()? || !realm.state.issued.is_empty();
@@ -319,6 +318,15 @@ impl Realm {
             realm.save()?;
         }
         Ok(realm)
+    }
+
+    /// Goes by what is on the disk, after a step that failed.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn reload(&mut self) -> Result<(), RealmError> {
+        self.state = read_state(&self.dir)?;
+        Ok(())
     }
 
     /// Makes keys for accounts and roles that have none: those that came later than the folder.
@@ -343,6 +351,7 @@ impl Realm {
                 let key = KeyPair::new_account();
                 write_seed(&role_key_path(&self.dir, role), &key)?;
                 self.state.role_keys.insert(role, key.public_key());
+                self.new_roles.push(role);
                 changed = true;
             }
         }
@@ -376,16 +385,35 @@ impl Realm {
     /// # Errors
     /// [`RealmError`].
     pub fn renew_own(&mut self, now_s: i64) -> Result<(), RealmError> {
+        let drafts = self.own_renewals(now_s)?;
+        self.commit(drafts, now_s)?;
+        Ok(())
+    }
+
+    /// What [`Realm::renew_own`] would write.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn own_renewals(&self, now_s: i64) -> Result<Vec<Draft>, RealmError> {
+        let mut drafts = Vec::new();
         for (role, name) in [(Role::Enrol, ENROL_NAME), (Role::Registrar, REGISTRAR_NAME)] {
             let until_s = now_s + OWN_LEFT_DAYS * DAY_S;
             let holder = self.holder(role, name)?;
             let is_good = holder.credentials.iter().any(|one| one.is_good(until_s));
             let has_key = role_key_path(&self.dir, role).exists();
             if has_key && !(is_good && self.creds(role, name).exists()) {
-                self.enrol_again(role, name, role.days(), now_s)?;
+                let key = self.signer(role)?;
+                let expires_at_s = expiry(role.days(), now_s)?;
+                drafts.push(self.draft(&key, role, name, expires_at_s, now_s)?);
             }
         }
-        Ok(())
+        Ok(drafts)
+    }
+
+    /// Roles that got their first key when the folder was opened: they came later than it.
+    #[must_use]
+    pub fn new_roles(&self) -> &[Role] {
+        &self.new_roles
     }
 
     /// The folder.
@@ -787,7 +815,7 @@ impl Realm {
         write_seed(&next_role_key_path(&self.dir, role), key)?;
         self.state.role_keys.insert(role, key.public_key());
         self.state.role_keys_since_s.insert(role, now_s);
-        self.keep_who_is_revoked(role, now_s)?;
+        self.keep_revoked_known(role, now_s)?;
         self.state.revoked.retain(|_, revoked| revoked.role != role);
         self.sign_accounts(now_s)?;
         // The new key takes the old one's place.
@@ -795,16 +823,24 @@ impl Realm {
         self.commit(drafts, now_s)
     }
 
-    /// Writes into somebody's file what only `realm.json` says of it, since a revocation broke off:
-    /// who is revoked stays so when that is forgotten.
-    fn keep_who_is_revoked(&self, role: Role, now_s: i64) -> Result<(), RealmError> {
+    /// Sees to it that the files of those who had what is revoked say so, also where that was
+    /// interrupted: `realm.json` is about to say it no more.
+    fn keep_revoked_known(&self, role: Role, now_s: i64) -> Result<(), RealmError> {
         let mut holders = Vec::new();
         for name in issued::names(&self.dir, role)? {
-            let holder = self.holder(role, &name)?;
-            let is_revoked = |one: &Issued| self.state.revoked.contains_key(&one.key);
-            if holder.credentials.iter().any(is_revoked) {
-                holders.push((name, holder));
+            let mut holder = issued::load(&self.dir, role, &name)?;
+            let mut changed = false;
+            for one in &mut holder.credentials {
+                if let (None, Some(revoked)) = (one.revoked_at_s, self.state.revoked.get(&one.key))
+                {
+                    one.revoked_at_s = Some(revoked.at_s);
+                    changed = true;
+                }
             }
+            holders.extend(changed.then_some((name, holder)));
+        }
+        if holders.is_empty() {
+            return Ok(());
         }
         issued::store(&self.dir, role, holders, now_s)
     }
@@ -1021,6 +1057,15 @@ impl Realm {
         );
         write(&self.auth_conf(), PUBLIC, &text)
     }
+}
+
+fn read_state(dir: &Path) -> Result<State, RealmError> {
+    let path = dir.join("realm.json");
+    let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    serde_json::from_str(&text).map_err(|e| RealmError::Content {
+        path: path.display().to_string(),
+        why: e.to_string(),
+    })
 }
 
 fn role_key_path(dir: &Path, role: Role) -> PathBuf {

@@ -162,6 +162,26 @@ fn a_revocation_that_was_interrupted_stands() -> Result<()> {
     Ok(())
 }
 
+/// Its key ends the entry in `realm.json`, and not the revocation.
+#[test]
+fn a_revocation_that_was_interrupted_outlasts_changes_of_the_roles_key() -> Result<()> {
+    let dir = memory()?;
+    let mut realm = Realm::create(dir.path(), NOW_S)?;
+    realm.enrol(Role::Driver, "alice", 9, NOW_S)?;
+    realm.enrol(Role::Driver, "bob", 9, NOW_S)?;
+    let holder = dir.path().join("issued/driver/alice.json");
+    let before = fs::read(&holder)?;
+    realm.revoke(Role::Driver, "alice", NOW_S)?;
+    drop(realm);
+    fs::write(&holder, before)?;
+    let mut realm = Realm::open(dir.path())?;
+    for _ in 0..2 {
+        assert_eq!(realm.rotate_key(Role::Driver, 9, NOW_S)?.len(), 1);
+        assert!(!realm.creds(Role::Driver, "alice").exists());
+    }
+    Ok(())
+}
+
 /// Between the two steps of a change of a role's key.
 #[test]
 fn a_change_of_a_roles_key_that_was_interrupted_is_finished_or_never_was() -> Result<()> {
@@ -240,6 +260,24 @@ fn what_expired_is_forgotten_and_what_keeps_somebody_out_is_not() -> Result<()> 
     Ok(())
 }
 
+#[test]
+fn what_was_left_half_written_goes_with_the_credential() -> Result<()> {
+    let dir = memory()?;
+    let mut realm = Realm::create(dir.path(), NOW_S)?;
+    for name in ["revoked", "forgotten"] {
+        realm.enrol(Role::Driver, name, 1, NOW_S)?;
+        let creds = realm.creds(Role::Driver, name);
+        fs::copy(&creds, creds.with_extension("creds.half"))?;
+    }
+    realm.revoke(Role::Driver, "revoked", NOW_S)?;
+    realm.forget_expired(0, NOW_S + 2 * DAY_S)?;
+    assert_eq!(
+        files(&dir.path().join("creds/driver"))?,
+        Vec::<PathBuf>::new()
+    );
+    Ok(())
+}
+
 /// One name that gets a credential every day does not fill a file.
 #[test]
 fn somebodys_file_keeps_what_expired_for_a_month() -> Result<()> {
@@ -315,6 +353,33 @@ fn what_was_being_written_when_the_machine_went_down_is_as_if_it_never_was() -> 
         assert_eq!(realm.outbox().kept().last(), said(3).first());
         assert_eq!(realm.outbox().kept().len(), lines + 1);
     }
+    Ok(())
+}
+
+#[test]
+fn a_spoilt_outbox_blocks_nothing_and_loses_only_what_is_spoilt() -> Result<()> {
+    let dir = memory()?;
+    let mut realm = Realm::create(dir.path(), NOW_S)?;
+    realm.enrol(Role::Driver, "alice", 9, NOW_S)?;
+    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-1".to_owned()], false);
+    realm.outbox().put(said(1), Urgency::Usual)?;
+    realm.outbox().put(said(2), Urgency::Usual)?;
+    drop(realm);
+    let path = dir.path().join("outbox");
+    let whole = fs::read(&path)?;
+    let second = whole.iter().position(|b| *b == b'\n').context("a line")? + 1;
+    let spoilt = b"{\"audit\":\xff}\n";
+    // The last is cut within a character.
+    let text = [&whole[..second], spoilt, &whole[second..], b"{\"\xc3"].concat();
+    fs::write(&path, text)?;
+    let mut realm = Realm::open(dir.path())?;
+    realm.revoke(Role::Driver, "alice", NOW_S)?;
+    assert_eq!(realm.outbox().kept(), [said(1), said(2)].concat());
+    realm.outbox().put(said(3), Urgency::Usual)?;
+    drop(realm);
+    let mut realm = Realm::open(dir.path())?;
+    assert_eq!(realm.outbox().kept(), [said(1), said(2), said(3)].concat());
+    assert_eq!(fs::read(dir.path().join("outbox.unreadable"))?, spoilt);
     Ok(())
 }
 

@@ -3,9 +3,6 @@
 use ev_enrol::Role;
 use serde::Deserialize;
 
-/// Connections of a doorkeeper, and of a credential that `central enrol` uses itself.
-const OWN_MAX: usize = 4;
-
 /// Connections of one credential over all servers; the newest beyond are closed.
 ///
 /// nats-server counts by account alone, so that one credential could take all places of a kind.
@@ -47,8 +44,8 @@ impl ConnectionLimits {
         ]
     }
 
-    /// How many a credential of this role may have; none where nothing is closed: of those few who
-    /// repair, whose account has a limit.
+    /// How many a credential of this role may have; none where nothing is closed: the newest would
+    /// be, and so a thief's few could keep out who comes to revoke them. Their account has a limit.
     #[must_use]
     pub const fn of(&self, role: Role) -> Option<usize> {
         match role {
@@ -56,10 +53,7 @@ impl ConnectionLimits {
             Role::Operator => Some(self.operator),
             Role::ChargePoint => Some(self.charge_point),
             Role::Central => Some(self.central),
-            // One at a time, and those of before. All together they are fewer than their accounts
-            // take: a stolen one must not shut out who revokes it.
-            Role::Enrol | Role::Doorkeeper | Role::Registrar => Some(OWN_MAX),
-            Role::Maintainer => None,
+            Role::Maintainer | Role::Enrol | Role::Doorkeeper | Role::Registrar => None,
         }
     }
 }

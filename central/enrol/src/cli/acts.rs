@@ -138,9 +138,9 @@ fn enrol(args: &Args, role: Role, who: &Somebody) -> Result<(), Failure> {
     let drafts = draft(&desk, role, &names, days);
     let drafts = desk.tried(verb, &Whose::Role(role), drafts)?;
     write_down(&mut desk, verb, &drafts, Urgency::Usual)?;
-    announce(&mut desk, role, &names, false)?;
-    let now_s = desk.now_s;
-    let enrolled = desk.realm.commit(drafts, now_s);
+    let enrolled = announced(&mut desk, role, &names, false, |realm, now_s| {
+        realm.commit(drafts, now_s)
+    });
     desk.tried(verb, &Whose::Role(role), enrolled)?
         .iter()
         .for_each(say);
@@ -197,6 +197,53 @@ fn announce(
     desk.put(Kept::announce(UnixMs(at), names, revoked), urgency)
 }
 
+/// Announces, acts, and takes the announcement back where it did not come true: the other way
+/// round, whoever is killed between the two leaves central in the dark.
+fn announced<T>(
+    desk: &mut Desk,
+    role: Role,
+    names: &[String],
+    revoked: bool,
+    act: impl FnOnce(&mut Realm, i64) -> Result<T, RealmError>,
+) -> Result<T, RealmError> {
+    let before = desk.realm.outbox().end();
+    announce(desk, role, names, revoked)?;
+    let now_s = desk.now_s;
+    let done = act(&mut desk.realm, now_s);
+    if done.is_err()
+        && role == Role::ChargePoint
+        && let Err(error) = take_back_untrue(desk, before, role, names, revoked)
+    {
+        eprintln!(
+            "central enrol: what central is told of these charge points may be untrue: {}\n\
+             central enrol: `central enrol push --all` tells it how they are",
+            ev_client::chain(&error)
+        );
+    }
+    done
+}
+
+/// A step that failed may have been done for some of them, or for all.
+fn take_back_untrue(
+    desk: &mut Desk,
+    before: (usize, u64),
+    role: Role,
+    names: &[String],
+    revoked: bool,
+) -> Result<(), RealmError> {
+    desk.realm.reload()?;
+    let mut so = Vec::new();
+    for name in names {
+        let is_revoked = desk.realm.good(role, name, desk.now_s)?.is_empty();
+        so.extend((is_revoked == revoked).then(|| name.clone()));
+    }
+    if so.len() == names.len() {
+        return Ok(());
+    }
+    desk.realm.outbox().take_back(before)?;
+    announce(desk, role, &so, revoked)
+}
+
 /// Tells of all charge points as they are.
 fn announce_all(desk: &mut Desk) -> Result<(), RealmError> {
     let role = Role::ChargePoint;
@@ -229,9 +276,10 @@ fn revoke(args: &Args, role: Role, name: &str, servers: &ServerArgs) -> Result<(
         .map(|one| desk.entry(verb, whose.clone(), Some(&one.key), None))
         .collect();
     desk.put(entries, Urgency::Urgent)?;
-    announce(&mut desk, role, &[name.to_owned()], true)?;
-    let now_s = desk.now_s;
-    let revoked = desk.realm.revoke(role, name, now_s);
+    let names = [name.to_owned()];
+    let revoked = announced(&mut desk, role, &names, true, |realm, now_s| {
+        realm.revoke(role, name, now_s)
+    });
     let count = desk.tried(verb, &whose, revoked)?;
     println!("{role} {name}: {count} revoked");
     desk.put_in_force(servers)
@@ -251,12 +299,14 @@ fn rotate(
     let drafts = may_replace(&desk, role, name).and_then(|_| draft(&desk, role, &names, days));
     let drafts = told_if_refused(&mut desk, verb, &whose, drafts, servers)?;
     write_down(&mut desk, verb, &drafts, Urgency::Urgent)?;
-    announce(&mut desk, role, &names, false)?;
-    for draft in drafts {
-        let now_s = desk.now_s;
-        let replaced = desk.realm.replace(draft, now_s);
-        say(&desk.tried(verb, &whose, replaced)?);
-    }
+    let replaced = announced(&mut desk, role, &names, false, |realm, now_s| {
+        let replace = |draft| realm.replace(draft, now_s);
+        drafts
+            .into_iter()
+            .map(replace)
+            .collect::<Result<Vec<_>, _>>()
+    });
+    desk.tried(verb, &whose, replaced)?.iter().for_each(say);
     desk.put_in_force(servers)
 }
 
@@ -273,8 +323,9 @@ fn rotate_role(args: &Args, role: Role, days: u32, servers: &ServerArgs) -> Resu
     desk.put(vec![entry], Urgency::Urgent)?;
     write_down(&mut desk, EnrolVerb::Rotate, &drafts, Urgency::Urgent)?;
     let names: Vec<String> = drafts.iter().map(|d| d.issued().name.clone()).collect();
-    announce(&mut desk, role, &names, false)?;
-    let replaced = desk.realm.replace_role(role, &key, drafts, now_s);
+    let replaced = announced(&mut desk, role, &names, false, |realm, now_s| {
+        realm.replace_role(role, &key, drafts, now_s)
+    });
     desk.tried(verb, &whose, replaced)?.iter().for_each(say);
     desk.put_in_force(servers)
 }

@@ -57,8 +57,37 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn open(args: &Args) -> Result<Self, RealmError> {
         let mut desk = Self::of(Realm::open(&args.dir)?, args);
-        desk.realm.renew_own(desk.now_s)?;
+        desk.make_own()?;
         Ok(desk)
+    }
+
+    /// What is made of itself, whatever the command. A full outbox does not stop it: without it
+    /// nobody could be told of anything.
+    fn make_own(&mut self) -> Result<(), RealmError> {
+        let drafts = self.realm.own_renewals(self.now_s)?;
+        let mut new = Vec::new();
+        for role in self.realm.new_roles() {
+            let key = self.realm.role_key(*role);
+            let detail = Some("its first key".to_owned());
+            new.push(self.entry(EnrolVerb::Init, Whose::Role(*role), Some(key), detail));
+        }
+        for draft in &drafts {
+            let one = draft.issued();
+            let whose = Whose::of(one.role, &one.name);
+            let detail = Some("for central enrol itself".to_owned());
+            new.push(self.entry(EnrolVerb::Enrol, whose, Some(&one.key), detail));
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.put(new, Urgency::Urgent) {
+            eprintln!(
+                "central enrol: what it made for itself is not written down: {}",
+                ev_client::chain(&error)
+            );
+        }
+        self.realm.commit(drafts, self.now_s)?;
+        Ok(())
     }
 
     pub(super) fn of(realm: Realm, args: &Args) -> Self {

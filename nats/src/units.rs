@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr};
 
 use rust_decimal::Decimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tinystr::{TinyAsciiStr, tinystr};
 
 /// Energy in milliwatt-hours; also the reading of a cumulative register.
 #[derive(
@@ -51,26 +52,27 @@ pub struct MilliAmp(pub u32);
 
 /// An ISO 4217 code: three capital letters.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Currency([u8; 3]);
+pub struct Currency(TinyAsciiStr<3>);
 
 impl Currency {
     /// The euro.
-    pub const EUR: Self = Self(*b"EUR");
+    pub const EUR: Self = Self(tinystr!(3, "EUR"));
 
     /// The code as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or("XXX")
+        self.0.as_str()
     }
 }
 
 impl FromStr for Currency {
     type Err = InvalidAmount;
     fn from_str(text: &str) -> Result<Self, InvalidAmount> {
-        match text.as_bytes() {
-            &[a, b, c] if [a, b, c].iter().all(u8::is_ascii_uppercase) => Ok(Self([a, b, c])),
-            _ => Err(InvalidAmount::Currency),
-        }
+        TinyAsciiStr::try_from_str(text)
+            .ok()
+            .filter(|code| code.len() == 3 && code.is_ascii_alphabetic_uppercase())
+            .map(Self)
+            .ok_or(InvalidAmount::Currency)
     }
 }
 

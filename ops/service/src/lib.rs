@@ -53,13 +53,13 @@ impl Manager {
         if status != self.status {
             states.push(NotifyState::Status(&status));
         }
-        if alive && self.ping_is_due() {
+        let pings = alive && self.ping_is_due();
+        if pings {
             states.push(NotifyState::Watchdog);
         }
         if states.is_empty() {
             return;
         }
-        let pings = states.contains(&NotifyState::Watchdog);
         if let Err(error) = sd_notify::notify(&states) {
             // Told again next time.
             tracing::warn!(%error, "the service manager cannot be told how this is");

@@ -39,6 +39,10 @@ impl Health {
     /// A frame that is under way for so long means that the ledger cannot be written.
     const FRAME_MAX: Duration = Duration::from_secs(5);
 
+    /// Without a sign of life from the engine for so long, the process is not healthy. The engine
+    /// turns at least every tenth of a second; ten seconds are no hiccup.
+    const ALIVE_WITHIN: Duration = Duration::from_secs(10);
+
     /// At the beginning.
     #[must_use]
     pub fn starting() -> Self {
@@ -51,6 +55,12 @@ impl Health {
             turned_at: Instant::now(),
             frame_since: None,
         }
+    }
+
+    /// Whether the engine makes progress.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.turned_at.elapsed() < Self::ALIVE_WITHIN
     }
 
     /// Why this replica does not answer; none when it does.

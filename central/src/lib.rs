@@ -43,6 +43,7 @@ use async_nats::jetstream;
 use central_core::state::{Alarm, Log};
 use ev_client::{Access, LinkEvent, Pauses, Reminder, Rhythm, Terms, What};
 use ev_contract::streams;
+use ev_service::Manager;
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc, watch},
@@ -75,21 +76,15 @@ const RHYTHM: Rhythm = Rhythm {
 const CLIENT_QUEUE: usize = 1_024;
 /// A round trip takes milliseconds; a server that is gone is not waited for.
 const LAST_ROUND_TRIP: Duration = Duration::from_secs(1);
+/// How often the service manager is told how this is; it sets its watchdog to many times that.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare streams while the server is not ready for them.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 
 /// Runs until a signal; the process's exit status.
 #[must_use]
 pub fn main(config: Config) -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env()
-                .unwrap_or_else(|_| "info,async_nats=warn".into()),
-        )
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+    ev_service::log("info,async_nats=warn");
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -151,9 +146,28 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         watched.clone(),
         stop.clone(),
     ));
+    let told = tokio::spawn(tell(watched.clone(), stop.clone()));
     let outcome = serve(config, stop, metrics, health, watched).await;
     serving.abort();
+    told.abort();
     outcome
+}
+
+/// Tells the service manager how this replica is, until it is to stop.
+async fn tell(health: watch::Receiver<Health>, mut stop: watch::Receiver<bool>) {
+    let mut manager = Manager::from_env();
+    loop {
+        let now = health.borrow().clone();
+        let why_not = now.not_ready();
+        let status = why_not.as_deref().unwrap_or("answers");
+        manager.tell(why_not.is_none(), now.is_alive(), status);
+        let pause = tokio::time::sleep(TELL_EVERY);
+        tokio::select! {
+            () = pause => {}
+            _ = stop.wait_for(|stop| *stop) => break,
+        }
+    }
+    manager.stopping();
 }
 
 async fn serve(

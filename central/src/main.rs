@@ -4,6 +4,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use ev_service::EXIT_CONFIG;
 
 /// Decides and remembers: drivers' requests, the ledger, receipts, commands to charge points.
 #[derive(Debug, Parser)]
@@ -35,9 +36,6 @@ enum Verb {
     /// Keys and credentials: who may connect, and as whom.
     Enrol(ev_enrol::Args),
 }
-
-/// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h).
-const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     match Args::parse().verb {

@@ -79,10 +79,25 @@ const RHYTHM: Rhythm = Rhythm {
 pub enum Ask {
     /// How is it?
     Status(oneshot::Sender<Value>),
+    /// Does it make progress?
+    Pulse(oneshot::Sender<Pulse>),
     /// Start a session here.
     Start(LocalStart, oneshot::Sender<LocalAnswer>),
     /// Stop the session on a connector.
     Stop(ConnectorId, oneshot::Sender<LocalAnswer>),
+}
+
+/// A charge point in few words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// Its store could be opened.
+    pub store: bool,
+    /// It has an uplink.
+    pub uplink: bool,
+    /// Sessions that it has.
+    pub sessions: usize,
+    /// Records that central has not confirmed.
+    pub spool_depth: u64,
 }
 
 /// A handle to a charge point.
@@ -95,6 +110,13 @@ impl Handle {
         let (done, status) = oneshot::channel();
         self.0.send(Ask::Status(done)).await.ok()?;
         status.await.ok()
+    }
+
+    /// Whether it makes progress: it answers from its loop.
+    pub async fn pulse(&self) -> Option<Pulse> {
+        let (done, pulse) = oneshot::channel();
+        self.0.send(Ask::Pulse(done)).await.ok()?;
+        pulse.await.ok()
     }
 
     /// Starts a session at the cabinet.
@@ -230,6 +252,14 @@ async fn open_store(
                             "health": [Code::StorageFailed.as_str()], "storage": why,
                             "connectors": [],
                         }));
+                    }
+                    Ask::Pulse(done) => {
+                        let _ = done.send(Pulse {
+                            store: false,
+                            uplink: false,
+                            sessions: 0,
+                            spool_depth: 0,
+                        });
                     }
                     Ask::Start(_, done) | Ask::Stop(_, done) => {
                         let _ = done.send(LocalAnswer::Refused(Code::StorageFailed));
@@ -598,6 +628,18 @@ impl Actor {
         match ask {
             Ask::Status(done) => {
                 let _ = done.send(self.status());
+            }
+            Ask::Pulse(done) => {
+                let _ = done.send(Pulse {
+                    store: true,
+                    uplink: self.uplink.is_up(),
+                    sessions: self
+                        .core
+                        .connectors()
+                        .filter(|c| c.session.is_some())
+                        .count(),
+                    spool_depth: self.core.spool().depth(),
+                });
             }
             Ask::Start(start, done) => {
                 let reply_to = self.wait(Waiter::Cabinet(done));

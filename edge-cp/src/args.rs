@@ -10,13 +10,11 @@ use edge_cp::{
     sim::SimVerb,
 };
 use ev_contract::{connector::FaultEffect, ids::ConnectorId, units::Mwh};
+use ev_service::EXIT_CONFIG;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-
-/// `EX_CONFIG` of sysexits: a service manager need not try again.
-const EXIT_CONFIG: u8 = 78;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -374,15 +372,7 @@ impl Run {
             }
             config.nats_url = url;
         }
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,async_nats=off"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            // A log on a full disk must not take the agent with it.
-            .log_internal_errors(false)
-            .with_writer(std::io::stderr)
-            .init();
+        ev_service::log("info,async_nats=off");
         let runtime = match tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()

@@ -10,6 +10,7 @@
 //! - [`control`]: the socket for those who stand in front of the cabinet
 //! - [`ctl`]: the command line's side of it
 //! - [`clock`]: the host's clocks
+//! - `service`: what the service manager is told
 
 pub mod actor;
 pub mod clock;
@@ -17,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod hardware;
+mod service;
 pub mod sim;
 pub mod store;
 pub mod uplink;
@@ -86,8 +88,12 @@ pub async fn run(
             sim,
         });
     }
+    let all = Arc::new(reachable);
+    tasks.push(tokio::spawn(service::tell(
+        Arc::clone(&all),
+        shutdown.clone(),
+    )));
     if let Some((listener, path)) = listener {
-        let all = Arc::new(reachable);
         tasks.push(tokio::spawn(control::serve(
             listener,
             path,

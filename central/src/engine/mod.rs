@@ -7,6 +7,7 @@
 
 mod answers;
 mod frames;
+mod trail;
 mod upkeep;
 
 use std::{
@@ -35,10 +36,13 @@ use ev_contract::{
 };
 use tokio::sync::{mpsc, watch};
 
-use self::frames::{InFlight, Waiting};
 pub use self::{
     answers::error_reply,
     frames::{Item, ItemKind},
+};
+use self::{
+    frames::{InFlight, Waiting},
+    trail::Trail,
 };
 use crate::{
     audit::Audit,
@@ -138,6 +142,7 @@ pub struct Engine {
     last_forget: Instant,
     looked_late: Instant,
     connects: u64,
+    trail: Trail,
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
@@ -227,6 +232,7 @@ impl Engine {
             copy_at: Schedule::default(),
             looked_late: now,
             connects: 0,
+            trail: Trail::default(),
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
@@ -511,6 +517,7 @@ impl Engine {
                         mine,
                     );
                 }
+                self.trail.written(session, pos, mine, Instant::now());
                 if mine && self.serving() {
                     self.tell_watchers(session.id, pos, now);
                 }
@@ -759,17 +766,16 @@ impl Engine {
         else {
             return;
         };
-        let verb = match verb {
-            "start" => Verb::Start,
-            _ => Verb::Stop,
-        };
         if finally {
-            tracing::info!(%session, %cp, ?verb, outcome = %answer.outcome,
-                code = answer.code.map(Code::as_str), "charge point answered");
+            self.trail
+                .answered(*session, &cp, verb, &answer, Instant::now());
             self.waiting.push(Item::answered(CommandAnswer {
                 cp,
                 session: *session,
-                verb,
+                verb: match verb {
+                    "start" => Verb::Start,
+                    _ => Verb::Stop,
+                },
                 epoch: answer.epoch,
                 outcome: answer.outcome,
                 code: answer.code,

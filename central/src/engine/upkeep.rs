@@ -267,6 +267,9 @@ impl Engine {
         self.metrics.receipt(result.as_str());
         match result {
             Copied::Written | Copied::There => {
+                if result == Copied::Written {
+                    self.trail.copied(id.session, id.adjustment, Instant::now());
+                }
                 self.uncopied.remove(&id);
             }
             Copied::Conflict => {

@@ -17,6 +17,7 @@ mod races;
 mod records;
 mod renewal;
 mod storms;
+mod trail;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

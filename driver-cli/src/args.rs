@@ -166,6 +166,12 @@ pub enum Verb {
         #[command(subcommand)]
         verb: OpVerb,
     },
+    /// Write man pages and completions, for packages
+    #[command(hide = true)]
+    Manual {
+        /// Into this folder
+        folder: PathBuf,
+    },
     /// Print completions for a shell
     #[command(before_help = "Examples:
   driver-cli completions bash > ~/.local/share/bash-completion/completions/driver-cli

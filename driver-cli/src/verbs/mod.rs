@@ -5,6 +5,7 @@ mod completions;
 mod doctor;
 mod history;
 mod list;
+mod manual;
 mod op;
 mod receipt;
 mod run;
@@ -110,6 +111,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
             OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
         },
         Verb::Completions { shell } => completions::completions(shell),
+        Verb::Manual { folder } => manual::manual(&folder),
         Verb::Doctor => doctor::doctor(ctx, doctor::Patient::Driver).await,
     }
 }
@@ -145,7 +147,9 @@ fn asked_about(cli: &Cli) -> About {
             driver_id,
             ..About::default()
         },
-        Verb::Op { .. } | Verb::Completions { .. } | Verb::Doctor => About::default(),
+        Verb::Op { .. } | Verb::Completions { .. } | Verb::Manual { .. } | Verb::Doctor => {
+            About::default()
+        }
     }
 }
 

@@ -34,7 +34,7 @@ mod subscriptions;
 
 use std::{
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -53,6 +53,7 @@ use tokio::{
 pub use crate::config::{Config, ConfigError};
 use crate::{
     audit::Audit,
+    door::Bridge,
     engine::{Beginning, Engine, Inputs, Places},
     health::Health,
     metrics::Metrics,
@@ -138,7 +139,9 @@ async fn signalled() -> std::io::Result<()> {
 /// When it cannot serve: no port, no connection, streams that cannot be used.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new().context("registering metrics")?);
+    metrics.build(config.replica.as_str());
     let (health, watched) = watch::channel(Health::starting());
+    let bridge = Arc::new(OnceLock::new());
     let listener = TcpListener::bind(config.http_addr)
         .await
         .with_context(|| format!("binding HTTP to {}", config.http_addr))?;
@@ -147,11 +150,12 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let serving = tokio::spawn(http::serve(
         listener,
         Arc::clone(&metrics),
+        Arc::clone(&bridge),
         watched.clone(),
         stop.clone(),
     ));
     let told = tokio::spawn(tell(watched.clone(), stop.clone()));
-    let outcome = serve(config, stop, metrics, health, watched).await;
+    let outcome = serve(config, stop, metrics, &bridge, health, watched).await;
     serving.abort();
     told.abort();
     outcome
@@ -178,6 +182,7 @@ async fn serve(
     config: Config,
     mut stop: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
+    bridge: &OnceLock<Arc<Bridge>>,
     health: watch::Sender<Health>,
     watched: watch::Receiver<Health>,
 ) -> anyhow::Result<()> {
@@ -217,7 +222,7 @@ async fn serve(
         out.clone(),
         Arc::clone(&metrics),
     );
-    let mut watching = watch_the_door(&config, &audit, &metrics).await?;
+    let mut watching = watch_the_door(&config, &audit, &metrics, bridge).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         config.limits.clone(),
@@ -273,6 +278,7 @@ async fn watch_the_door(
     config: &Config,
     audit: &Audit,
     metrics: &Arc<Metrics>,
+    bridge: &OnceLock<Arc<Bridge>>,
 ) -> anyhow::Result<JoinSet<()>> {
     let Some(access) = config.door_access()? else {
         tracing::warn!(
@@ -282,14 +288,17 @@ async fn watch_the_door(
         );
         return Ok(JoinSet::new());
     };
-    door::start(
+    let (tasks, here) = door::start(
         &access,
         config.replica.as_str(),
         config.connections,
         audit.clone(),
         Arc::clone(metrics),
     )
-    .await
+    .await?;
+    // Set once, since this runs once.
+    let _ = bridge.set(here);
+    Ok(tasks)
 }
 
 /// Messages that the client library keeps for the task that takes them; it drops what is beyond.

@@ -4,14 +4,16 @@
 //! - [`frames`]: what waits, the frame that is under way, what was judged
 //! - [`answers`]: from the state to replies; the one place where they are made
 //! - [`upkeep`]: what is done from time to time
+//! - [`survey`]: looking at everything, for metrics
 
 mod answers;
 mod frames;
+mod survey;
 mod trail;
 mod upkeep;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -42,6 +44,7 @@ pub use self::{
 };
 use self::{
     frames::{InFlight, Waiting},
+    survey::Surveying,
     trail::Trail,
 };
 use crate::{
@@ -129,7 +132,8 @@ pub struct Engine {
     known_to: u64,
     /// Charge points asked for somebody who waits.
     asked: usize,
-    uncopied: BTreeSet<CdrId>,
+    /// Receipts and adjustments that are not known to be in the CDR stream, and since when.
+    uncopied: BTreeMap<CdrId, Instant>,
     copy_at: Schedule<CdrId>,
     copying: usize,
     snapshot_at: u64,
@@ -143,6 +147,7 @@ pub struct Engine {
     looked_late: Instant,
     connects: u64,
     trail: Trail,
+    surveying: Surveying,
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
@@ -228,11 +233,12 @@ impl Engine {
             in_flight: None,
             known_to: 0,
             asked: 0,
-            uncopied: BTreeSet::new(),
+            uncopied: BTreeMap::new(),
             copy_at: Schedule::default(),
             looked_late: now,
             connects: 0,
             trail: Trail::default(),
+            surveying: Surveying::new(),
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
@@ -348,7 +354,7 @@ impl Engine {
             return;
         }
         tracing::error!(%alarm, "ledger alarm: this replica stops answering; see the runbook");
-        self.metrics.alarm();
+        self.metrics.alarm(alarm);
         self.set_stage(Stage::Alarmed(alarm.to_string()));
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.append.abort();
@@ -393,6 +399,7 @@ impl Engine {
             self.last_upkeep = Instant::now();
             self.upkeep();
         }
+        self.survey();
     }
 
     /// A server that was away may have come back with an older store. A frame says what its
@@ -508,7 +515,10 @@ impl Engine {
                 } else {
                     self.orders.done(&subject);
                 }
-                if let SessionStage::Ended { .. } = &session.stage {
+                if let SessionStage::Ended { receipt } = &session.stage {
+                    if mine && self.serving() {
+                        self.metrics.ended(receipt);
+                    }
                     self.must_copy(
                         CdrId {
                             session: session.id,
@@ -523,6 +533,10 @@ impl Engine {
                 }
             }
             Write::Adjustments(session, adjustments) => {
+                // Each writes the list anew, with one more at its end.
+                if mine && self.serving() {
+                    self.metrics.adjusted();
+                }
                 for adjustment in &adjustments.list {
                     self.must_copy(
                         CdrId {
@@ -546,11 +560,11 @@ impl Engine {
                         .want(orders::Subject::Standing(*session), cp, 0, mine);
                 }
             }
+            Write::Tariff(tariff) => self.metrics.currency(&tariff.terms.currency),
             Write::Driver(..)
             | Write::Spool(..)
             | Write::Request(..)
             | Write::ChargePoint(..)
-            | Write::Tariff(_)
             | Write::TariffScope(..)
             | Write::Enrolment(..)
             | Write::Forget(_) => {}

@@ -75,6 +75,18 @@ pub struct Month {
     pub money: BTreeMap<String, Amount>,
 }
 
+/// What is known of the streams beyond their messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ends {
+    /// The last sequence of the ledger, by the server.
+    pub ledger_last: u64,
+    /// The last sequence of the CDR stream.
+    pub cdr_last: u64,
+    /// A time by the ledger's clock at which all that had to be in the CDR stream was there and read:
+    /// what has to be copied only since then may be on its way, as long as the state holds it.
+    pub cdr_until_ms: i64,
+}
+
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
@@ -150,7 +162,8 @@ pub struct Verifier {
     wanted_ever: u64,
     /// The number of each connector's last receipt.
     numbers: BTreeMap<(CpId, ConnectorId), u64>,
-    last_at_ms: i64,
+    cdr_last: u64,
+    cdr_has_gaps: bool,
     broken: bool,
     report: Report,
 }
@@ -185,7 +198,6 @@ impl Verifier {
         if self.report.first == 0 {
             self.report.first = seq;
         }
-        self.last_at_ms = at_ms;
         let frame = match Frame::decode(bytes) {
             Ok(Decoded::Frame(frame)) => Some(frame),
             Ok(Decoded::Junk) => None,
@@ -231,6 +243,10 @@ impl Verifier {
     /// [`Broken`] when what follows cannot be judged.
     pub fn cdr(&mut self, seq: u64, subject: &str, bytes: &[u8]) -> Result<(), Broken> {
         let at = At::Cdr(seq);
+        if seq > self.cdr_last + 1 {
+            self.removed(self.cdr_last + 1, seq - 1);
+        }
+        self.cdr_last = seq;
         let Some(Subject::Cdr {
             session,
             adjustment,
@@ -279,13 +295,18 @@ impl Verifier {
         Ok(())
     }
 
-    /// Everything was read. `cdr_until_ms` is a time by the ledger's clock at which all that was
-    /// written into the CDR stream before was read: what had to be copied only after that may be on
-    /// its way, as long as the state still holds it.
+    /// Everything was read.
     #[must_use]
-    pub fn finish(mut self, cdr_until_ms: i64) -> Report {
+    pub fn finish(mut self, ends: Ends) -> Report {
         if self.broken {
             return self.report;
+        }
+        if self.report.last < ends.ledger_last {
+            let what = format!("what follows, up to {}, is gone", ends.ledger_last);
+            self.find(At::Ledger(self.report.last), None, what);
+        }
+        if self.cdr_last < ends.cdr_last {
+            self.removed(self.cdr_last + 1, ends.cdr_last);
         }
         for (id, paper) in std::mem::take(&mut self.early) {
             let what = format!(
@@ -298,7 +319,9 @@ impl Verifier {
         let mut lost = Vec::new();
         let mut waiting = 0;
         for (id, paper) in std::mem::take(&mut self.wanted) {
-            if paper.at_ms >= cdr_until_ms && state.session(id.0).is_some() {
+            // What was removed is not about to be copied.
+            let is_new = paper.at_ms >= ends.cdr_until_ms && !self.cdr_has_gaps;
+            if is_new && state.session(id.0).is_some() {
                 waiting += 1;
             } else {
                 lost.push((paper.pos, id));
@@ -321,6 +344,12 @@ impl Verifier {
             self.find(At::Ledger(last), Some(session), what);
         }
         self.report
+    }
+
+    fn removed(&mut self, from: u64, to: u64) {
+        self.cdr_has_gaps = true;
+        let what = format!("messages {from} to {to} of the CDR stream were removed");
+        self.find(At::Cdr(from), None, what);
     }
 
     fn find(&mut self, at: At, session: Option<SessionId>, what: String) {

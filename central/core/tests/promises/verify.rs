@@ -7,7 +7,7 @@ use central_core::{
     frame::{Forget, Write},
     model::{Horizon, Stage},
     state::Log,
-    verify::{At, Report, Verifier, cdr_entry},
+    verify::{At, Ends, Report, Verifier, cdr_entry},
 };
 use ev_contract::{
     ids::SessionId,
@@ -71,13 +71,13 @@ pub fn verify(ledger: &[Vec<u8>], cdr: &Cdr) -> Report {
     let mut papers = (1..).zip(cdr);
     for (seq, bytes) in (1..).zip(ledger) {
         if verifier.ledger(seq, 0, bytes).is_err() {
-            return verifier.finish(1);
+            return verifier.finish(ends(ledger, cdr));
         }
         while verifier.wants_cdr()
             && let Some((seq, (subject, bytes))) = papers.next()
         {
             if verifier.cdr(seq, subject, bytes).is_err() {
-                return verifier.finish(1);
+                return verifier.finish(ends(ledger, cdr));
             }
         }
     }
@@ -86,8 +86,22 @@ pub fn verify(ledger: &[Vec<u8>], cdr: &Cdr) -> Report {
             break;
         }
     }
-    verifier.finish(1)
+    verifier.finish(ends(ledger, cdr))
 }
+
+fn ends(ledger: &[Vec<u8>], cdr: &Cdr) -> Ends {
+    Ends {
+        ledger_last: ledger.len() as u64,
+        cdr_last: cdr.len() as u64,
+        cdr_until_ms: 1,
+    }
+}
+
+const NOWHERE: Ends = Ends {
+    ledger_last: 0,
+    cdr_last: 0,
+    cdr_until_ms: 1_000,
+};
 
 /// Two sessions that have ended, one of them adjusted, and one that is open.
 fn story() -> (World, [SessionId; 3]) {
@@ -166,6 +180,26 @@ fn a_receipt_that_is_gone_is_named() {
 }
 
 #[test]
+fn what_was_removed_from_the_receipts_is_not_taken_for_late() {
+    let (world, [first, ..]) = story();
+    let cdr = copied(&world.ledger);
+    let mut verifier = Verifier::new();
+    for (seq, bytes) in (1..).zip(&world.ledger) {
+        verifier.ledger(seq, 1_000, bytes).unwrap();
+    }
+    for (seq, (subject, bytes)) in (1..).zip(&cdr).skip(1) {
+        verifier.cdr(seq, subject, bytes).unwrap();
+    }
+    let report = verifier.finish(Ends {
+        cdr_last: cdr.len() as u64,
+        ..NOWHERE
+    });
+    assert_eq!(report.problems, 2, "{:?}", report.findings);
+    assert_eq!(report.findings[0].at, At::Cdr(1));
+    assert_eq!(report.findings[1].session, Some(first));
+}
+
+#[test]
 fn a_receipt_that_was_altered_is_named() {
     let (world, [_, second, _]) = story();
     let mut cdr = copied(&world.ledger);
@@ -217,18 +251,25 @@ fn a_message_of_the_ledger_that_is_gone_or_altered_is_named() {
         let report = verify(&ledger, &cdr);
         assert!(!report.is_clean(), "{place} altered");
     }
+    // The last ones.
+    let mut short = verify(&world.ledger, &cdr);
+    assert!(short.is_clean());
+    let mut verifier = Verifier::new();
+    verifier.ledger(1, 0, &world.ledger[0]).unwrap();
+    short = verifier.finish(ends(&world.ledger, &Vec::new()));
+    assert_eq!(only_finding(&short).0, At::Ledger(1));
     // In its place there is none.
     let mut verifier = Verifier::new();
     verifier.ledger(1, 0, &world.ledger[0]).unwrap();
     verifier.ledger(3, 0, &world.ledger[2]).unwrap_err();
-    let report = verifier.finish(1);
+    let report = verifier.finish(NOWHERE);
     let (at, _, what) = only_finding(&report);
     assert_eq!(at, At::Ledger(3));
     assert!(what.contains("misses messages"), "{what}");
     // At the beginning.
     let mut verifier = Verifier::new();
     verifier.ledger(2, 0, &world.ledger[1]).unwrap_err();
-    let what = verifier.finish(1).findings[0].what.clone();
+    let what = verifier.finish(NOWHERE).findings[0].what.clone();
     assert!(what.contains("begins at 2"), "{what}");
 }
 
@@ -242,10 +283,14 @@ fn what_is_about_to_be_copied_is_no_problem_until_it_is_forgotten() {
         }
         verifier
     };
-    let report = feed(&world.ledger).finish(1_000);
+    let report = feed(&world.ledger).finish(NOWHERE);
     assert!(report.is_clean(), "{:?}", report.findings);
     assert_eq!(report.waiting, 3);
-    assert_eq!(feed(&world.ledger).finish(1_001).problems, 3);
+    assert_eq!(feed(&world.ledger)
+        .finish(Ends {
+            cdr_until_ms: 1_001,
+            ..NOWHERE
+        }).problems, 3);
     let sessions = world
         .state(0)
         .sessions_oldest_first()
@@ -259,7 +304,7 @@ fn what_is_about_to_be_copied_is_no_problem_until_it_is_forgotten() {
         sessions,
     };
     assert!(world.run(0, &Command::Forget(forget)));
-    assert_eq!(feed(&world.ledger).finish(1_000).problems, 3);
+    assert_eq!(feed(&world.ledger).finish(NOWHERE).problems, 3);
 }
 
 impl Drop for World {

@@ -252,7 +252,11 @@ impl Verifier {
             adjustment,
         }) = Subject::parse(subject)
         else {
-            self.find(at, None, format!("its subject {subject} is none of a receipt"));
+            self.find(
+                at,
+                None,
+                format!("its subject {subject} is none of a receipt"),
+            );
             return Ok(());
         };
         if adjustment.is_some() {
@@ -530,9 +534,7 @@ impl Verifier {
             .insert(session, list.to_vec())
             .unwrap_or_default();
         let at = At::Ledger(seq);
-        let Some(added) = list
-            .strip_prefix(former.as_slice())
-        else {
+        let Some(added) = list.strip_prefix(former.as_slice()) else {
             let what = "an adjustment of it changes or goes".into();
             self.find(at, Some(session), what);
             return;
@@ -557,7 +559,10 @@ impl Verifier {
                 || sum != Some(adjustment.total)
                 || adjustment.session_id != session
             {
-                let what = format!("adjustment {} does not follow from what it adjusts", adjustment.number);
+                let what = format!(
+                    "adjustment {} does not follow from what it adjusts",
+                    adjustment.number
+                );
                 self.find(at, Some(session), what);
             }
             total = Some(adjustment.total);
@@ -640,7 +645,10 @@ fn faults_of(session: &Session, receipt: &Receipt) -> Vec<String> {
         || receipt.connector != session.connector
         || receipt.driver_id != session.driver
     {
-        faults.push(format!("its receipt {} is another session's", receipt.number));
+        faults.push(format!(
+            "its receipt {} is another session's",
+            receipt.number
+        ));
     }
     let spans = receipt.meters.iter().fold(0_u64, |sum, span| {
         sum.saturating_add(span.to_mwh.0.saturating_sub(span.from_mwh.0))
@@ -657,7 +665,10 @@ fn faults_of(session: &Session, receipt: &Receipt) -> Vec<String> {
         .map(|line| line.amount.0)
         .sum::<rust_decimal::Decimal>();
     if exact != receipt.exact.0 || receipt.net.0 + receipt.vat.0 != receipt.total.0 {
-        faults.push(format!("the sums of its receipt {} are wrong", receipt.number));
+        faults.push(format!(
+            "the sums of its receipt {} are wrong",
+            receipt.number
+        ));
     }
     faults
 }
@@ -672,7 +683,10 @@ fn standing(log: &Log) -> Vec<(SessionId, String)> {
             .connector(&(session.cp.clone(), session.connector))
             .is_some_and(|c| c.value.open.contains(&session.id));
         if !on_connector {
-            faults.push((session.id, "it is open, and its connector knows nothing of it".into()));
+            faults.push((
+                session.id,
+                "it is open, and its connector knows nothing of it".into(),
+            ));
         }
         let counted = session.driver.as_ref().is_none_or(|id| {
             state
@@ -680,13 +694,19 @@ fn standing(log: &Log) -> Vec<(SessionId, String)> {
                 .is_some_and(|d| d.value.open.contains(&session.id))
         });
         if session.counts && !counted {
-            faults.push((session.id, "it is open, and its driver knows nothing of it".into()));
+            faults.push((
+                session.id,
+                "it is open, and its driver knows nothing of it".into(),
+            ));
         }
     }
     let is_open = |id: SessionId| state.session(id).is_some_and(|e| !e.value.is_ended());
     for ((cp, connector), there) in state.connectors() {
         for id in there.open.iter().filter(|id| !is_open(**id)) {
-            faults.push((*id, format!("it is not open, and {cp}/{connector} is taken by it")));
+            faults.push((
+                *id,
+                format!("it is not open, and {cp}/{connector} is taken by it"),
+            ));
         }
     }
     for (id, driver) in state.drivers() {
@@ -707,9 +727,8 @@ fn add(money: &mut BTreeMap<String, Amount>, currency: Currency, amount: Amount)
 fn month_of(at: UnixMs) -> String {
     let days = at.0.div_euclid(24 * 3_600 * 1_000) + 719_468;
     let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524
-        - day_of_era / 146_096)
-        / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let month = if from_march < 10 {

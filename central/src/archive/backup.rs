@@ -26,11 +26,8 @@ use super::{
 };
 
 /// In the order in which they are copied.
-pub(super) const STREAMS: [&str; 3] = [
-    streams::CDR.name,
-    streams::LEDGER.name,
-    streams::AUDIT.name,
-];
+pub(super) const STREAMS: [&str; 3] =
+    [streams::CDR.name, streams::LEDGER.name, streams::AUDIT.name];
 /// What the server sends at once; it goes on when that is taken.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// Before the first chunk the server may have to read much.
@@ -88,12 +85,8 @@ fn make_folder(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("making {}", path.display()))
 }
 
-async fn copy(
-    nats: &async_nats::Client,
-    stream: &str,
-    dir: &Path,
-) -> anyhow::Result<StreamCopy> {
-    let file = format!("{stream}.tar.s2");
+async fn copy(nats: &async_nats::Client, stream: &str, dir: &Path) -> anyhow::Result<StreamCopy> {
+    let file = format!("{stream}.natsarc.s2");
     let path = dir.join(&file);
     let begun_at_ms = wall();
     let (said, bytes) = fetch(nats, stream, &path)

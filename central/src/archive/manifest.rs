@@ -200,10 +200,10 @@ mod tests {
 
     fn backup() -> (tempfile::TempDir, Manifest) {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("EV_CDR.tar.s2"), b"papers").unwrap();
+        std::fs::write(dir.path().join("EV_CDR.natsarc.s2"), b"papers").unwrap();
         let manifest = Manifest::new(vec![StreamCopy {
             name: "EV_CDR".into(),
-            file: "EV_CDR.tar.s2".into(),
+            file: "EV_CDR.natsarc.s2".into(),
             bytes: 6,
             begun_at_ms: 1,
             messages: 1,
@@ -230,10 +230,22 @@ mod tests {
             (SUMS, Some("00  ../x\n"), "names ../x"),
             (SUMS, Some(""), "has no sum of manifest.json"),
             (MANIFEST, None, "manifest.json"),
-            (MANIFEST, Some("{}"), "manifest.json is not what was written"),
-            ("EV_CDR.tar.s2", None, "EV_CDR.tar.s2"),
-            ("EV_CDR.tar.s2", Some("Papers"), "EV_CDR.tar.s2 is not what was written"),
-            ("EV_CDR.tar.s2", Some("paper"), "EV_CDR.tar.s2 is not what was written"),
+            (
+                MANIFEST,
+                Some("{}"),
+                "manifest.json is not what was written",
+            ),
+            ("EV_CDR.natsarc.s2", None, "EV_CDR.natsarc.s2"),
+            (
+                "EV_CDR.natsarc.s2",
+                Some("Papers"),
+                "EV_CDR.natsarc.s2 is not what was written",
+            ),
+            (
+                "EV_CDR.natsarc.s2",
+                Some("paper"),
+                "EV_CDR.natsarc.s2 is not what was written",
+            ),
         ] {
             let (dir, _) = backup();
             let path = dir.path().join(file);

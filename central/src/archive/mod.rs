@@ -160,7 +160,10 @@ pub fn restore(args: &RestoreArgs) -> ExitCode {
         let nats = connect(&access, "restore").await?;
         let manifest = restore::run(&nats, &args.from, config.stream_replicas).await?;
         for copy in &manifest.streams {
-            println!("{}: {} messages, up to {}", copy.name, copy.messages, copy.last_seq);
+            println!(
+                "{}: {} messages, up to {}",
+                copy.name, copy.messages, copy.last_seq
+            );
         }
         let report = verify::of_server(&nats).await?;
         verify::print(&report, &format!("the streams of {}", access.url));

@@ -1,10 +1,9 @@
-//! Messages in a copy of a stream, as nats-server sends it: an archive of the stream's own files, the
-//! blocks of messages among them in order.
+//! Messages in a copy of a stream, as nats-server 2.15 sends it.
 //!
-//! A message in a block, numbers with the lowest byte first: its length with all of this (4 bytes;
-//! the highest bit says that it has headers), sequence (8; the highest bits mark what was removed),
-//! nanoseconds since 1970 (8), length of the subject (2), subject, with headers their length (4) and
-//! they, payload, checksum (8).
+//! Compressed with S2: `NATSARC1`, then entries: the length of the name, nanoseconds since 1970
+//! (zigzag), sequence, length of the headers, length of the payload, each a varint; name, headers,
+//! payload. First `state.json`, which has no sequence; then messages in order, each under its subject;
+//! at the end an entry in which all is empty or 0.
 
 use std::{
     fs::File,
@@ -16,89 +15,147 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::{s2::S2Reader, tape::Stored};
 
-/// Beyond what any stream here takes: 1 MiB, headers, subject.
-const RECORD_BYTES_MAX: usize = 4 * 1024 * 1024;
-const HEAD: usize = 22;
-const SUM: usize = 8;
-const HAS_HEADERS: u32 = 1 << 31;
-/// Removed, or in place of something that was.
-const GONE: u64 = 1 << 63 | 1 << 62;
+const MAGIC: &[u8; 8] = b"NATSARC1";
+/// Beyond what a server takes in one message, with its headers.
+const ENTRY_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Reads the messages of a file in order; `take` says whether to go on.
-pub(super) fn read(
-    path: &Path,
-    mut take: impl FnMut(Stored) -> bool,
-) -> anyhow::Result<()> {
+pub(super) fn read(path: &Path, take: impl FnMut(Stored) -> bool) -> anyhow::Result<()> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut archive = tar::Archive::new(S2Reader::new(BufReader::new(file)));
+    let reader = BufReader::with_capacity(1024 * 1024, S2Reader::new(BufReader::new(file)));
+    read_from(reader, take).with_context(|| format!("in {}", path.display()))
+}
+
+fn read_from(mut from: impl Read, mut take: impl FnMut(Stored) -> bool) -> anyhow::Result<()> {
+    let mut magic = [0; MAGIC.len()];
+    from.read_exact(&mut magic)
+        .context("reading its beginning")?;
+    ensure!(
+        &magic == MAGIC,
+        "it is no copy that nats-server 2.15 or newer has made"
+    );
     let mut last = 0;
-    for entry in archive.entries().context("reading the archive")? {
-        let mut entry = entry.context("reading the archive")?;
-        let name = entry.path().context("reading the archive")?.into_owned();
-        if name.as_os_str() == "errors.txt" {
-            let mut words = String::new();
-            entry.take(4_096).read_to_string(&mut words)?;
-            bail!("nats-server could not copy the stream: {}", words.trim());
+    loop {
+        let entry = entry(&mut from).with_context(|| format!("reading after message {last}"))?;
+        if entry.is_end() {
+            return Ok(());
         }
-        if name.extension().is_none_or(|extension| extension != "blk") {
+        if entry.seq == 0 {
             continue;
         }
-        let mut block = BufReader::new(&mut entry);
-        while let Some(stored) = next(&mut block)
-            .with_context(|| format!("reading {} after message {last}", name.display()))?
-        {
-            let Some(stored) = stored else { continue };
-            ensure!(
-                stored.seq > last,
-                "message {} follows message {last}",
-                stored.seq
-            );
-            last = stored.seq;
-            if !take(stored) {
-                return Ok(());
-            }
+        ensure!(
+            entry.seq > last,
+            "message {} follows message {last}",
+            entry.seq
+        );
+        last = entry.seq;
+        let stored = Stored {
+            seq: entry.seq,
+            at_ms: entry.at_ns.div_euclid(1_000_000),
+            subject: entry.name,
+            payload: entry.payload.into(),
+        };
+        if !take(stored) {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
-/// The next record; within it none for what was removed.
-fn next(block: &mut impl Read) -> anyhow::Result<Option<Option<Stored>>> {
-    let mut head = [0; HEAD];
-    if block.read(&mut head[..1])? == 0 {
-        return Ok(None);
+struct Entry {
+    name: String,
+    at_ns: i64,
+    seq: u64,
+    payload: Vec<u8>,
+}
+
+impl Entry {
+    const fn is_end(&self) -> bool {
+        self.name.is_empty() && self.seq == 0 && self.at_ns == 0 && self.payload.is_empty()
     }
-    block.read_exact(&mut head[1..])?;
-    let word = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-    let len = usize::try_from(word & !HAS_HEADERS)?;
-    let seq = number(&head[4..12]);
-    let ns = number(&head[12..20]);
-    let subject_len = usize::from(u16::from_le_bytes([head[20], head[21]]));
+}
+
+fn entry(from: &mut impl Read) -> anyhow::Result<Entry> {
+    let name_len = varint(from)?;
+    let zigzag = varint(from)?;
+    let at_ns = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
+    let seq = varint(from)?;
+    let headers_len = varint(from)?;
+    let payload_len = varint(from)?;
     ensure!(
-        (HEAD + SUM + subject_len..=RECORD_BYTES_MAX).contains(&len),
-        "a message cannot have {len} bytes"
+        [name_len, headers_len, payload_len]
+            .iter()
+            .all(|len| *len <= ENTRY_BYTES_MAX),
+        "nothing in it is that large"
     );
-    let mut rest = vec![0; len - HEAD];
-    block.read_exact(&mut rest)?;
-    rest.truncate(len - HEAD - SUM);
-    if seq == 0 || seq & GONE != 0 {
-        return Ok(Some(None));
-    }
-    let mut payload = rest.split_off(subject_len);
-    if word & HAS_HEADERS != 0 {
-        let headers = payload.get(..4).map(number).context("it has no headers")?;
-        let begin = usize::try_from(headers)?.saturating_add(4);
-        ensure!(begin <= payload.len(), "its headers are longer than it is");
-        payload.drain(..begin);
-    }
-    Ok(Some(Some(Stored {
+    let name = bytes(from, name_len)?;
+    bytes(from, headers_len)?;
+    let payload = bytes(from, payload_len)?;
+    Ok(Entry {
+        name: String::from_utf8(name).context("a subject is no text")?,
+        at_ns,
         seq,
-        at_ms: i64::try_from(ns / 1_000_000)?,
-        subject: String::from_utf8(rest).context("its subject is no text")?,
-        payload: payload.into(),
-    })))
+        payload,
+    })
 }
 
-fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))
+fn bytes(from: &mut impl Read, len: u64) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(len)?];
+    from.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn varint(from: &mut impl Read) -> anyhow::Result<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        from.read_exact(&mut byte)?;
+        value |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] < 0x80 {
+            return Ok(value);
+        }
+    }
+    bail!("a number has no end")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: &[u8] = b"\x0a\0\0\0\x02state.json{}";
+    // Three nanoseconds after two milliseconds, zigzag: 4000006.
+    const FIRST: &[u8] = b"\x01\x86\x92\xf4\x01\x01\x03\x02aH: hi";
+    const THIRD: &[u8] = b"\x01\x01\x03\0\0b";
+    const END: &[u8] = b"\0\0\0\0\0";
+
+    fn seen(parts: &[&[u8]]) -> anyhow::Result<Vec<(u64, i64, String, Vec<u8>)>> {
+        let mut seen = Vec::new();
+        read_from(parts.concat().as_slice(), |m| {
+            seen.push((m.seq, m.at_ms, m.subject, m.payload.to_vec()));
+            true
+        })?;
+        Ok(seen)
+    }
+
+    #[test]
+    fn messages_come_out_with_sequence_time_and_subject() {
+        let all = seen(&[MAGIC, STATE, FIRST, THIRD, END]).unwrap();
+        assert_eq!(
+            all,
+            [
+                (1, 2, "a".to_owned(), b"hi".to_vec()),
+                (3, -1, "b".to_owned(), Vec::new())
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_cut_off_or_out_of_order_is_refused() {
+        let whole = [MAGIC.as_slice(), STATE, FIRST, END].concat();
+        for len in 0..whole.len() {
+            assert!(seen(&[&whole[..len]]).is_err(), "{len} bytes");
+        }
+        assert!(seen(&[MAGIC, STATE, THIRD, FIRST, END]).is_err());
+        assert!(seen(&[b"NATSARC2", END]).is_err());
+        assert!(seen(&[MAGIC, &[0xff; 12]]).is_err());
+    }
 }

@@ -202,7 +202,10 @@ mod tests {
         // As it is.
         assert_eq!(read(&[frame(1, b"sum.plain")]).unwrap(), b"plain");
         // Padding is passed over.
-        assert_eq!(read(&[frame(0xfe, b"x"), frame(1, b"sum.y")]).unwrap(), b"y");
+        assert_eq!(
+            read(&[frame(0xfe, b"x"), frame(1, b"sum.y")]).unwrap(),
+            b"y"
+        );
     }
 
     #[test]

@@ -46,7 +46,6 @@ impl Tape {
             let read = records::read(&path, |stored| to.blocking_send(Ok(stored)).is_ok());
             if let Err(error) = read {
                 // Whoever read may have ended.
-                let error = error.context(format!("in {}", path.display()));
                 let _ = to.blocking_send(Err(error));
             }
         });

@@ -54,11 +54,7 @@ pub(super) async fn of_backup(manifest: &Manifest, dir: &Path) -> anyhow::Result
     side_by_side(Tape::of_file(ledger_at), Tape::of_file(cdr_at), ends).await
 }
 
-async fn side_by_side(
-    mut ledger: Tape,
-    mut cdr: Tape,
-    ends: Ends,
-) -> anyhow::Result<Report> {
+async fn side_by_side(mut ledger: Tape, mut cdr: Tape, ends: Ends) -> anyhow::Result<Report> {
     let mut verifier = Verifier::new();
     let mut progress = Progress::of("verifying".into());
     let mut cdr_ended = false;
@@ -75,13 +71,19 @@ async fn side_by_side(
                 cdr_ended = true;
                 break;
             };
-            if verifier.cdr(paper.seq, &paper.subject, &paper.payload).is_err() {
+            if verifier
+                .cdr(paper.seq, &paper.subject, &paper.payload)
+                .is_err()
+            {
                 return Ok(verifier.finish(ends));
             }
         }
     }
     while let Some(paper) = cdr.next().await? {
-        if verifier.cdr(paper.seq, &paper.subject, &paper.payload).is_err() {
+        if verifier
+            .cdr(paper.seq, &paper.subject, &paper.payload)
+            .is_err()
+        {
             break;
         }
     }

@@ -274,7 +274,9 @@ impl Site {
     /// A replica's configuration file.
     #[must_use]
     pub fn central_config(&self, central: usize) -> std::path::PathBuf {
-        self.dir.path().join(format!("central-{}.toml", central + 1))
+        self.dir
+            .path()
+            .join(format!("central-{}.toml", central + 1))
     }
 
     /// A folder of the test's own.

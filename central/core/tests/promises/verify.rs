@@ -286,11 +286,15 @@ fn what_is_about_to_be_copied_is_no_problem_until_it_is_forgotten() {
     let report = feed(&world.ledger).finish(NOWHERE);
     assert!(report.is_clean(), "{:?}", report.findings);
     assert_eq!(report.waiting, 3);
-    assert_eq!(feed(&world.ledger)
-        .finish(Ends {
-            cdr_until_ms: 1_001,
-            ..NOWHERE
-        }).problems, 3);
+    assert_eq!(
+        feed(&world.ledger)
+            .finish(Ends {
+                cdr_until_ms: 1_001,
+                ..NOWHERE
+            })
+            .problems,
+        3
+    );
     let sessions = world
         .state(0)
         .sessions_oldest_first()

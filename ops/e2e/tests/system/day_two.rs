@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use ev_contract::{connector::Phase, streams};
 use ev_e2e::{Charger, Site};
-use ev_testkit::{PATIENCE, Role, our_program, wait_for};
+use ev_testkit::{Role, our_program};
 use serde_json::Value;
 
 use crate::{ended_right, metered, plugged};
@@ -86,7 +86,10 @@ async fn empty_the_server(site: &mut Site) -> Result<()> {
 async fn a_system_comes_back_from_a_backup_with_every_session_and_receipt() -> Result<()> {
     let mut site = plugged(Charger::Orderly, 1).await?;
     let (alice, bob) = (site.driver("alice").await?, site.driver("bob").await?);
-    let before = [site.register("CP-001").await?, site.register("CP-002").await?];
+    let before = [
+        site.register("CP-001").await?,
+        site.register("CP-002").await?,
+    ];
     let over = alice.start("CP-001").await?;
     let running = bob.start("CP-002").await?;
     metered(&site, "CP-001", before[0], 100_000).await?;
@@ -214,15 +217,21 @@ async fn verify_names_what_was_removed_altered_or_added() -> Result<()> {
     let to = site.dir().join("evidence");
     let config = site.central_config(0);
     let (code, said) = central(&[&"backup", &"--config", &config, &"--to", &to]).await?;
-    ensure!(code == Some(1) && said.contains("misses messages"), "{said}");
+    ensure!(
+        code == Some(1) && said.contains("misses messages"),
+        "{said}"
+    );
     // An altered backup is refused.
-    let file = to.join("EV_LEDGER.tar.s2");
+    let file = to.join("EV_LEDGER.natsarc.s2");
     let mut bytes = std::fs::read(&file)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&file, bytes)?;
     let (code, said) = central(&[&"verify", &"--from-backup", &to]).await?;
     ensure!(code == Some(75), "{said}");
-    ensure!(said.contains("EV_LEDGER.tar.s2 is not what was written"), "{said}");
+    ensure!(
+        said.contains("EV_LEDGER.natsarc.s2 is not what was written"),
+        "{said}"
+    );
     Ok(())
 }

@@ -599,13 +599,16 @@ impl Verifier {
     }
 }
 
+type Numbered = (Option<u64>, SessionId);
+
+/// What is there before a message, kept up to date while its records are looked at.
 #[derive(Debug, Default)]
 struct Before {
     sessions: BTreeMap<SessionId, Session>,
     adjustments: BTreeMap<SessionId, Vec<Adjustment>>,
     spools: BTreeMap<(CpId, Epoch), u64>,
     /// Receipts that are new: number and session.
-    receipts: BTreeMap<(CpId, ConnectorId), Vec<(Option<u64>, SessionId)>>,
+    receipts: BTreeMap<(CpId, ConnectorId), Vec<Numbered>>,
 }
 
 fn number_of(receipt: &Receipt) -> Option<u64> {

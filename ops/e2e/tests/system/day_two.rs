@@ -1,17 +1,27 @@
 //! Backup, restore, verify; replicas that are replaced one by one under load.
 
 use std::{
+    collections::BTreeSet,
     ffi::OsStr,
     path::{Path, PathBuf},
     process::Output,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream;
-use ev_contract::{connector::Phase, streams};
-use ev_e2e::{Charger, Site};
-use ev_testkit::{Role, our_program};
+use ev_contract::{
+    connector::Phase,
+    streams,
+    v1::{DriverUpdate, ErrorReply, Status, StopRequest},
+    wire::{self, CENTRAL, Encoding, Tag},
+};
+use ev_e2e::{Charger, Driver, Layout, Site, StartOptions, accepted, now_ms};
+use ev_testkit::{PATIENCE, Role, our_program, wait_for};
+use futures::future::{try_join, try_join_all};
+use serde::Serialize;
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::{ended_right, metered, plugged};
 
@@ -232,6 +242,104 @@ async fn verify_names_what_was_removed_altered_or_added() -> Result<()> {
     ensure!(
         said.contains("EV_LEDGER.natsarc.s2 is not what was written"),
         "{said}"
+    );
+    Ok(())
+}
+
+/// A driver who starts and stops without end, asks each time only once, and wants a yes.
+async fn starts_and_stops(
+    driver: Driver,
+    cp: String,
+    count: &AtomicUsize,
+    done: &AtomicBool,
+) -> Result<Vec<String>> {
+    let mut sessions = Vec::new();
+    while !done.load(Ordering::Relaxed) {
+        let request = Driver::start_request(&cp, &StartOptions::default());
+        let session = accepted(&once(&driver, "start", &request).await?)
+            .with_context(|| format!("start {} at {cp}", sessions.len() + 1))?;
+        sessions.push(session.clone());
+        let request = StopRequest {
+            tag: Tag::new(),
+            to: CENTRAL.into(),
+            request_id: Uuid::new_v4().to_string(),
+            expires_at: now_ms() + 20_000,
+            session_id: session.clone(),
+        };
+        let stopped = once(&driver, "stop", &request).await?;
+        ensure!(stopped.status == Status::Accepted, "{stopped:?}");
+        driver.wait_ended(&session).await?;
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(sessions)
+}
+
+/// One attempt, no second one.
+async fn once(driver: &Driver, verb: &str, request: &impl Serialize) -> Result<DriverUpdate> {
+    let bytes = wire::encode(request, Encoding::MsgPack)?;
+    let subject = format!("ev.v1.driver.{}.{verb}", driver.id);
+    let answer = driver.raw(subject, bytes, Encoding::MsgPack).await;
+    let answer = answer.with_context(|| format!("the only attempt to {verb}"))?;
+    if let Ok(error) = wire::decode::<ErrorReply>(&answer, Encoding::MsgPack) {
+        bail!("{verb} was refused: {}", error.error);
+    }
+    Ok(wire::decode(&answer, Encoding::MsgPack)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_replaced_one_by_one_and_no_driver_notices() -> Result<()> {
+    const DRIVERS: usize = 4;
+    const ROUNDS: usize = 3;
+    let mut site = Site::start(&Layout {
+        charge_points: DRIVERS,
+        ..Layout::small(Charger::Orderly).centrals(2)
+    })
+    .await?;
+    let done = AtomicBool::new(false);
+    let count = AtomicUsize::new(0);
+    let mut drivers = Vec::new();
+    for n in 1..=DRIVERS {
+        let driver = site.driver(&format!("driver-{n}")).await?;
+        drivers.push(starts_and_stops(
+            driver,
+            format!("CP-{n:03}"),
+            &count,
+            &done,
+        ));
+    }
+    let goes_on = async || {
+        let from = count.load(Ordering::Relaxed);
+        wait_for("drivers start and stop", PATIENCE, async || {
+            let more = count.load(Ordering::Relaxed) - from;
+            ensure!(more >= 2 * DRIVERS, "{more}");
+            Ok(())
+        })
+        .await
+    };
+    let replaced = async {
+        for _ in 0..ROUNDS {
+            for n in 0..site.centrals.len() {
+                goes_on().await?;
+                site.centrals[n].terminate()?;
+                let ended = site.centrals[n].wait(PATIENCE).await?;
+                ensure!(ended.success(), "{ended}");
+                goes_on().await?;
+                site.central_again(n).await?;
+            }
+        }
+        goes_on().await?;
+        done.store(true, Ordering::Relaxed);
+        Ok(())
+    };
+    let (sessions, ()) = try_join(try_join_all(drivers), replaced).await?;
+    let started: BTreeSet<_> = sessions.iter().flatten().collect();
+    let accepted: usize = sessions.iter().map(Vec::len).sum();
+    ensure!(started.len() == accepted, "an id was given twice");
+    let (code, report) = verify(&site).await?;
+    ensure!(code == Some(0), "{report}");
+    ensure!(
+        report["ended"] == accepted && report["open"] == 0,
+        "{accepted} accepted: {report}"
     );
     Ok(())
 }

@@ -13,13 +13,13 @@ use async_nats::jetstream;
 use ev_contract::{
     connector::Phase,
     streams,
-    v1::{DriverUpdate, ErrorReply, Status, StopRequest},
+    v1::{DriverUpdate, ErrorReply, Status, StatusReply, StatusRequest, StopRequest},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, StartOptions, accepted, now_ms};
 use ev_testkit::{PATIENCE, Role, our_program, wait_for};
-use futures::future::{try_join, try_join_all};
-use serde::Serialize;
+use futures::future::{try_join_all, try_join3};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -256,8 +256,9 @@ async fn starts_and_stops(
     let mut sessions = Vec::new();
     while !done.load(Ordering::Relaxed) {
         let request = Driver::start_request(&cp, &StartOptions::default());
-        let session = accepted(&once(&driver, "start", &request).await?)
-            .with_context(|| format!("start {} at {cp}", sessions.len() + 1))?;
+        let update: DriverUpdate = once(&driver, "start", &request).await?;
+        let session =
+            accepted(&update).with_context(|| format!("start {} at {cp}", sessions.len() + 1))?;
         sessions.push(session.clone());
         let request = StopRequest {
             tag: Tag::new(),
@@ -266,7 +267,7 @@ async fn starts_and_stops(
             expires_at: now_ms() + 20_000,
             session_id: session.clone(),
         };
-        let stopped = once(&driver, "stop", &request).await?;
+        let stopped: DriverUpdate = once(&driver, "stop", &request).await?;
         ensure!(stopped.status == Status::Accepted, "{stopped:?}");
         driver.wait_ended(&session).await?;
         count.fetch_add(1, Ordering::Relaxed);
@@ -275,7 +276,11 @@ async fn starts_and_stops(
 }
 
 /// One attempt, no second one.
-async fn once(driver: &Driver, verb: &str, request: &impl Serialize) -> Result<DriverUpdate> {
+async fn once<T: DeserializeOwned>(
+    driver: &Driver,
+    verb: &str,
+    request: &impl Serialize,
+) -> Result<T> {
     let bytes = wire::encode(request, Encoding::MsgPack)?;
     let subject = format!("ev.v1.driver.{}.{verb}", driver.id);
     let answer = driver.raw(subject, bytes, Encoding::MsgPack).await;
@@ -286,12 +291,28 @@ async fn once(driver: &Driver, verb: &str, request: &impl Serialize) -> Result<D
     Ok(wire::decode(&answer, Encoding::MsgPack)?)
 }
 
+/// Somebody who looks again and again, so that at any instant a question is on its way.
+async fn looks(driver: &Driver, done: &AtomicBool) -> Result<()> {
+    let request = StatusRequest {
+        tag: Tag::new(),
+        to: CENTRAL.into(),
+        session_id: None,
+    };
+    while !done.load(Ordering::Relaxed) {
+        let _: StatusReply = once(driver, "status", &request).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_replaced_one_by_one_and_no_driver_notices() -> Result<()> {
     const DRIVERS: usize = 4;
     const ROUNDS: usize = 3;
+    /// Questions that are under way at any time.
+    const LOOKING: usize = 32;
     let mut site = Site::start(&Layout {
         charge_points: DRIVERS,
+        central_extra: "[limits]\ndriver_reads = { per_s = 100000, burst = 100000 }".into(),
         ..Layout::small(Charger::Orderly).centrals(2)
     })
     .await?;
@@ -307,6 +328,8 @@ async fn replicas_are_replaced_one_by_one_and_no_driver_notices() -> Result<()> 
             &done,
         ));
     }
+    let looker = site.driver("looker").await?;
+    let looking = try_join_all((0..LOOKING).map(|_| looks(&looker, &done)));
     let goes_on = async || {
         let from = count.load(Ordering::Relaxed);
         wait_for("drivers start and stop", PATIENCE, async || {
@@ -331,7 +354,7 @@ async fn replicas_are_replaced_one_by_one_and_no_driver_notices() -> Result<()> 
         done.store(true, Ordering::Relaxed);
         Ok(())
     };
-    let (sessions, ()) = try_join(try_join_all(drivers), replaced).await?;
+    let (sessions, _, ()) = try_join3(try_join_all(drivers), looking, replaced).await?;
     let started: BTreeSet<_> = sessions.iter().flatten().collect();
     let accepted: usize = sessions.iter().map(Vec::len).sum();
     ensure!(started.len() == accepted, "an id was given twice");

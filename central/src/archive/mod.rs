@@ -156,7 +156,7 @@ pub fn restore(args: &RestoreArgs) -> ExitCode {
             ..config.access()?
         };
         let maintainer = Credential::read(&access.credentials)?;
-        access.check("maintainer", &maintainer.name().to_owned())?;
+        access.check("maintainer", maintainer.name())?;
         let nats = connect(&access, "restore").await?;
         let manifest = restore::run(&nats, &args.from, config.stream_replicas).await?;
         for copy in &manifest.streams {

@@ -4,6 +4,7 @@
 //! - [`config`]: the configuration file
 //! - [`border`]: from bytes to questions
 //! - [`admission`], [`held`]: how much of them
+//! - [`archive`]: verifying, copying and bringing back the streams
 //! - [`audit`]: who did what
 //! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
@@ -14,6 +15,7 @@
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 
 pub mod admission;
+pub mod archive;
 pub mod audit;
 pub mod border;
 pub mod config;

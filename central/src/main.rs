@@ -34,6 +34,9 @@ enum Verb {
         #[arg(long)]
         config: PathBuf,
     },
+    Verify(central::archive::VerifyArgs),
+    Backup(central::archive::BackupArgs),
+    Restore(central::archive::RestoreArgs),
     /// Keys and credentials: who may connect, and as whom.
     Enrol(ev_enrol::Args),
     /// Write man pages and completions, for packages.
@@ -109,6 +112,9 @@ fn main() -> ExitCode {
             println!("{} is in order", config.display());
             ExitCode::SUCCESS
         }),
+        Verb::Verify(args) => central::archive::verify(&args),
+        Verb::Backup(args) => central::archive::backup(&args),
+        Verb::Restore(args) => central::archive::restore(&args),
         Verb::Enrol(args) => ev_enrol::run(&args),
         Verb::Manual { folder } => match MANUAL.write(Args::command(), &folder) {
             Ok(_) => ExitCode::SUCCESS,

@@ -7,6 +7,7 @@
 //! - [`tx`]: a decision under way; collects what it read and what it writes
 //! - [`decide`]: the business, one file per kind of question
 //! - [`pricing`]: what a session costs, and its receipt
+//! - [`verify`]: whether a ledger and its receipts are what they should be
 //! - [`view`]: answers to questions
 //! - [`effects`]: what is to be done because the state is what it is
 //! - [`overdue`]: sessions that have been in a phase for longer than can be meant
@@ -22,4 +23,5 @@ pub mod pricing;
 pub mod ripe;
 pub mod state;
 pub mod tx;
+pub mod verify;
 pub mod view;

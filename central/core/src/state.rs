@@ -226,6 +226,11 @@ impl State {
         self.connectors.iter().map(|(at, e)| (at, &e.value))
     }
 
+    /// All drivers.
+    pub fn drivers(&self) -> impl Iterator<Item = (&DriverId, &Driver)> + '_ {
+        self.drivers.iter().map(|(id, e)| (id, &e.value))
+    }
+
     /// Sessions, newest first, before a given one.
     pub fn sessions_before(
         &self,

@@ -319,7 +319,13 @@ impl Role {
                 subscriptions_max: 64,
             },
             Self::Maintainer => Grants {
-                publish: vec!["$JS.API.>".into(), "$JS.ACK.>".into(), "$JS.FC.>".into()],
+                publish: vec![
+                    "$JS.API.>".into(),
+                    "$JS.ACK.>".into(),
+                    "$JS.FC.>".into(),
+                    // Copies of streams, out and in.
+                    "$JS.SNAPSHOT.>".into(),
+                ],
                 subscribe: vec![inbox],
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
@@ -406,6 +412,13 @@ fn central_publishes() -> Vec<String> {
             format!("$JS.API.CONSUMER.CREATE.{stream}.>"),
             format!("$JS.API.CONSUMER.INFO.{stream}.*"),
             format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
+        ]);
+    }
+    // What can be read can be copied: `central backup`.
+    for stream in [ledger, cdr, audit] {
+        subjects.extend([
+            format!("$JS.API.STREAM.SNAPSHOT.{stream}"),
+            format!("$JS.SNAPSHOT.ACK.{stream}.>"),
         ]);
     }
     subjects.extend([

@@ -20,7 +20,7 @@ use ev_contract::{
         SessionView, Status, StatusReply, SyncReply, SyncRequest, TariffLsReply, UnlockCommand,
         UpdateType,
     },
-    wire::{Encoding, Tag},
+    wire::Tag,
 };
 
 use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
@@ -758,7 +758,7 @@ fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
 
 /// Encodes what goes to the CDR stream. MessagePack, as everything durable.
 pub(super) fn cdr_bytes<T: serde::Serialize>(message: &T) -> Option<bytes::Bytes> {
-    match ev_contract::wire::encode(message, Encoding::MsgPack) {
+    match central_core::verify::cdr_entry(message) {
         Ok(bytes) => Some(bytes.into()),
         Err(error) => {
             tracing::error!(%error, "receipt cannot be encoded");

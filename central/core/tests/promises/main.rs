@@ -6,6 +6,7 @@
 //! - [`spools`], [`metering`], [`late`]: what charge points say
 //! - [`enrolments`]: charge points that central knows before they connect
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
+//! - [`verify`]: what `central verify` finds
 //! - [`history`]: random histories against the promises
 
 #[cfg(test)]
@@ -28,3 +29,5 @@ mod requests;
 mod spools;
 #[cfg(test)]
 mod stops;
+#[cfg(test)]
+mod verify;

@@ -6,6 +6,7 @@ mod audit;
 mod charging;
 mod clients;
 mod crash_points;
+mod day_two;
 mod door;
 mod enrolment;
 mod faults;

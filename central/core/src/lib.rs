@@ -7,17 +7,19 @@
 //! - [`tx`]: a decision under way; collects what it read and what it writes
 //! - [`decide`]: the business, one file per kind of question
 //! - [`pricing`]: what a session costs, and its receipt
-//! - [`view`]: answers to questions
+//! - [`view`]: answers to questions; [`insight`] and [`trail`]: those that explain
 //! - [`effects`]: what is to be done because the state is what it is
 //! - [`ripe`]: what is due because time has passed
 
 pub mod decide;
 pub mod effects;
 pub mod frame;
+pub mod insight;
 pub mod keys;
 pub mod model;
 pub mod pricing;
 pub mod ripe;
 pub mod state;
+pub mod trail;
 pub mod tx;
 pub mod view;

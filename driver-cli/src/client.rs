@@ -13,7 +13,8 @@ use ev_contract::{
     codes::{Code, Problem},
     limits::REQUEST_BYTES_MAX,
     v1::{
-        AuditReply, CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply,
+        AuditReply, CpLsReply, DriverUpdate, ErrorReply, EventsReply, HistoryReply, ListReply,
+        OpReply, ReceiptsReply, UptimeReply,
         ReceiptReply, SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
     },
     wire::{self, CONTENT_TYPE, Encoding, Message},
@@ -118,7 +119,10 @@ replies!(
     CpLsReply,
     SessionLsReply,
     TariffLsReply,
-    AuditReply
+    AuditReply,
+    EventsReply,
+    ReceiptsReply,
+    UptimeReply
 );
 
 impl Reply for OpReply {

@@ -22,6 +22,7 @@ pub mod quantity;
 pub mod render;
 pub mod verbs;
 pub mod watch;
+pub mod why;
 pub mod words;
 
 use std::{ffi::OsString, io};

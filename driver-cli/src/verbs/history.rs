@@ -32,7 +32,7 @@ pub(super) async fn history(ctx: &Ctx, args: HistoryArgs) -> Result<Exit, Failur
         return Ok(Exit::Ok);
     }
     ctx.output
-        .data(&doc, || table::sessions(&sessions, false))?;
+        .data(&doc, || table::sessions(&sessions, None))?;
     if let Some(before) = next {
         ctx.output.message(&format!(
             "older ones: {}",

@@ -3,6 +3,7 @@
 mod audit;
 mod completions;
 mod doctor;
+mod events;
 mod history;
 mod list;
 mod op;
@@ -107,6 +108,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
             OpVerb::Driver { verb } => op::driver(ctx, verb).await,
             OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
             OpVerb::Audit(args) => audit::audit(ctx, args).await,
+            OpVerb::Events(args) => events::events(ctx, args).await,
             OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
         },
         Verb::Completions { shell } => completions::completions(shell),

@@ -9,7 +9,10 @@ use ev_contract::{
     v1::{EventKind, TariffScope},
 };
 
-use crate::quantity::{self, Money, Place, Price, Seconds, WattHours};
+use crate::{
+    quantity::{self, Money, Place, Price, Seconds, WattHours},
+    report::month::Month,
+};
 
 /// Charge a car: start, watch and stop sessions, see what they cost.
 #[derive(Debug, Parser)]
@@ -357,6 +360,71 @@ pub enum OpVerb {
   driver-cli op events --cp CP-002 --since 1d
   driver-cli op events --session 0190a0b0 --json")]
     Events(EventsArgs),
+    /// A month of sessions, receipts, uptime or energy, for a spreadsheet or a program
+    #[command(before_help = "Examples:
+  driver-cli op export --month 2026-11 > receipts-2026-11.csv
+  driver-cli op export --month 2026-11 --what sessions --site depot
+  driver-cli op export --month 2026-11 --what uptime
+  driver-cli op export --month 2026-11 --what energy --format json --utc")]
+    Export(ExportArgs),
+}
+
+/// `op export`
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// Which month; a session belongs to the month in which it ended
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: Month,
+    /// What of it
+    #[arg(long, value_enum, default_value = "receipts")]
+    pub what: What,
+    /// How it is written; --json is json too
+    #[arg(long, value_enum, default_value = "csv")]
+    pub format: Format,
+    /// Only of this site
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    /// The month is that of UTC, not that of each site's time zone
+    #[arg(long)]
+    pub utc: bool,
+    /// Look at all that was ever kept: finds receipts of cabinets whose clock was days ahead
+    #[arg(long)]
+    pub from_the_first: bool,
+}
+
+/// What to export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Sessions that have ended.
+    Sessions,
+    /// Their receipts, with adjustments.
+    Receipts,
+    /// Minutes of each connector.
+    Uptime,
+    /// Energy and money of each site.
+    Energy,
+}
+
+impl What {
+    /// Its word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Receipts => "receipts",
+            Self::Uptime => "uptime",
+            Self::Energy => "energy",
+        }
+    }
+}
+
+/// How to write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Comma-separated, with a header line.
+    Csv,
+    /// One document.
+    Json,
 }
 
 /// `op events`

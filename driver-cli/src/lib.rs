@@ -21,6 +21,7 @@ pub mod price;
 pub mod quantity;
 pub mod render;
 pub mod verbs;
+pub mod report;
 pub mod watch;
 pub mod why;
 pub mod words;

@@ -8,7 +8,7 @@
 //! - [`audit`]: who did what
 //! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
-//! - [`ledger`], [`snapshots`], [`receipts`]: the streams
+//! - [`ledger`], [`snapshots`], [`receipts`]: the streams; [`reports`]: reading them for operators
 //! - [`orders`]: commands to charge points
 //! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod orders;
 pub mod out;
 pub mod receipts;
+pub mod reports;
 mod schedule;
 pub mod snapshots;
 mod subscriptions;
@@ -60,6 +61,7 @@ use crate::{
     health::Health,
     metrics::Metrics,
     out::Out,
+    reports::Reports,
 };
 
 /// Soon, since everybody waits for central; replicas do not come back in step.
@@ -220,6 +222,7 @@ async fn serve(
     let (audit, auditing) = Audit::start(
         js.clone(),
         places.audit.clone(),
+        Reports::new(places.cdr.clone(), places.uptime.clone()),
         config.replica.clone(),
         out.clone(),
         Arc::clone(&metrics),
@@ -401,6 +404,7 @@ async fn prepare(
     ev_crash::reach("prepared", "ledger");
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
     ev_crash::reach("prepared", "cdr");
+    let uptime = ledger::ensure(js, &streams::UPTIME, config.stream_replicas).await?;
     let audit = audit::ensure(js, config.stream_replicas).await?;
     ev_crash::reach("prepared", "audit");
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
@@ -432,6 +436,7 @@ async fn prepare(
         js: js.clone(),
         ledger,
         cdr,
+        uptime,
         audit,
         snapshots: bucket,
     };

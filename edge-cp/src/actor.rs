@@ -30,8 +30,8 @@ use crate::{
     clock::HostClock,
     config::ChargePointConfig,
     hardware::{HardwarePort, HwEvent},
+    logbook,
     store::{Store, StoreError},
-    trail,
     uplink::{RawCommand, Uplink, UplinkEvent, heartbeat_pause},
 };
 
@@ -379,11 +379,11 @@ impl Actor {
         if self.core.storage_problem().is_some() {
             self.unstored.extend(rows);
         } else if !rows.is_empty() {
-            let steps = trail::steps(&rows);
+            let steps = logbook::steps(&rows);
             match self.store.commit(rows).await {
                 Ok(()) => {
                     self.core.stored();
-                    trail::tell(&self.config.id, steps);
+                    logbook::tell(&self.config.id, steps);
                 }
                 Err((rows, e)) => {
                     self.unstored = rows;
@@ -413,11 +413,11 @@ impl Actor {
         if self.core.storage_problem().is_none() || Instant::now() < self.storage_due {
             return;
         }
-        let steps = trail::steps(&self.unstored);
+        let steps = logbook::steps(&self.unstored);
         match self.store.commit(std::mem::take(&mut self.unstored)).await {
             Ok(()) => {
                 self.core.stored();
-                trail::tell(&self.config.id, steps);
+                logbook::tell(&self.config.id, steps);
                 tracing::info!(cp = %self.config.id, "the disk can be written again");
             }
             Err((rows, e)) => {

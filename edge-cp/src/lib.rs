@@ -18,10 +18,10 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod hardware;
+mod logbook;
 mod service;
 pub mod sim;
 pub mod store;
-mod trail;
 pub mod uplink;
 
 use std::{sync::Arc, time::Duration};

@@ -293,6 +293,11 @@ impl State {
             .map(|(at, entry)| (at, &entry.value))
     }
 
+    /// All spools with where they are.
+    pub fn spools_by_place(&self) -> impl Iterator<Item = (&(CpId, Epoch), &Spool)> + '_ {
+        self.spools.iter().map(|(at, e)| (at, &e.value))
+    }
+
     /// Spools of a charge point, all epochs.
     pub fn spools_of<'a>(
         &'a self,

@@ -333,7 +333,7 @@ impl Verifier {
         }
         lost.sort_unstable();
         let standing = standing(&self.log);
-        let spools = state.spools().fold((0, 0), |sum, spool| {
+        let spools = state.spools_by_place().fold((0, 0), |sum, (_, spool)| {
             (sum.0 + spool.quarantined, sum.1 + spool.missing)
         });
         self.report.waiting = waiting;

@@ -8,8 +8,8 @@
 
 mod answers;
 mod frames;
+mod logbook;
 mod survey;
-mod trail;
 mod upkeep;
 
 use std::{
@@ -26,6 +26,7 @@ use central_core::{
     frame::Write,
     model::Stage as SessionStage,
     state::{Alarm, Applied, Log},
+    trail::Trail,
     view,
 };
 use ev_contract::{
@@ -44,14 +45,14 @@ pub use self::{
 };
 use self::{
     frames::{InFlight, Waiting},
+    logbook::Logbook,
     survey::Surveying,
-    trail::Trail,
 };
 use crate::{
     audit::Audit,
     config::Config,
     health::{Health, Stage},
-    heard::Hearing,
+    heard::{Hearing, Listening},
     held::Held,
     ledger::{Acked, Entry},
     metrics::Metrics,
@@ -100,7 +101,7 @@ enum TaskDone {
         answer: Option<CommandReply>,
     },
     /// A receipt or adjustment.
-    Copied { id: CdrId, result: Copied },
+    Copied { id: CdrId, result: Copied, seq: u64 },
     /// A snapshot.
     Snapshot { seq: u64, ok: bool },
     /// What the server says of the ledger.
@@ -126,6 +127,8 @@ pub struct Engine {
 
     log: Log,
     heard: Hearing,
+    listening: Listening,
+    trail: Trail,
     orders: Orders,
     waiting: Waiting,
     in_flight: Option<InFlight>,
@@ -146,8 +149,12 @@ pub struct Engine {
     last_forget: Instant,
     looked_late: Instant,
     connects: u64,
-    trail: Trail,
+    logbook: Logbook,
     surveying: Surveying,
+    /// When this replica began to listen to charge points.
+    listens_from: UnixMs,
+    /// Up to here the CDR stream is known to go: receipts, adjustments.
+    cdr_upto: [u64; 2],
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
@@ -179,6 +186,8 @@ pub struct Places {
     pub ledger: Stream,
     /// The receipts.
     pub cdr: Stream,
+    /// What is seen of connectors.
+    pub uptime: Stream,
     /// The audit.
     pub audit: Stream,
     /// The snapshots.
@@ -228,6 +237,10 @@ impl Engine {
             health,
             began: now,
             heard: Hearing::new(),
+            listening: Listening::new(),
+            trail: Trail::new(log.state()),
+            listens_from: wall(),
+            cdr_upto: [0; 2],
             orders: Orders::default(),
             waiting: Waiting::default(),
             in_flight: None,
@@ -237,7 +250,7 @@ impl Engine {
             copy_at: Schedule::default(),
             looked_late: now,
             connects: 0,
-            trail: Trail::default(),
+            logbook: Logbook::default(),
             surveying: Surveying::new(),
             copying: 0,
             snapshot_at: applied,
@@ -379,6 +392,7 @@ impl Engine {
             h.frame_since = frame_since;
         });
         self.metrics.connected(connected && hears);
+        self.listening.look(connected && hears && self.serving());
         if self.alarmed() {
             return;
         }
@@ -483,6 +497,7 @@ impl Engine {
             if !valid {
                 continue;
             }
+            self.trail.record(applied.pos, frame.at, record);
             for evidence in &record.evidence {
                 if serving {
                     tracing::warn!(
@@ -527,7 +542,7 @@ impl Engine {
                         mine,
                     );
                 }
-                self.trail.written(session, pos, mine, Instant::now());
+                self.logbook.written(session, pos, mine, Instant::now());
                 if mine && self.serving() {
                     self.tell_watchers(session.id, pos, now);
                 }
@@ -738,7 +753,7 @@ impl Engine {
                 self.asked = self.asked.saturating_sub(1);
                 self.acted(*item, &cp, answer);
             }
-            TaskDone::Copied { id, result } => self.copied(id, result),
+            TaskDone::Copied { id, result, seq } => self.copied(id, result, seq),
             TaskDone::Snapshot { seq, ok } => {
                 self.snapshot_under_way = false;
                 self.metrics.snapshot(if ok { "written" } else { "failed" });
@@ -765,6 +780,7 @@ impl Engine {
     ) {
         let Some(answer) = answer else {
             self.metrics.command(verb, "no_answer", None);
+            self.orders.said(subject, None);
             self.orders.back(subject, false);
             return;
         };
@@ -775,13 +791,16 @@ impl Engine {
             ev_crash::reach("command-answer", verb);
         }
         let finally = answer.outcome.is_final();
+        if !finally {
+            self.orders.said(subject, answer.code);
+        }
         self.orders.back(subject, finally);
         let (orders::Subject::Session(session) | orders::Subject::Standing(session)) = subject
         else {
             return;
         };
         if finally {
-            self.trail
+            self.logbook
                 .answered(*session, &cp, verb, &answer, Instant::now());
             self.waiting.push(Item::answered(CommandAnswer {
                 cp,

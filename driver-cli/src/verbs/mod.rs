@@ -3,6 +3,8 @@
 mod audit;
 mod completions;
 mod doctor;
+mod events;
+mod export;
 mod history;
 mod list;
 mod manual;
@@ -108,6 +110,8 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
             OpVerb::Driver { verb } => op::driver(ctx, verb).await,
             OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
             OpVerb::Audit(args) => audit::audit(ctx, args).await,
+            OpVerb::Events(args) => events::events(ctx, args).await,
+            OpVerb::Export(args) => export::export(ctx, args).await,
             OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
         },
         Verb::Completions { shell } => completions::completions(shell),

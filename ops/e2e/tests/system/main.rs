@@ -13,13 +13,13 @@ mod faults;
 mod input;
 mod ledger;
 mod local;
+mod logbook;
 mod metrics;
 mod operators;
 mod races;
 mod records;
 mod renewal;
 mod storms;
-mod trail;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

@@ -20,13 +20,13 @@ const LINES_A_SECOND: u32 = 100;
 
 /// What has been told.
 #[derive(Debug, Default)]
-pub(super) struct Trail {
+pub(super) struct Logbook {
     /// The phase of each open session. Bounded like the sessions of the state.
     phases: BTreeMap<SessionId, Phase>,
     budget: Budget,
 }
 
-impl Trail {
+impl Logbook {
     /// A session was written at `position`; `mine` when by this replica's own frame.
     pub(super) fn written(&mut self, session: &Session, position: u64, mine: bool, now: Instant) {
         let phase = session.phase();

@@ -106,7 +106,7 @@ class Machine:
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
         self.log = (root.parent / f"{name}.log").open("wb")
         self.process = subprocess.Popen(
-            ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine=ev-{self.root.name}"]
+            ["systemd-nspawn", "--quiet", f"--directory={self.root}", f"--machine=ev-{name}-{os.getpid()}"]
             + ["--volatile=overlay", "--register=no", "--keep-unit", "--console=pipe"]
             + ["--resolv-conf=off", "--timezone=off", "--link-journal=no"]
             + [f"--network-namespace-path={network.path}"]
@@ -131,7 +131,8 @@ class Machine:
 
     def _has_booted(self) -> bool:
         if self.process.poll() is not None:
-            raise Broken(f"systemd-nspawn of {self.name} ended with {self.process.returncode}")
+            said = Path(self.log.name).read_text(errors="replace").strip()
+            raise Broken(f"systemd-nspawn of {self.name} ended: {said}")
         if not self._leader():
             return False
         return self.ask("systemctl is-system-running").stdout.strip() in ("running", "degraded")

@@ -68,9 +68,7 @@ class Evening:
         config.write_text(text)
         stack.charge_points = HUB
         stack._edge_config(stack.nats_url, 2, False)
-        agent = stack._child(
-            "edge-b", [programs / "edge-cp", "run", "--sim-speed", SPEED, "--config", config]
-        )
+        agent = stack._child("edge-b", [programs / "edge-cp", "run", "--sim-speed", SPEED, "--config", config])
         return agent, socket
 
     def start(self) -> None:
@@ -79,9 +77,7 @@ class Evening:
         self.site_b.start()
         self.stack.start()
         self.stack.charge_points = HUB + SITE_B
-        self.stack.wait_for(
-            "all charge points are in reach", self.dev.READY_TIMEOUT_S, self.stack._all_in_reach
-        )
+        self.stack.wait_for("all charge points are in reach", self.dev.READY_TIMEOUT_S, self.stack._all_in_reach)
 
     def stop(self) -> None:
         self.site_b.terminate()

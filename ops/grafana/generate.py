@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Writes the dashboards' JSON from ops/grafana/walls/.
 
-  generate.py             write ops/grafana/dashboards/*.json
-  generate.py --check     fail if what is there is something else
-  generate.py --runbook https://wiki.example.org/ev/runbook
-                          with links to where your people read the runbook
+generate.py             write ops/grafana/dashboards/*.json
+generate.py --check     fail if what is there is something else
+generate.py --runbook https://wiki.example.org/ev/runbook
+                        with links to where your people read the runbook
 """
 
 from __future__ import annotations
@@ -53,9 +53,7 @@ def tidy(board: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--runbook", default=RUNBOOK, metavar="URL", help="of the runbook's page")
     args = parser.parse_args()

@@ -5,9 +5,27 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard
 
 from .kit import (
-    BLUE, CONNECTOR_STATES, GREEN, GREY, ORANGE, RED, SESSION_PHASES, YELLOW,
-    Column, Head, Look, Place, Query,
-    connector_states, large, lines, ranks, listing, state_words, timeline, wall,
+    BLUE,
+    CONNECTOR_STATES,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    SESSION_PHASES,
+    YELLOW,
+    Column,
+    Head,
+    Look,
+    Place,
+    Query,
+    connector_states,
+    large,
+    lines,
+    listing,
+    ranks,
+    state_words,
+    timeline,
+    wall,
 )
 
 # One row for everything that is wrong, each with the same labels. Central answers most of it from
@@ -53,17 +71,20 @@ OPEN = "plugged|preparing|charging|suspended_ev|suspended_evse|finishing"
 def build(runbook: str) -> dashboard.Dashboard:
     panels = [
         large(
-            Head(1, "Charge points online", "Share of all known charge points whose heartbeats arrive.",
-                 Place(0, 0, 4, 4), "offline-charge-points"),
+            Head(
+                1,
+                "Charge points online",
+                "Share of all known charge points whose heartbeats arrive.",
+                Place(0, 0, 4, 4),
+                "offline-charge-points",
+            ),
             Look("percentunit", 0, 0, 1, [(None, RED), (0.9, ORANGE), (0.98, GREEN)]),
             Query('max(ev_charge_points{reach="online"}) / sum(max by (reach) (ev_charge_points))'),
         ),
         large(
-            Head(2, "Connectors in use", "Share of all connectors with a car, a session or both.",
-                 Place(4, 0, 4, 4)),
+            Head(2, "Connectors in use", "Share of all connectors with a car, a session or both.", Place(4, 0, 4, 4)),
             Look("percentunit", 0, 0, 1, [(None, BLUE)]),
-            Query(f'sum(max by (state) (ev_connectors{{state=~"{OPEN}"}}))\n'
-                  "/ sum(max by (state) (ev_connectors))"),
+            Query(f'sum(max by (state) (ev_connectors{{state=~"{OPEN}"}}))\n/ sum(max by (state) (ev_connectors))'),
         ),
         large(
             Head(3, "Open sessions", "Sessions that have not ended, in any phase.", Place(8, 0, 4, 4)),
@@ -76,23 +97,31 @@ def build(runbook: str) -> dashboard.Dashboard:
             Query("max(ev_power_watts)"),
         ),
         large(
-            Head(5, "Energy on receipts", "On the receipts of sessions that ended in the shown time.",
-                 Place(16, 0, 4, 4)),
+            Head(
+                5, "Energy on receipts", "On the receipts of sessions that ended in the shown time.", Place(16, 0, 4, 4)
+            ),
             Look("kwatth", 2, steps=[(None, GREEN)]),
             Query("sum(increase(ev_receipts_energy_joules_total[$__range])) / 3.6e6"),
         ),
         large(
-            Head(6, "Money on receipts",
-                 "Gross amount on the receipts of sessions that ended in the shown time, by currency.",
-                 Place(20, 0, 4, 4)),
+            Head(
+                6,
+                "Money on receipts",
+                "Gross amount on the receipts of sessions that ended in the shown time, by currency.",
+                Place(20, 0, 4, 4),
+            ),
             Look("locale", 2, steps=[(None, GREEN)]),
             Query("sum by (currency) (increase(ev_receipts_amount_total[$__range])) > 0", "{{currency}}"),
         ),
         listing(
-            Head(7, "What is wrong now",
-                 "Every charge point and connector that cannot serve a driver, or soon will not, "
-                 "with its problem. A click on a charge point leads to its wall.",
-                 Place(0, 4, 12, 9), "what-is-wrong-now"),
+            Head(
+                7,
+                "What is wrong now",
+                "Every charge point and connector that cannot serve a driver, or soon will not, "
+                "with its problem. A click on a charge point leads to its wall.",
+                Place(0, 4, 12, 9),
+                "what-is-wrong-now",
+            ),
             Query(WRONG_NOW),
             [
                 Column("problem", "Problem", words=PROBLEMS),
@@ -104,46 +133,70 @@ def build(runbook: str) -> dashboard.Dashboard:
             "nothing",
         ),
         listing(
-            Head(8, "Alerts",
-                 "What the alert rules say: `firing` has been told to somebody, `pending` is true and "
-                 "not yet for long enough.",
-                 Place(12, 4, 12, 9), "alerts"),
+            Head(
+                8,
+                "Alerts",
+                "What the alert rules say: `firing` has been told to somebody, `pending` is true and "
+                "not yet for long enough.",
+                Place(12, 4, 12, 9),
+                "alerts",
+            ),
             Query("max by (alertname, severity, alertstate, cp) (ALERTS)"),
             [
                 Column("alertname", "Alert"),
-                Column("severity", "Severity", width=110,
-                       words={"page": ("page", RED), "critical": ("critical", RED),
-                              "warning": ("warning", ORANGE), "ticket": ("ticket", ORANGE),
-                              "info": ("info", BLUE)}),
-                Column("alertstate", "State", width=110,
-                       words={"firing": ("firing", RED), "pending": ("pending", YELLOW)}),
+                Column(
+                    "severity",
+                    "Severity",
+                    width=110,
+                    words={
+                        "page": ("page", RED),
+                        "critical": ("critical", RED),
+                        "warning": ("warning", ORANGE),
+                        "ticket": ("ticket", ORANGE),
+                        "info": ("info", BLUE),
+                    },
+                ),
+                Column(
+                    "alertstate", "State", width=110, words={"firing": ("firing", RED), "pending": ("pending", YELLOW)}
+                ),
                 Column("cp", "Charge point", width=130, leads_to=("ev-charge-point", "cp")),
             ],
             "none",
         ),
         timeline(
-            Head(9, "Connectors that are out",
-                 "Connectors that were faulted, out of service, offline or not heard in the shown "
-                 "time, and when; at most 30.",
-                 Place(0, 13, 12, 8), "faulted-connectors"),
+            Head(
+                9,
+                "Connectors that are out",
+                "Connectors that were faulted, out of service, offline or not heard in the shown "
+                "time, and when; at most 30.",
+                Place(0, 13, 12, 8),
+                "faulted-connectors",
+            ),
             Look("none", words=state_words()),
-            Query("topk(30, max by (cp, connector) (\n"
-                  + connector_states("", "cp, connector, state") + "\n) >= 9)",
-                  "{{cp}}/{{connector}}"),
+            Query(
+                "topk(30, max by (cp, connector) (\n" + connector_states("", "cp, connector, state") + "\n) >= 9)",
+                "{{cp}}/{{connector}}",
+            ),
         ),
         lines(
-            Head(10, "Connectors by state", "How many connectors are in each state.",
-                 Place(12, 13, 12, 8)),
+            Head(10, "Connectors by state", "How many connectors are in each state.", Place(12, 13, 12, 8)),
             Look("none", 0, 0),
             Query("max by (state) (ev_connectors) > 0", "{{state}}"),
-            stacked=True, colours=CONNECTOR_STATES,
+            stacked=True,
+            colours=CONNECTOR_STATES,
         ),
         lines(
-            Head(11, "Sessions by phase", "Open sessions. Those that stay in a phase are `stuck`.",
-                 Place(0, 21, 8, 8), "stuck-sessions"),
+            Head(
+                11,
+                "Sessions by phase",
+                "Open sessions. Those that stay in a phase are `stuck`.",
+                Place(0, 21, 8, 8),
+                "stuck-sessions",
+            ),
             Look("none", 0, 0),
             Query("max by (phase) (ev_sessions)", "{{phase}}"),
-            stacked=True, colours=SESSION_PHASES,
+            stacked=True,
+            colours=SESSION_PHASES,
         ),
         lines(
             Head(12, "Power", "Of all connectors whose charge point is online.", Place(8, 21, 8, 8)),
@@ -152,32 +205,48 @@ def build(runbook: str) -> dashboard.Dashboard:
             colours={"power": BLUE},
         ),
         lines(
-            Head(13, "Sessions ended", "By result and reason, as a rate by the minute.",
-                 Place(16, 21, 8, 8), "failed-sessions"),
+            Head(
+                13,
+                "Sessions ended",
+                "By result and reason, as a rate by the minute.",
+                Place(16, 21, 8, 8),
+                "failed-sessions",
+            ),
             Look("cpm", least=0),
-            Query("60 * sum by (result, reason) (rate(ev_sessions_ended_total[$__rate_interval])) > 0",
-                  "{{result}}: {{reason}}"),
-            stacked=True, bars=True,
+            Query(
+                "60 * sum by (result, reason) (rate(ev_sessions_ended_total[$__rate_interval])) > 0",
+                "{{result}}: {{reason}}",
+            ),
+            stacked=True,
+            bars=True,
         ),
         lines(
-            Head(14, "Refusals by code", "Requests answered with a `no`, by its code, as a rate by the minute.",
-                 Place(0, 29, 16, 8), "refusals"),
+            Head(
+                14,
+                "Refusals by code",
+                "Requests answered with a `no`, by its code, as a rate by the minute.",
+                Place(0, 29, 16, 8),
+                "refusals",
+            ),
             Look("cpm", least=0),
-            Query('60 * sum by (code) (rate(ev_requests_total{result="denied"}[$__rate_interval])) > 0',
-                  "{{code}}"),
-            stacked=True, bars=True,
+            Query('60 * sum by (code) (rate(ev_requests_total{result="denied"}[$__rate_interval])) > 0', "{{code}}"),
+            stacked=True,
+            bars=True,
         ),
         ranks(
-            Head(15, "Refusals in the shown time", "By code, the most frequent first.",
-                 Place(16, 29, 8, 8), "refusals"),
+            Head(
+                15, "Refusals in the shown time", "By code, the most frequent first.", Place(16, 29, 8, 8), "refusals"
+            ),
             Look("none", 0, 0, steps=[(None, ORANGE)]),
-            Query('sort_desc(sum by (code) (increase(ev_requests_total{result="denied"}[$__range])) > 0)',
-                  "{{code}}"),
+            Query('sort_desc(sum by (code) (increase(ev_requests_total{result="denied"}[$__range])) > 0)', "{{code}}"),
         ),
     ]
     return wall(
-        "ev-fleet", "All charge points: states, sessions, energy, money, refusals, what is wrong now.",
-        panels, runbook, "now-6h",
+        "ev-fleet",
+        "All charge points: states, sessions, energy, money, refusals, what is wrong now.",
+        panels,
+        runbook,
+        "now-6h",
     )
 
 

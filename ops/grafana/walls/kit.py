@@ -9,8 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self, TypeVar
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat
-from grafana_foundation_sdk.builders import statetimeline, table, timeseries
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    prometheus,
+    stat,
+    statetimeline,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.cog import builder as cog
 from grafana_foundation_sdk.models import common as common_model
 from grafana_foundation_sdk.models import dashboard as model
@@ -130,8 +138,7 @@ def _finish(panel: B, head: Head, look: Look) -> B:
     panel.id(head.id).title(head.title).description(head.description).datasource(DATASOURCE)
     panel.grid_pos(model.GridPos(h=place.h, w=place.w, x=place.x, y=place.y))
     links: list[cog.Builder[model.DashboardLink]] = [
-        dashboard.DashboardLink(title).type(model.DashboardLinkType.LINK).url(url)
-        for title, url in head.links
+        dashboard.DashboardLink(title).type(model.DashboardLinkType.LINK).url(url) for title, url in head.links
     ]
     if head.runbook:
         url = f"${{runbook}}#{head.runbook}"
@@ -215,9 +222,7 @@ def lines(
         .placement(common_model.LegendPlacement.BOTTOM)
     )
     order = common_model.SortOrder.DESCENDING
-    panel.tooltip(
-        common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI).sort(order)
-    )
+    panel.tooltip(common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI).sort(order))
     for name, colour in (colours or {}).items():
         fixed = {"mode": "fixed", "fixedColor": colour}
         panel.override_by_name(name, [model.DynamicConfigValue("color", fixed)])
@@ -264,11 +269,7 @@ def listing(head: Head, query: Query, columns: Sequence[Column], no_value: str) 
     panel.with_target(_target(0, query).instant().format(wanted))
     names = [column.name for column in columns]
     # What is not named here is not shown.
-    panel.with_transformation(
-        model.DataTransformerConfig(
-            "filterFieldsByName", options={"include": {"names": names}}
-        )
-    )
+    panel.with_transformation(model.DataTransformerConfig("filterFieldsByName", options={"include": {"names": names}}))
     panel.with_transformation(
         model.DataTransformerConfig(
             "organize",
@@ -327,12 +328,8 @@ def wall(
     made = dashboard.Dashboard(DASHBOARDS[uid]).uid(uid).description(description)
     made.tags(["ev"]).editable().time(time_from, "now").refresh("30s").timezone("browser")
     made.tooltip(model.DashboardCursorSync.CROSSHAIR)
-    made.with_variable(
-        dashboard.DatasourceVariable("ds").label("Data source").type("prometheus")
-    )
-    made.with_variable(
-        dashboard.ConstantVariable("runbook").label("Where the runbook is").value(runbook)
-    )
+    made.with_variable(dashboard.DatasourceVariable("ds").label("Data source").type("prometheus"))
+    made.with_variable(dashboard.ConstantVariable("runbook").label("Where the runbook is").value(runbook))
     for variable in variables:
         made.with_variable(variable)
     made.link(

@@ -5,9 +5,21 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders import dashboard
 
 from .kit import (
-    BLUE, GREEN, ORANGE, RED, YELLOW,
-    Column, Head, Look, Place, Query,
-    large, lines, ranks, listing, wall,
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    YELLOW,
+    Column,
+    Head,
+    Look,
+    Place,
+    Query,
+    large,
+    lines,
+    listing,
+    ranks,
+    wall,
 )
 
 # Server and account names would make the same stream two after a failover.
@@ -26,39 +38,62 @@ def build(runbook: str) -> dashboard.Dashboard:
             Query("sum(ev_ready)"),
         ),
         large(
-            Head(2, "Ledger alarm", "Whether some replica found that acknowledged history was changed or lost.",
-                 Place(4, 0, 4, 4), "ledger-alarm"),
+            Head(
+                2,
+                "Ledger alarm",
+                "Whether some replica found that acknowledged history was changed or lost.",
+                Place(4, 0, 4, 4),
+                "ledger-alarm",
+            ),
             Look("none", words={"0": ("none", GREEN), "1": ("ALARM", RED)}, steps=[(None, GREEN), (1, RED)]),
             Query("max(ev_ledger_alarm)"),
         ),
         large(
-            Head(3, "Append, 99 of 100", "Time until a frame was acknowledged and applied, now.",
-                 Place(8, 0, 4, 4), "slow-ledger"),
+            Head(
+                3,
+                "Append, 99 of 100",
+                "Time until a frame was acknowledged and applied, now.",
+                Place(8, 0, 4, 4),
+                "slow-ledger",
+            ),
             Look("s", 1, steps=[(None, GREEN), (0.1, YELLOW), (0.5, RED)]),
             Query("histogram_quantile(0.99, sum by (le) (rate(ev_ledger_append_seconds_bucket[5m])))"),
         ),
         large(
-            Head(4, "Apply lag", "Ledger messages that the replica furthest behind knows of and has not applied.",
-                 Place(12, 0, 4, 4), "apply-lag"),
+            Head(
+                4,
+                "Apply lag",
+                "Ledger messages that the replica furthest behind knows of and has not applied.",
+                Place(12, 0, 4, 4),
+                "apply-lag",
+            ),
             Look("none", 0, steps=[(None, GREEN), (100, YELLOW), (1000, RED)]),
             Query("max(ev_ledger_apply_lag_messages)"),
         ),
         large(
-            Head(5, "Receipts that wait", "Not known to be in the CDR stream.", Place(16, 0, 4, 4),
-                 "receipts-missing"),
+            Head(5, "Receipts that wait", "Not known to be in the CDR stream.", Place(16, 0, 4, 4), "receipts-missing"),
             Look("none", 0, steps=[(None, GREEN), (10, YELLOW), (100, RED)]),
             Query("max(ev_receipts_waiting)"),
         ),
         large(
-            Head(6, "Fullest stream", "Share of its limit that the fullest stream uses.", Place(20, 0, 4, 4),
-                 "stream-near-its-limit"),
+            Head(
+                6,
+                "Fullest stream",
+                "Share of its limit that the fullest stream uses.",
+                Place(20, 0, 4, 4),
+                "stream-near-its-limit",
+            ),
             Look("percentunit", 2, 0, 1, [(None, GREEN), (0.6, YELLOW), (0.8, RED)]),
-            Query(f"max({STREAM} (jetstream_stream_total_bytes)\n"
-                  f"  / ({STREAM} (jetstream_stream_limit_bytes) > 0))"),
+            Query(f"max({STREAM} (jetstream_stream_total_bytes)\n  / ({STREAM} (jetstream_stream_limit_bytes) > 0))"),
         ),
         lines(
-            Head(7, "Append latency", "Time until a frame was acknowledged and applied.", Place(0, 4, 12, 8),
-                 "slow-ledger"),
+            Head(
+                7,
+                "Append latency",
+                "Time until a frame was acknowledged and applied.",
+                Place(0, 4, 12, 8),
+                "slow-ledger",
+            ),
             Look("s", least=0),
             Query(quantile("0.5", "ev_ledger_append_seconds"), "half"),
             Query(quantile("0.95", "ev_ledger_append_seconds"), "95 of 100"),
@@ -66,14 +101,18 @@ def build(runbook: str) -> dashboard.Dashboard:
             colours={"half": GREEN, "95 of 100": YELLOW, "99 of 100": ORANGE},
         ),
         lines(
-            Head(8, "Apply lag", "Ledger messages known and not applied, by replica.", Place(12, 4, 6, 8),
-                 "apply-lag"),
+            Head(8, "Apply lag", "Ledger messages known and not applied, by replica.", Place(12, 4, 6, 8), "apply-lag"),
             Look("none", 0, 0),
             Query("max by (instance) (ev_ledger_apply_lag_messages)", "{{instance}}"),
         ),
         lines(
-            Head(9, "Ledger grows", "Frames appended, by replica, and appends that had to be repeated.",
-                 Place(18, 4, 6, 8), "slow-ledger"),
+            Head(
+                9,
+                "Ledger grows",
+                "Frames appended, by replica, and appends that had to be repeated.",
+                Place(18, 4, 6, 8),
+                "slow-ledger",
+            ),
             Look("ops", least=0),
             Query("sum by (instance) (rate(ev_ledger_append_seconds_count[$__rate_interval]))", "{{instance}}"),
             Query("sum(rate(ev_ledger_append_retries_total[$__rate_interval]))", "repeated"),
@@ -82,23 +121,34 @@ def build(runbook: str) -> dashboard.Dashboard:
         lines(
             Head(10, "Records in a frame", "What one fsync carries.", Place(0, 12, 6, 7)),
             Look("none", least=0),
-            Query("sum(rate(ev_ledger_frame_records_sum[$__rate_interval]))\n"
-                  "/ sum(rate(ev_ledger_frame_records_count[$__rate_interval]))", "mean"),
+            Query(
+                "sum(rate(ev_ledger_frame_records_sum[$__rate_interval]))\n"
+                "/ sum(rate(ev_ledger_frame_records_count[$__rate_interval]))",
+                "mean",
+            ),
             Query(quantile("0.95", "ev_ledger_frame_records"), "95 of 100"),
         ),
         lines(
             Head(11, "Frame size", "Of 512 KiB at most.", Place(6, 12, 6, 7)),
             Look("bytes", least=0),
-            Query("sum(rate(ev_ledger_frame_bytes_sum[$__rate_interval]))\n"
-                  "/ sum(rate(ev_ledger_frame_bytes_count[$__rate_interval]))", "mean"),
+            Query(
+                "sum(rate(ev_ledger_frame_bytes_sum[$__rate_interval]))\n"
+                "/ sum(rate(ev_ledger_frame_bytes_count[$__rate_interval]))",
+                "mean",
+            ),
             Query(quantile("0.95", "ev_ledger_frame_bytes"), "95 of 100"),
         ),
         lines(
-            Head(12, "Void records", "Own records that another replica's forestalled, by kind: decided again.",
-                 Place(12, 12, 6, 7)),
+            Head(
+                12,
+                "Void records",
+                "Own records that another replica's forestalled, by kind: decided again.",
+                Place(12, 12, 6, 7),
+            ),
             Look("cpm", least=0),
             Query("60 * sum by (kind) (rate(ev_ledger_void_records_total[$__rate_interval]))", "{{kind}}"),
-            stacked=True, bars=True,
+            stacked=True,
+            bars=True,
         ),
         lines(
             Head(13, "Questions that wait", "For a frame, by replica.", Place(18, 12, 6, 7), "slow-ledger"),
@@ -106,8 +156,13 @@ def build(runbook: str) -> dashboard.Dashboard:
             Query("max by (instance) (ev_queue_length)", "{{instance}}"),
         ),
         lines(
-            Head(14, "Receipts", "Brought to the CDR stream, by result, as a rate by the minute; and how many wait.",
-                 Place(0, 19, 6, 7), "receipts-missing"),
+            Head(
+                14,
+                "Receipts",
+                "Brought to the CDR stream, by result, as a rate by the minute; and how many wait.",
+                Place(0, 19, 6, 7),
+                "receipts-missing",
+            ),
             Look("cpm", least=0),
             Query("60 * sum by (result) (rate(ev_receipts_total[$__rate_interval]))", "{{result}}"),
             Query("max(ev_receipts_waiting)", "wait"),
@@ -120,26 +175,41 @@ def build(runbook: str) -> dashboard.Dashboard:
             colours={"written": GREEN, "failed": RED},
         ),
         lines(
-            Head(16, "Audit", "Entries, by who acted and result, as a rate by the minute.",
-                 Place(12, 19, 6, 7), "audit-takes-no-entries"),
+            Head(
+                16,
+                "Audit",
+                "Entries, by who acted and result, as a rate by the minute.",
+                Place(12, 19, 6, 7),
+                "audit-takes-no-entries",
+            ),
             Look("cpm", least=0),
-            Query("60 * sum by (kind, result) (rate(ev_audit_entries_total[$__rate_interval])) > 0",
-                  "{{kind}}: {{result}}"),
-            stacked=True, bars=True,
+            Query(
+                "60 * sum by (kind, result) (rate(ev_audit_entries_total[$__rate_interval])) > 0",
+                "{{kind}}: {{result}}",
+            ),
+            stacked=True,
+            bars=True,
         ),
         lines(
-            Head(17, "Central: CPU", "In cores, by replica.",
-                 Place(18, 19, 6, 7)),
+            Head(17, "Central: CPU", "In cores, by replica.", Place(18, 19, 6, 7)),
             Look("none", 2, 0),
-            Query("sum by (instance) (rate(process_cpu_seconds_total{job=\"central\"}[$__rate_interval]))",
-                  "{{instance}}"),
+            Query(
+                'sum by (instance) (rate(process_cpu_seconds_total{job="central"}[$__rate_interval]))', "{{instance}}"
+            ),
         ),
         ranks(
-            Head(18, "Streams", "Share of each stream's limit in bytes that is used.", Place(0, 26, 8, 7),
-                 "stream-near-its-limit"),
+            Head(
+                18,
+                "Streams",
+                "Share of each stream's limit in bytes that is used.",
+                Place(0, 26, 8, 7),
+                "stream-near-its-limit",
+            ),
             Look("percentunit", 2, 0, 1, [(None, GREEN), (0.6, YELLOW), (0.8, RED)]),
-            Query(f"{STREAM} (jetstream_stream_total_bytes)\n/ ({STREAM} (jetstream_stream_limit_bytes) > 0)",
-                  "{{stream_name}}"),
+            Query(
+                f"{STREAM} (jetstream_stream_total_bytes)\n/ ({STREAM} (jetstream_stream_limit_bytes) > 0)",
+                "{{stream_name}}",
+            ),
         ),
         listing(
             Head(19, "Streams in bytes", "What each stream holds.", Place(8, 26, 8, 7), "stream-near-its-limit"),
@@ -151,21 +221,28 @@ def build(runbook: str) -> dashboard.Dashboard:
             "none",
         ),
         lines(
-            Head(20, "Connections", "To all servers, by the credential's role.", Place(16, 26, 8, 7),
-                 "connections"),
+            Head(20, "Connections", "To all servers, by the credential's role.", Place(16, 26, 8, 7), "connections"),
             Look("none", 0, 0),
             Query("max by (role) (ev_connections) > 0", "{{role}}"),
             stacked=True,
         ),
         lines(
-            Head(21, "Connections refused and closed", "By reason, as a rate by the minute.", Place(0, 33, 8, 7),
-                 "connections"),
+            Head(
+                21,
+                "Connections refused and closed",
+                "By reason, as a rate by the minute.",
+                Place(0, 33, 8, 7),
+                "connections",
+            ),
             Look("cpm", least=0),
-            Query("60 * sum by (reason) (rate(ev_connections_refused_total[$__rate_interval])) > 0",
-                  "refused: {{reason}}"),
-            Query("60 * sum by (reason) (rate(ev_connections_closed_total[$__rate_interval])) > 0",
-                  "closed: {{reason}}"),
-            stacked=True, bars=True,
+            Query(
+                "60 * sum by (reason) (rate(ev_connections_refused_total[$__rate_interval])) > 0", "refused: {{reason}}"
+            ),
+            Query(
+                "60 * sum by (reason) (rate(ev_connections_closed_total[$__rate_interval])) > 0", "closed: {{reason}}"
+            ),
+            stacked=True,
+            bars=True,
         ),
         lines(
             Head(22, "nats-server: messages", "In and out, all servers.", Place(8, 33, 8, 7)),
@@ -177,16 +254,20 @@ def build(runbook: str) -> dashboard.Dashboard:
         lines(
             Head(23, "nats-server: CPU", "In percent of one core, by server.", Place(16, 33, 4, 7)),
             Look("percent", least=0),
-            Query("max by (server_id) (gnatsd_varz_cpu)\n"
-                  "* on (server_id) group_left (value) max by (server_id, value) (gnatsd_varz_server_name)",
-                  "{{value}}"),
+            Query(
+                "max by (server_id) (gnatsd_varz_cpu)\n"
+                "* on (server_id) group_left (value) max by (server_id, value) (gnatsd_varz_server_name)",
+                "{{value}}",
+            ),
         ),
         lines(
             Head(24, "nats-server: memory", "Resident, by server.", Place(20, 33, 4, 7)),
             Look("bytes", least=0),
-            Query("max by (server_id) (gnatsd_varz_mem)\n"
-                  "* on (server_id) group_left (value) max by (server_id, value) (gnatsd_varz_server_name)",
-                  "{{value}}"),
+            Query(
+                "max by (server_id) (gnatsd_varz_mem)\n"
+                "* on (server_id) group_left (value) max by (server_id, value) (gnatsd_varz_server_name)",
+                "{{value}}",
+            ),
         ),
         lines(
             Head(25, "Central: memory", "Resident, by replica.", Place(0, 40, 12, 6)),
@@ -194,17 +275,24 @@ def build(runbook: str) -> dashboard.Dashboard:
             Query('max by (instance) (process_resident_memory_bytes{job="central"})', "{{instance}}"),
         ),
         lines(
-            Head(26, "nats-server: slow consumers",
-                 "Connections that the server closed since they took too little, ever.",
-                 Place(12, 40, 12, 6), "connections"),
+            Head(
+                26,
+                "nats-server: slow consumers",
+                "Connections that the server closed since they took too little, ever.",
+                Place(12, 40, 12, 6),
+                "connections",
+            ),
             Look("none", 0, 0),
             Query("sum(gnatsd_varz_slow_consumers)", "slow consumers"),
             colours={"slow consumers": ORANGE},
         ),
     ]
     return wall(
-        "ev-ledger-nats", "The ledger's latency, lag and frames, receipts, streams, nats-server.",
-        panels, runbook, "now-3h",
+        "ev-ledger-nats",
+        "The ledger's latency, lag and frames, receipts, streams, nats-server.",
+        panels,
+        runbook,
+        "now-3h",
     )
 
 

@@ -7,9 +7,20 @@ from dataclasses import dataclass
 from grafana_foundation_sdk.builders import dashboard
 
 from .kit import (
-    BLUE, GREEN, ORANGE, RED, YELLOW,
-    Head, Look, Place, Query,
-    AnyPanel, large, lines, timeline, wall,
+    BLUE,
+    GREEN,
+    ORANGE,
+    RED,
+    YELLOW,
+    AnyPanel,
+    Head,
+    Look,
+    Place,
+    Query,
+    large,
+    lines,
+    timeline,
+    wall,
 )
 
 
@@ -77,32 +88,50 @@ def build(runbook: str) -> dashboard.Dashboard:
         objective = f"{level.target:.2%}".replace(".00%", "%")
         panels += [
             large(
-                Head(first, level.title, f"{level.says} In the shown time; the objective is {objective}.",
-                     Place(x, 0, 4, 5), level.runbook),
+                Head(
+                    first,
+                    level.title,
+                    f"{level.says} In the shown time; the objective is {objective}.",
+                    Place(x, 0, 4, 5),
+                    level.runbook,
+                ),
                 Look("percentunit", 3, 0, 1, [(None, RED), (level.target, GREEN)]),
                 Query(level.kept("$__range")),
             ),
             large(
-                Head(first + 1, "Error budget left",
-                     f"{level.title}: the share of what may go wrong, over the shown time, that has not. "
-                     "Below zero the objective is missed.",
-                     Place(x + 4, 0, 4, 5), level.runbook),
+                Head(
+                    first + 1,
+                    "Error budget left",
+                    f"{level.title}: the share of what may go wrong, over the shown time, that has not. "
+                    "Below zero the objective is missed.",
+                    Place(x + 4, 0, 4, 5),
+                    level.runbook,
+                ),
                 Look("percentunit", 0, None, 1, [(None, RED), (0.001, YELLOW), (0.25, GREEN)]),
                 Query(level.budget_left("$__range")),
             ),
             lines(
-                Head(first + 2, level.title, f"{level.says} Over the last hour and 5 minutes at each moment.",
-                     Place(x, 5, 8, 7), level.runbook),
+                Head(
+                    first + 2,
+                    level.title,
+                    f"{level.says} Over the last hour and 5 minutes at each moment.",
+                    Place(x, 5, 8, 7),
+                    level.runbook,
+                ),
                 Look("percentunit", None, None, 1),
                 Query(level.kept("5m"), "5 minutes"),
                 Query(level.kept("1h"), "1 hour"),
                 colours={"5 minutes": YELLOW, "1 hour": BLUE},
             ),
             lines(
-                Head(first + 3, "Error budget burns",
-                     f"{level.title}: at which multiple of what the objective allows; at 1 all of it is "
-                     "used up just at the end of the time that the objective speaks of.",
-                     Place(x, 12, 8, 7), level.runbook),
+                Head(
+                    first + 3,
+                    "Error budget burns",
+                    f"{level.title}: at which multiple of what the objective allows; at 1 all of it is "
+                    "used up just at the end of the time that the objective speaks of.",
+                    Place(x, 12, 8, 7),
+                    level.runbook,
+                ),
                 Look("none", None, 0),
                 Query(level.burns("5m"), "5 minutes"),
                 Query(level.burns("1h"), "1 hour"),
@@ -112,8 +141,13 @@ def build(runbook: str) -> dashboard.Dashboard:
     start = 'ev_request_seconds_bucket{verb="start"}[$__rate_interval]'
     panels += [
         lines(
-            Head(13, "Time to answer a start", "From its arrival to the answer, whatever the answer is.",
-                 Place(0, 19, 8, 8), "slow-starts"),
+            Head(
+                13,
+                "Time to answer a start",
+                "From its arrival to the answer, whatever the answer is.",
+                Place(0, 19, 8, 8),
+                "slow-starts",
+            ),
             Look("s", least=0),
             Query(f"histogram_quantile(0.5, sum by (le) (rate({start})))", "half"),
             Query(f"histogram_quantile(0.95, sum by (le) (rate({start})))", "95 of 100"),
@@ -121,40 +155,68 @@ def build(runbook: str) -> dashboard.Dashboard:
             colours={"half": GREEN, "95 of 100": YELLOW, "99 of 100": ORANGE},
         ),
         lines(
-            Head(14, "Starts", "By result, as a rate by the minute: `denied` is a true refusal, `error` was not "
-                 "decided.", Place(8, 19, 8, 8), "slow-starts"),
+            Head(
+                14,
+                "Starts",
+                "By result, as a rate by the minute: `denied` is a true refusal, `error` was not decided.",
+                Place(8, 19, 8, 8),
+                "slow-starts",
+            ),
             Look("cpm", least=0),
             Query('60 * sum by (result) (rate(ev_requests_total{verb="start"}[$__rate_interval]))', "{{result}}"),
-            stacked=True, bars=True,
+            stacked=True,
+            bars=True,
             colours={"accepted": GREEN, "denied": ORANGE, "error": RED},
         ),
         lines(
-            Head(15, "Commands to charge points", "By verb and outcome, as a rate by the minute.",
-                 Place(16, 19, 8, 8), "commands"),
+            Head(
+                15,
+                "Commands to charge points",
+                "By verb and outcome, as a rate by the minute.",
+                Place(16, 19, 8, 8),
+                "commands",
+            ),
             Look("cpm", least=0),
-            Query("60 * sum by (verb, outcome) (rate(ev_commands_total[$__rate_interval])) > 0",
-                  "{{verb}}: {{outcome}}"),
-            stacked=True, bars=True,
+            Query(
+                "60 * sum by (verb, outcome) (rate(ev_commands_total[$__rate_interval])) > 0", "{{verb}}: {{outcome}}"
+            ),
+            stacked=True,
+            bars=True,
         ),
         timeline(
-            Head(16, "Replicas", "Whether each central answered; no colour where it could not be asked.",
-                 Place(0, 27, 12, 7), "central-not-ready"),
+            Head(
+                16,
+                "Replicas",
+                "Whether each central answered; no colour where it could not be asked.",
+                Place(0, 27, 12, 7),
+                "central-not-ready",
+            ),
             Look("none", words={"1": ("ready", GREEN), "0": ("not ready", RED)}),
             Query("max by (instance) (ev_ready)", "{{instance}}"),
         ),
         lines(
-            Head(17, "Connectors that could serve",
-                 "Share of all connectors that were neither faulted, out of service, offline nor unknown.",
-                 Place(12, 27, 12, 7), "faulted-connectors"),
+            Head(
+                17,
+                "Connectors that could serve",
+                "Share of all connectors that were neither faulted, out of service, offline nor unknown.",
+                Place(12, 27, 12, 7),
+                "faulted-connectors",
+            ),
             Look("percentunit", 0, 0, 1),
-            Query('1 - sum(max by (state) (ev_connectors{state=~"faulted|unavailable|offline|unknown"}))\n'
-                  "/ sum(max by (state) (ev_connectors))", "could serve"),
+            Query(
+                '1 - sum(max by (state) (ev_connectors{state=~"faulted|unavailable|offline|unknown"}))\n'
+                "/ sum(max by (state) (ev_connectors))",
+                "could serve",
+            ),
             colours={"could serve": GREEN},
         ),
     ]
     return wall(
-        "ev-reliability", "Service levels, error budgets and what they are made of.",
-        panels, runbook, "now-7d",
+        "ev-reliability",
+        "Service levels, error budgets and what they are made of.",
+        panels,
+        runbook,
+        "now-7d",
     )
 
 

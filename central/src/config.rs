@@ -64,6 +64,9 @@ pub struct Config {
     /// Ledger messages between two snapshots.
     #[serde(default = "snapshot_every")]
     pub snapshot_every: u64,
+    /// Charge points that have metrics of their own; the totals are of all.
+    #[serde(default = "charge_point_series_max")]
+    pub charge_point_series_max: usize,
     /// What one driver, operator or charge point may ask.
     #[serde(default)]
     pub limits: Limits,
@@ -78,6 +81,9 @@ pub struct Config {
 const CENTRAL_CONNECTIONS_MIN: usize = 8;
 /// What an account may have on a server: as good as no limit.
 const CONNECTIONS_MAX: usize = 9_500;
+/// Some fifteen series each, on each replica: what a scrape of some seconds and a Prometheus on a small
+/// host still carry.
+const CHARGE_POINT_SERIES_MAX: usize = 20_000;
 /// Above what any replica can answer: as good as no limit.
 const RATE_MAX: u32 = 1_000_000;
 
@@ -107,6 +113,10 @@ const fn month_s() -> u32 {
 }
 const fn snapshot_every() -> u64 {
     20_000
+}
+
+const fn charge_point_series_max() -> usize {
+    1_000
 }
 
 /// Why a configuration cannot be used: file, key, and what would be right.
@@ -258,6 +268,9 @@ impl Config {
         }
         if config.snapshot_every < 10 {
             return Err(wrong("snapshot_every", "give 10 or more"));
+        }
+        if config.charge_point_series_max > CHARGE_POINT_SERIES_MAX {
+            return Err(wrong("charge_point_series_max", "give 0 to 20000"));
         }
         for (key, rate) in config.limits.named() {
             if !(1..=RATE_MAX).contains(&rate.per_s) || !(1..=RATE_MAX).contains(&rate.burst) {

@@ -13,6 +13,9 @@ use ev_contract::{
     v1::{Heartbeat, Reach},
 };
 
+/// An agent says for how many whole seconds it has run, and its words take a moment: below this the
+/// beginning is the same.
+const SAME_START_MS: i64 = 5_000;
 const OFFLINE_AFTER: Duration = Duration::from_millis(OFFLINE_AFTER_MS);
 /// Charge points that are remembered at once; who else calls is not heard. A server takes 20,000
 /// connections.
@@ -25,6 +28,8 @@ struct Ear {
     heartbeat: Option<Heartbeat>,
     heard_at: Instant,
     wall: UnixMs,
+    /// When its agent began.
+    started_at: Option<UnixMs>,
     other_epoch: Option<(Epoch, Instant)>,
 }
 
@@ -64,12 +69,19 @@ impl Hearing {
                 .clone()
                 .filter(|(_, at)| now - *at < OFFLINE_AFTER),
         });
+        let uptime_ms = i64::try_from(heartbeat.uptime_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let started_at = wall.plus_ms(uptime_ms.saturating_neg());
+        let started_at = before
+            .and_then(|ear| ear.started_at)
+            .filter(|at| at.ms_since(started_at).abs() <= SAME_START_MS)
+            .unwrap_or(started_at);
         self.ears.insert(
             heartbeat.cp_id.clone(),
             Ear {
                 heartbeat: Some(heartbeat),
                 heard_at: now,
                 wall,
+                started_at: Some(started_at),
                 other_epoch,
             },
         );
@@ -92,6 +104,7 @@ impl Hearing {
                 heartbeat: None,
                 heard_at: now,
                 wall,
+                started_at: None,
                 other_epoch: None,
             });
     }
@@ -117,28 +130,20 @@ impl Hearing {
             .map_or_else(|| self.since.elapsed(), |ear| ear.heard_at.elapsed())
     }
 
-    /// Charge points that cannot connect any more at some time, unless something is renewed.
+    /// When the agent of a charge point began, within some seconds.
     #[must_use]
-    pub fn expired_at(&self, at: UnixMs) -> usize {
-        self.ears
-            .values()
-            .filter_map(|ear| ear.heartbeat.as_ref()?.access_expires_at)
-            .filter(|end| *end <= at)
-            .count()
+    pub fn started_at(&self, cp: &CpId) -> Option<UnixMs> {
+        self.ears.get(cp)?.started_at
     }
 
-    /// Charge points whose heartbeats name two epochs: two agents with one identity, or a copied
+    /// Whether a charge point's heartbeats name two epochs: two agents with one identity, or a copied
     /// disk.
     #[must_use]
-    pub fn epochs_in_conflict(&self) -> usize {
+    pub fn has_two_agents(&self, cp: &CpId) -> bool {
         self.ears
-            .values()
-            .filter(|ear| {
-                ear.other_epoch
-                    .as_ref()
-                    .is_some_and(|(_, at)| at.elapsed() < OFFLINE_AFTER)
-            })
-            .count()
+            .get(cp)
+            .and_then(|ear| ear.other_epoch.as_ref())
+            .is_some_and(|(_, at)| at.elapsed() < OFFLINE_AFTER)
     }
 }
 

@@ -1,16 +1,21 @@
-//! `/healthz`, `/readyz`, `/metrics`.
+//! `/healthz`, `/readyz`, `/metrics`, `/metrics/nats`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{health::Health, metrics::Metrics};
+use crate::{
+    door::Bridge,
+    health::Health,
+    metrics::{self, Metrics},
+};
 
 #[derive(Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
+    bridge: Arc<OnceLock<Arc<Bridge>>>,
     health: watch::Receiver<Health>,
 }
 
@@ -21,6 +26,7 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
+    bridge: Arc<OnceLock<Arc<Bridge>>>,
     health: watch::Receiver<Health>,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -28,7 +34,12 @@ pub async fn serve(
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(exposition))
-        .with_state(Shared { metrics, health });
+        .route("/metrics/nats", get(of_nats))
+        .with_state(Shared {
+            metrics,
+            bridge,
+            health,
+        });
     axum::serve(listener, app)
         .with_graceful_shutdown(async move {
             // A closed channel means that everything has ended.
@@ -66,4 +77,22 @@ async fn exposition(State(shared): State<Shared>) -> Result<String, (StatusCode,
         .metrics
         .expose()
         .map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+async fn of_nats(State(shared): State<Shared>) -> Result<String, (StatusCode, String)> {
+    let failed = |status, e: &dyn std::fmt::Display| (status, format!("{e}\n"));
+    let speaker = shared.bridge.get().filter(|bridge| bridge.speaks());
+    let mut families = metrics::nats::speaks(speaker.is_some())
+        .map_err(|e| failed(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
+    if let Some(bridge) = speaker {
+        let said = bridge
+            .ask()
+            .await
+            .map_err(|e| failed(StatusCode::SERVICE_UNAVAILABLE, &e))?;
+        let more = said
+            .families()
+            .map_err(|e| failed(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
+        families.extend(more);
+    }
+    metrics::text(&families).map_err(|e| failed(StatusCode::INTERNAL_SERVER_ERROR, &e))
 }

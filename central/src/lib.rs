@@ -34,7 +34,7 @@ mod subscriptions;
 
 use std::{
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -53,6 +53,7 @@ use tokio::{
 pub use crate::config::{Config, ConfigError};
 use crate::{
     audit::Audit,
+    door::Bridge,
     engine::{Beginning, Engine, Inputs, Places},
     health::Health,
     metrics::Metrics,
@@ -134,7 +135,9 @@ async fn signalled() -> std::io::Result<()> {
 /// When it cannot serve: no port, no connection, streams that cannot be used.
 pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new().context("registering metrics")?);
+    metrics.build(config.replica.as_str());
     let (health, watched) = watch::channel(Health::starting());
+    let bridge = Arc::new(OnceLock::new());
     let listener = TcpListener::bind(config.http_addr)
         .await
         .with_context(|| format!("binding HTTP to {}", config.http_addr))?;
@@ -143,11 +146,12 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let serving = tokio::spawn(http::serve(
         listener,
         Arc::clone(&metrics),
+        Arc::clone(&bridge),
         watched.clone(),
         stop.clone(),
     ));
     let told = tokio::spawn(tell(watched.clone(), stop.clone()));
-    let outcome = serve(config, stop, metrics, health, watched).await;
+    let outcome = serve(config, stop, metrics, &bridge, health, watched).await;
     serving.abort();
     told.abort();
     outcome
@@ -174,6 +178,7 @@ async fn serve(
     config: Config,
     mut stop: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
+    bridge: &OnceLock<Arc<Bridge>>,
     health: watch::Sender<Health>,
     watched: watch::Receiver<Health>,
 ) -> anyhow::Result<()> {
@@ -213,7 +218,7 @@ async fn serve(
         out.clone(),
         Arc::clone(&metrics),
     );
-    let mut watching = watch_the_door(&config, &audit, &metrics).await?;
+    let mut watching = watch_the_door(&config, &audit, &metrics, bridge).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         config.limits.clone(),
@@ -269,6 +274,7 @@ async fn watch_the_door(
     config: &Config,
     audit: &Audit,
     metrics: &Arc<Metrics>,
+    bridge: &OnceLock<Arc<Bridge>>,
 ) -> anyhow::Result<JoinSet<()>> {
     let Some(access) = config.door_access()? else {
         tracing::warn!(
@@ -278,14 +284,17 @@ async fn watch_the_door(
         );
         return Ok(JoinSet::new());
     };
-    door::start(
+    let (tasks, here) = door::start(
         &access,
         config.replica.as_str(),
         config.connections,
         audit.clone(),
         Arc::clone(metrics),
     )
-    .await
+    .await?;
+    // Set once, since this runs once.
+    let _ = bridge.set(here);
+    Ok(tasks)
 }
 
 /// Messages that the client library keeps for the task that takes them; it drops what is beyond.

@@ -9,6 +9,7 @@
 //! - [`pricing`]: what a session costs, and its receipt
 //! - [`view`]: answers to questions
 //! - [`effects`]: what is to be done because the state is what it is
+//! - [`overdue`]: sessions that have been in a phase for longer than can be meant
 //! - [`ripe`]: what is due because time has passed
 
 pub mod decide;
@@ -16,6 +17,7 @@ pub mod effects;
 pub mod frame;
 pub mod keys;
 pub mod model;
+pub mod overdue;
 pub mod pricing;
 pub mod ripe;
 pub mod state;

@@ -259,14 +259,33 @@ impl State {
         self.open.iter().filter_map(|id| self.sessions.get(id))
     }
 
+    /// Open sessions in order, after a given one.
+    pub fn open_sessions_after(
+        &self,
+        after: Option<SessionId>,
+    ) -> impl Iterator<Item = &Entry<Session>> + '_ {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.open
+            .range((from, Unbounded))
+            .filter_map(|id| self.sessions.get(id))
+    }
+
     /// Tariffs by scope.
     pub fn tariff_scopes(&self) -> impl Iterator<Item = (&TariffScope, &Tariff)> + '_ {
         self.tariff_scopes.iter().map(|(s, e)| (s, &e.value))
     }
 
-    /// All spools.
-    pub fn spools(&self) -> impl Iterator<Item = &Spool> + '_ {
-        self.spools.values().map(|e| &e.value)
+    /// All spools in order, after a given one.
+    pub fn spools_after<'a>(
+        &'a self,
+        after: Option<&'a (CpId, Epoch)>,
+    ) -> impl Iterator<Item = (&'a (CpId, Epoch), &'a Spool)> + 'a {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.spools
+            .range::<(CpId, Epoch), _>((from, Unbounded))
+            .map(|(at, entry)| (at, &entry.value))
     }
 
     /// Spools of a charge point, all epochs.

@@ -270,6 +270,15 @@ fn state_of(state: &State, connector: &Connector, reach: Reach) -> ConnectorStat
     }
 }
 
+/// What a connector is.
+#[must_use]
+pub fn connector_state(state: &State, at: &(CpId, ConnectorId), reach: Reach) -> ConnectorState {
+    match state.connector(at) {
+        Some(entry) => state_of(state, &entry.value, reach),
+        None => state_of(state, &Connector::default(), reach),
+    }
+}
+
 fn connector_at(state: &State, cp: &CpId, id: ConnectorId) -> Connector {
     state
         .connector(&(cp.clone(), id))

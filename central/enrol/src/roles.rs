@@ -348,6 +348,9 @@ impl Role {
                     "$SYS.REQ.SERVER.*.KICK".into(),
                     // Who is connected, of one server or, with PING, of all.
                     "$SYS.REQ.SERVER.*.CONNZ".into(),
+                    // What all servers say of themselves and of their streams, for Prometheus.
+                    "$SYS.REQ.SERVER.PING.VARZ".into(),
+                    "$SYS.REQ.SERVER.PING.JSZ".into(),
                     // Accounts as the servers go by them: whose signature counts, who is revoked.
                     "$SYS.REQ.CLAIMS.LIST".into(),
                     "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP".into(),

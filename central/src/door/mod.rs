@@ -4,10 +4,12 @@
 //! - [`events`], [`token`]: what the servers say, and what of it can be trusted
 //! - [`sweep`]: asking the servers who is there
 //! - [`record`]: what is written into the audit
+//! - [`bridge`]: what the servers say of themselves, for Prometheus
 //!
 //! Every replica counts all connections of all servers and closes what is beyond: closing twice is
 //! closing once. Each event is written down by one replica.
 
+mod bridge;
 mod events;
 mod limits;
 mod record;
@@ -27,6 +29,7 @@ use std::{
 use anyhow::Context as _;
 use async_nats::Client;
 use ev_client::{Access, LinkEvent};
+use ev_enrol::Role;
 use futures::StreamExt;
 use serde_json::json;
 use tokio::{
@@ -35,7 +38,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::limits::ConnectionLimits;
+pub use self::{bridge::Bridge, limits::ConnectionLimits};
 use self::{
     events::{Event, Page, Sign},
     record::Recorder,
@@ -91,7 +94,7 @@ pub async fn start(
     limits: ConnectionLimits,
     audit: Audit,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<JoinSet<()>> {
+) -> anyhow::Result<(JoinSet<()>, Arc<Bridge>)> {
     let (link, linked) = watch::channel(Link::default());
     let (options, _) = access.options(PAUSES, move |event| {
         told(&link, &event);
@@ -111,8 +114,11 @@ pub async fn start(
             tracing::error!(%error, "refused and closed connections are not written down");
         }
     });
+    let (speaks, is_speaker) = watch::channel(false);
+    let bridge = Bridge::new(client.clone(), is_speaker);
     let counter = Counter {
         client,
+        speaks,
         table: Table::new(limits),
         metrics,
         servers: HashMap::new(),
@@ -124,7 +130,7 @@ pub async fn start(
             tracing::error!(%error, "connections are not counted");
         }
     });
-    Ok(tasks)
+    Ok((tasks, bridge))
 }
 
 fn told(link: &watch::Sender<Link>, event: &LinkEvent) {
@@ -150,6 +156,8 @@ fn told(link: &watch::Sender<Link>, event: &LinkEvent) {
 /// The task that counts.
 struct Counter {
     client: Client,
+    /// Whether this replica shows the servers' numbers.
+    speaks: watch::Sender<bool>,
     table: Table,
     metrics: Arc<Metrics>,
     /// When each server gave its last sign.
@@ -231,6 +239,7 @@ impl Counter {
                     self.forget_silent_servers();
                     let due = self.table.overdue(Instant::now());
                     self.kick(due).await;
+                    self.choose_speaker(seen.is_up);
                     if seen.is_up && sweeping.is_empty() && self.may_sweep() {
                         pages = self.sweep(&mut sweeping);
                     }
@@ -239,6 +248,20 @@ impl Counter {
             }
             self.metrics.connections(self.table.counts());
         }
+    }
+
+    /// One replica shows the servers' numbers: the one whose doorkeeper was first here.
+    fn choose_speaker(&self, is_up: bool) {
+        let info = self.client.server_info();
+        let speaks = is_up
+            && self.table.first(Role::Doorkeeper).is_some_and(|place| {
+                *place.server == *info.server_id && place.cid == info.client_id
+            });
+        self.speaks.send_if_modified(|was| {
+            let changes = *was != speaks;
+            *was = speaks;
+            changes
+        });
     }
 
     fn may_sweep(&self) -> bool {

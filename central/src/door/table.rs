@@ -206,6 +206,16 @@ impl Table {
         self.counts.iter().map(|(role, count)| (*role, *count))
     }
 
+    /// The connection of a role that is the oldest. Every replica that counts all names the same one.
+    pub fn first(&self, role: Role) -> Option<&Place> {
+        self.holders
+            .values()
+            .filter(|holder| holder.role == role)
+            .filter_map(|holder| holder.connections.first())
+            .min()
+            .map(|(_, place)| place)
+    }
+
     /// The newest beyond the limit that were not asked to be closed just now.
     fn judge(&mut self, key: &str, now: Instant) -> Vec<Place> {
         let Some(holder) = self.holders.get(key) else {

@@ -52,7 +52,8 @@ impl Watch {
         let access = server
             .keys()
             .access(&server.url(), Role::Doorkeeper, replica)?;
-        let tasks = super::start(&access, replica, limits, audit, Arc::clone(&metrics)).await?;
+        let (tasks, _) =
+            super::start(&access, replica, limits, audit, Arc::clone(&metrics)).await?;
         Ok(Self {
             metrics,
             js,

@@ -1,6 +1,8 @@
 //! From the state to replies. The one place where a code gets its message and its hint on the way
 //! out, and where answers are counted.
 
+use std::time::Instant;
+
 use central_core::{
     decide::{Act, ENROLMENTS_MAX, Run, Unrecorded, Wish},
     keys::Asker,
@@ -10,7 +12,6 @@ use central_core::{
 };
 use ev_contract::{
     codes::{Code, Problem},
-    connector::Phase,
     ids::{CommandId, ConnectorId, CpId, Epoch, OperatorId, RequestId, SessionId},
     limits::REQUEST_LIFE_MS_MAX,
     v1::{
@@ -55,6 +56,12 @@ fn problem_for(whom: Whom, problem: Problem) -> ErrorReply {
 }
 
 impl Engine {
+    /// An item was answered.
+    fn counted(&self, item: &Item, result: &str, code: &str) {
+        self.metrics.answered(item.verb, result, code);
+        self.metrics.took(item.verb, result, item.since.elapsed());
+    }
+
     fn reply<T: serde::Serialize>(&self, reply: Option<&ReplyTo>, message: &T) {
         if let Some(reply) = reply {
             self.out
@@ -101,7 +108,7 @@ impl Engine {
         if code == Code::Overloaded {
             problem.retry_after_ms = Some(RETRY_MS + rand::random_range(0..RETRY_MS));
         }
-        self.metrics.answered(item.verb, "error", code.as_str());
+        self.counted(item, "error", code.as_str());
         match &item.kind {
             ItemKind::Sync(cp, _) => self.reply(
                 item.reply.as_ref(),
@@ -143,13 +150,14 @@ impl Engine {
         &self,
         reply: Option<ReplyTo>,
         whom: Whom,
-        verb: &'static str,
+        (verb, since): (&'static str, Instant),
         draft: Option<&AuditEntry>,
     ) {
         let what = whom.request_id.clone().unwrap_or_else(|| verb.to_owned());
         let problem = Code::OutcomeUnknown.about(&what);
         self.metrics
             .answered(verb, "error", Code::OutcomeUnknown.as_str());
+        self.metrics.took(verb, "error", since.elapsed());
         self.tell(draft, reply.as_ref(), &problem_for(whom, problem));
     }
 
@@ -160,7 +168,7 @@ impl Engine {
         };
         let Some(recorded) = recorded else {
             let code = Code::RequestIdReused;
-            self.metrics.answered(item.verb, "denied", code.as_str());
+            self.counted(&item, "denied", code.as_str());
             let problem = code.about(ask.request.as_str());
             self.tell(
                 item.draft.as_deref(),
@@ -176,13 +184,13 @@ impl Engine {
         }
         match &recorded {
             Answer::Refused { code, .. } => {
-                self.metrics.answered(item.verb, "denied", code.as_str());
+                self.counted(&item, "denied", code.as_str());
                 if let (Code::SessionNotFound, Asker::Driver(_)) = (code, &ask.asker) {
                     self.note_foreign(&item);
                 }
             }
             Answer::Started { .. } | Answer::Stopping { .. } | Answer::Done { .. } => {
-                self.metrics.answered(item.verb, "accepted", "");
+                self.counted(&item, "accepted", "");
             }
         }
         ev_crash::reach("answer", answer_kind(item.verb));
@@ -334,7 +342,7 @@ impl Engine {
         };
         match outcome {
             Ok(detail) => {
-                self.metrics.answered(item.verb, "accepted", "");
+                self.counted(&item, "accepted", "");
                 reply.detail = Some(detail);
             }
             Err((status, problem)) => {
@@ -349,7 +357,7 @@ impl Engine {
     }
 
     pub(super) fn answer_sync(&self, item: &Item, cp: &CpId, sync: &SyncRequest) {
-        self.metrics.answered(item.verb, "accepted", "");
+        self.counted(item, "accepted", "");
         ev_crash::reach("answer", "sync");
         self.reply(
             item.reply.as_ref(),
@@ -375,7 +383,7 @@ impl Engine {
             self.refuse(item, Code::NotAllowed, &what);
             return;
         }
-        self.metrics.answered(item.verb, "accepted", "");
+        self.counted(item, "accepted", "");
         self.reply(
             item.reply.as_ref(),
             &EnrolReply {
@@ -392,7 +400,7 @@ impl Engine {
             return;
         }
         self.note_foreign_records(item, run);
-        self.metrics.answered(item.verb, "accepted", "");
+        self.counted(item, "accepted", "");
         ev_crash::reach("answer", "evt");
         self.reply(
             item.reply.as_ref(),
@@ -496,7 +504,7 @@ impl Engine {
             }
         };
         match result {
-            Ok(()) => self.metrics.answered(item.verb, "accepted", ""),
+            Ok(()) => self.counted(item, "accepted", ""),
             Err((code, what)) => {
                 if let (Code::SessionNotFound, Asker::Driver(_)) = (code, asker) {
                     self.note_foreign(item);
@@ -693,17 +701,6 @@ impl Engine {
             },
         );
         Ok(())
-    }
-
-    /// Counts for metrics.
-    pub(super) fn count_sessions(&self, phase: Phase) -> i64 {
-        let count = self
-            .log
-            .state()
-            .open_sessions()
-            .filter(|e| e.value.phase() == phase)
-            .count();
-        i64::try_from(count).unwrap_or(i64::MAX)
     }
 }
 

@@ -629,12 +629,13 @@ impl Engine {
                 if late(item) {
                     item.told = true;
                     let draft = item.draft.clone();
-                    told.push((item.reply.take(), item.id_for_reply(), item.verb, draft));
+                    let asked = (item.verb, item.since);
+                    told.push((item.reply.take(), item.id_for_reply(), asked, draft));
                 }
             }
         }
-        for (reply, who, verb, draft) in told {
-            self.tell_unknown(reply, who, verb, draft.as_deref());
+        for (reply, who, asked, draft) in told {
+            self.tell_unknown(reply, who, asked, draft.as_deref());
         }
         for item in self
             .waiting

@@ -4,13 +4,15 @@
 //! - [`frames`]: what waits, the frame that is under way, what was judged
 //! - [`answers`]: from the state to replies; the one place where they are made
 //! - [`upkeep`]: what is done from time to time
+//! - [`survey`]: looking at everything, for metrics
 
 mod answers;
 mod frames;
+mod survey;
 mod upkeep;
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -35,10 +37,13 @@ use ev_contract::{
 };
 use tokio::sync::{mpsc, watch};
 
-use self::frames::{InFlight, Waiting};
 pub use self::{
     answers::error_reply,
     frames::{Item, ItemKind},
+};
+use self::{
+    frames::{InFlight, Waiting},
+    survey::Surveying,
 };
 use crate::{
     audit::Audit,
@@ -125,7 +130,8 @@ pub struct Engine {
     known_to: u64,
     /// Charge points asked for somebody who waits.
     asked: usize,
-    uncopied: BTreeSet<CdrId>,
+    /// Receipts and adjustments that are not known to be in the CDR stream, and since when.
+    uncopied: BTreeMap<CdrId, Instant>,
     copy_at: Schedule<CdrId>,
     copying: usize,
     snapshot_at: u64,
@@ -138,6 +144,7 @@ pub struct Engine {
     last_forget: Instant,
     looked_late: Instant,
     connects: u64,
+    surveying: Surveying,
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
@@ -223,10 +230,11 @@ impl Engine {
             in_flight: None,
             known_to: 0,
             asked: 0,
-            uncopied: BTreeSet::new(),
+            uncopied: BTreeMap::new(),
             copy_at: Schedule::default(),
             looked_late: now,
             connects: 0,
+            surveying: Surveying::new(),
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
@@ -342,7 +350,7 @@ impl Engine {
             return;
         }
         tracing::error!(%alarm, "ledger alarm: this replica stops answering; see the runbook");
-        self.metrics.alarm();
+        self.metrics.alarm(alarm);
         self.set_stage(Stage::Alarmed(alarm.to_string()));
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.append.abort();
@@ -387,6 +395,7 @@ impl Engine {
             self.last_upkeep = Instant::now();
             self.upkeep();
         }
+        self.survey();
     }
 
     /// A server that was away may have come back with an older store. A frame says what its
@@ -502,7 +511,10 @@ impl Engine {
                 } else {
                     self.orders.done(&subject);
                 }
-                if let SessionStage::Ended { .. } = &session.stage {
+                if let SessionStage::Ended { receipt } = &session.stage {
+                    if mine && self.serving() {
+                        self.metrics.ended(receipt);
+                    }
                     self.must_copy(
                         CdrId {
                             session: session.id,
@@ -516,6 +528,10 @@ impl Engine {
                 }
             }
             Write::Adjustments(session, adjustments) => {
+                // Each writes the list anew, with one more at its end.
+                if mine && self.serving() {
+                    self.metrics.adjusted();
+                }
                 for adjustment in &adjustments.list {
                     self.must_copy(
                         CdrId {
@@ -539,11 +555,11 @@ impl Engine {
                         .want(orders::Subject::Standing(*session), cp, 0, mine);
                 }
             }
+            Write::Tariff(tariff) => self.metrics.currency(&tariff.terms.currency),
             Write::Driver(..)
             | Write::Spool(..)
             | Write::Request(..)
             | Write::ChargePoint(..)
-            | Write::Tariff(_)
             | Write::TariffScope(..)
             | Write::Enrolment(..)
             | Write::Forget(_) => {}

@@ -1,7 +1,10 @@
 //! What is done from time to time: receipts, snapshots, the audit of the stream, releasing, and
 //! forgetting.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::btree_map::Entry,
+    time::{Duration, Instant},
+};
 
 use central_core::{effects, model::Stage, ripe, state::Alarm, view::Heard};
 use ev_contract::{limits::OFFLINE_AFTER_MS, v1::Reach};
@@ -31,7 +34,6 @@ const BEHIND_MAX: Duration = Duration::from_secs(30);
 const BEHIND_GAP_MAX: Duration = Duration::from_secs(15);
 /// Between two looks for old things.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
-const DAY_MS: i64 = 24 * 3_600 * 1_000;
 
 impl Engine {
     /// A receipt or an adjustment must be in the CDR stream.
@@ -41,8 +43,10 @@ impl Engine {
         } else {
             OTHERS_COPY_AFTER.mul_f64(1.0 + rand::random::<f64>())
         };
-        if self.uncopied.insert(id) {
-            self.copy_at.set(id, Instant::now() + wait);
+        if let Entry::Vacant(entry) = self.uncopied.entry(id) {
+            let now = Instant::now();
+            entry.insert(now);
+            self.copy_at.set(id, now + wait);
         }
     }
 
@@ -50,6 +54,9 @@ impl Engine {
     pub(super) fn after_replay_of_snapshot(&mut self) {
         let now = wall();
         let state = self.log.state();
+        for (_, tariff) in state.tariff_scopes() {
+            self.metrics.currency(&tariff.terms.currency);
+        }
         let mut orders = Vec::new();
         let mut receipts = Vec::new();
         for entry in state.sessions_before(None) {
@@ -103,32 +110,10 @@ impl Engine {
     }
 
     pub(super) fn upkeep(&mut self) {
-        self.metrics.sessions(|phase| self.count_sessions(phase));
-        self.metrics.charge_points(|reach| {
-            let count = self
-                .log
-                .state()
-                .charge_points_after(None)
-                .filter(|(cp, _)| self.heard.reach(cp) == reach)
-                .count();
-            i64::try_from(count).unwrap_or(i64::MAX)
-        });
+        let oldest = self.uncopied.values().min().map(Instant::elapsed);
         self.metrics
-            .epochs_in_conflict(self.heard.epochs_in_conflict());
-        let now = wall();
-        self.metrics
-            .charge_points_expiring(|days| self.heard.expired_at(now.plus_ms(days * DAY_MS)));
-        self.metrics.receipts_waiting(self.uncopied.len());
-        let odd = self.log.state().spools().fold([0, 0, 0], |sum, s| {
-            [
-                sum[0] + s.quarantined,
-                sum[1] + s.missing,
-                sum[2] + s.anomalies,
-            ]
-        });
-        for (what, count) in ["quarantined", "missing", "anomaly"].into_iter().zip(odd) {
-            self.metrics.spool_records(what, count);
-        }
+            .receipts_waiting(self.uncopied.len(), oldest.unwrap_or_default());
+        self.metrics.snapshot_at(self.snapshot_at);
         if !self.serving() {
             return;
         }

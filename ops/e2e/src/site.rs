@@ -233,17 +233,26 @@ impl Site {
         Ok((status, body.to_owned()))
     }
 
-    /// The value of a metric without labels.
+    /// The value of a metric: of the one series that is named with its labels, or the sum of all
+    /// series with this name.
     ///
     /// # Errors
     /// When it is not there.
     pub async fn metric(&self, central: usize, name: &str) -> Result<f64> {
         let (_, body) = self.http(central, "/metrics").await?;
-        body.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
-            .with_context(|| format!("no metric {name}"))?
-            .parse()
-            .context("a number")
+        let mut sum = None;
+        for line in body.lines() {
+            let Some(rest) = line.strip_prefix(name) else {
+                continue;
+            };
+            if let Some(value) = rest.strip_prefix('{').map_or(Some(rest), |labels| {
+                labels.rsplit_once('}').map(|(_, value)| value)
+            }) && let Some(value) = value.strip_prefix(' ')
+            {
+                sum = Some(sum.unwrap_or(0.0) + value.parse::<f64>().context("a number")?);
+            }
+        }
+        sum.with_context(|| format!("no metric {name}"))
     }
 
     /// Runs `edge-cp ctl`; its standard output as JSON where it is JSON.

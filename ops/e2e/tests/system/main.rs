@@ -12,6 +12,7 @@ mod faults;
 mod input;
 mod ledger;
 mod local;
+mod metrics;
 mod operators;
 mod races;
 mod records;

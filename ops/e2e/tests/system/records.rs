@@ -173,7 +173,7 @@ async fn odd_records_move_the_position_on_and_lose_nothing() -> Result<()> {
     site.centrals[1].kill9()?;
     site.central_again(1).await?;
     let line = |text: &str, what: &str| {
-        let start = format!("ev_spool_records{{what=\"{what}\"}}");
+        let start = format!("ev_spool_records_total{{what=\"{what}\"}}");
         text.lines()
             .find(|l| l.starts_with(&start))
             .map(str::to_owned)

@@ -135,7 +135,7 @@ fn reading(mwh: u64) -> Value {
 /// Waits until so many spool records are counted as odd in this way. Each is kept for an operator.
 async fn counted(site: &Site, what: &str, count: u32) -> Result<()> {
     wait_for(&format!("{count} records: {what}"), PATIENCE, async || {
-        let name = format!("ev_spool_records{{what=\"{what}\"}}");
+        let name = format!("ev_spool_records_total{{what=\"{what}\"}}");
         let counted = site.metric(0, &name).await?;
         ensure!((counted - f64::from(count)).abs() < 0.5, "{counted}");
         Ok(())

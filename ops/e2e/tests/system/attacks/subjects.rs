@@ -89,7 +89,7 @@ async fn what_belongs_to_others_is_denied_and_the_server_writes_down_who_tried()
     let first = lives.next().await.context("a live value")?;
     ensure!(first.payload == "last", "{first:?}");
     let quarantined = site
-        .metric(0, "ev_spool_records{what=\"quarantined\"}")
+        .metric(0, "ev_spool_records_total{what=\"quarantined\"}")
         .await?;
     ensure!(quarantined < 0.5, "{quarantined} records came through");
     ensure!(site.metric(0, "ev_ledger_junk_messages_total").await? < 0.5);

@@ -1,27 +1,47 @@
-//! Every metric of central. Labels are bounded: never a session, driver or request id.
+//! Every metric of central. Labels are bounded: never a session, driver or request id; charge points
+//! up to [`Config::charge_point_series_max`](crate::Config).
+//!
+//! - here: what this replica counts as it happens
+//! - [`fleet`]: what it knows of sessions and charge points, looked at from time to time
+//! - [`nats`]: what nats-server says of itself
 
-use std::time::Duration;
+pub mod fleet;
+pub mod nats;
+#[cfg(test)]
+mod tests;
 
+use std::{sync::Arc, time::Duration};
+
+use central_core::state::Alarm;
 use ev_client::{Term, What};
 use ev_contract::{
-    connector::Phase,
-    v1::{AuditKind, Reach},
+    units::Currency,
+    v1::{AuditKind, EndCode, Receipt, Status},
 };
 use ev_enrol::Role;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Counter, CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
+    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
+    proto::MetricFamily,
 };
+use tokio::sync::watch;
+
+use self::fleet::Survey;
 
 /// The metrics, registered together.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    survey: watch::Sender<Option<Arc<Survey>>>,
+    build: IntGaugeVec,
     requests: IntCounterVec,
+    request_seconds: HistogramVec,
     ignored: IntCounterVec,
     refused: IntCounterVec,
-    sessions: IntGaugeVec,
-    charge_points: IntGaugeVec,
+    sessions_ended: IntCounterVec,
+    receipts_energy: Counter,
+    receipts_amount: CounterVec,
+    adjustments: IntCounter,
     commands: IntCounterVec,
     command_seconds: Histogram,
     append_seconds: Histogram,
@@ -34,18 +54,17 @@ pub struct Metrics {
     queue: IntGauge,
     nats_connected: IntGauge,
     ready: IntGauge,
-    ledger_alarm: IntGauge,
+    ledger_alarm: IntGaugeVec,
     receipts: IntCounterVec,
     receipts_waiting: IntGauge,
-    spool_records: IntGaugeVec,
-    epochs_in_conflict: IntGauge,
+    receipts_oldest_waiting: Gauge,
     snapshots: IntCounterVec,
+    snapshot_sequence: IntGauge,
     out_dropped: IntCounter,
     junk: IntCounter,
     audit_entries: IntCounterVec,
     audit_bytes: IntGauge,
     expires_at_seconds: IntGaugeVec,
-    charge_points_expiring: IntGaugeVec,
     connections: IntGaugeVec,
     connections_watched: IntGauge,
     connections_refused: IntCounterVec,
@@ -74,13 +93,27 @@ impl Metrics {
                 metric
             }};
         }
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         let metrics = Self {
+            survey: watch::Sender::new(None),
+            build: register!(IntGaugeVec::new(
+                Opts::new("ev_build_info", "Which build this replica is; always 1."),
+                &["version", "replica"]
+            )),
             requests: register!(IntCounterVec::new(
                 Opts::new(
                     "ev_requests_total",
                     "Requests answered, by verb, result and code."
                 ),
                 &["verb", "result", "code"]
+            )),
+            request_seconds: register!(HistogramVec::new(
+                HistogramOpts::new(
+                    "ev_request_seconds",
+                    "Time from the arrival of a request until its answer is handed on, by verb and result. A start is to be accepted within 1 s."
+                )
+                .buckets(REQUEST_BUCKETS.to_vec()),
+                &["verb", "result"]
             )),
             ignored: register!(IntCounterVec::new(
                 Opts::new(
@@ -96,13 +129,27 @@ impl Metrics {
                 ),
                 &["verb", "why"]
             )),
-            sessions: register!(IntGaugeVec::new(
-                Opts::new("ev_sessions", "Open sessions by phase."),
-                &["phase"]
+            sessions_ended: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_sessions_ended_total",
+                    "Sessions that have ended, by result and reason. Each is counted by one replica."
+                ),
+                &["result", "reason"]
             )),
-            charge_points: register!(IntGaugeVec::new(
-                Opts::new("ev_charge_points", "Charge points by reach."),
-                &["reach"]
+            receipts_energy: register!(Counter::new(
+                "ev_receipts_energy_joules_total",
+                "Energy on receipts. Each is counted by one replica."
+            )),
+            receipts_amount: register!(CounterVec::new(
+                Opts::new(
+                    "ev_receipts_amount_total",
+                    "Money on receipts, by currency, VAT included. Each is counted by one replica."
+                ),
+                &["currency"]
+            )),
+            adjustments: register!(IntCounter::new(
+                "ev_adjustments_total",
+                "Adjustments to receipts. Each is counted by one replica."
             )),
             commands: register!(IntCounterVec::new(
                 Opts::new(
@@ -157,9 +204,12 @@ impl Metrics {
                 "1 while connected to nats-server."
             )),
             ready: register!(IntGauge::new("ev_ready", "1 while this replica answers.")),
-            ledger_alarm: register!(IntGauge::new(
-                "ev_ledger_alarm",
-                "1 when the ledger is not what this replica had applied."
+            ledger_alarm: register!(IntGaugeVec::new(
+                Opts::new(
+                    "ev_ledger_alarm",
+                    "1 when the ledger is not what this replica had applied, by what was seen: `digest_mismatch`, `gap`, `rewound`, `removed`, `unreadable`."
+                ),
+                &["kind"]
             )),
             receipts: register!(IntCounterVec::new(
                 Opts::new(
@@ -172,20 +222,17 @@ impl Metrics {
                 "ev_receipts_waiting",
                 "Receipts and adjustments that are not known to be in the CDR stream."
             )),
-            spool_records: register!(IntGaugeVec::new(
-                Opts::new(
-                    "ev_spool_records",
-                    "Spool records since the ledger began that were quarantined, missing, or told of an anomaly."
-                ),
-                &["what"]
-            )),
-            epochs_in_conflict: register!(IntGauge::new(
-                "ev_charge_points_with_two_agents",
-                "Charge points whose heartbeats name two spools at once."
+            receipts_oldest_waiting: register!(Gauge::new(
+                "ev_receipts_oldest_waiting_seconds",
+                "For how long the oldest of them has not been known to be there; 0 where there is none."
             )),
             snapshots: register!(IntCounterVec::new(
                 Opts::new("ev_snapshots_total", "Snapshots by result."),
                 &["result"]
+            )),
+            snapshot_sequence: register!(IntGauge::new(
+                "ev_snapshot_sequence",
+                "Ledger sequence of the newest snapshot that this replica knows of."
             )),
             out_dropped: register!(IntCounter::new(
                 "ev_messages_dropped_total",
@@ -212,13 +259,6 @@ impl Metrics {
                     "When what this replica connects with ends, in seconds since 1970, by what: `credentials`, `client_certificate`, `authority` (the first to end of those in the file), `server_certificate` (the first to end of those that the servers show)."
                 ),
                 &["what"]
-            )),
-            charge_points_expiring: register!(IntGaugeVec::new(
-                Opts::new(
-                    "ev_charge_points_expiring",
-                    "Charge points whose credential, certificate or authority ends within so many days or has ended, by their last heartbeat."
-                ),
-                &["within"]
             )),
             connections: register!(IntGaugeVec::new(
                 Opts::new(
@@ -251,10 +291,39 @@ impl Metrics {
             )),
             registry: registry.clone(),
         };
-        for phase in OPEN_PHASES {
-            metrics.sessions.with_label_values(&[phase.as_str()]).set(0);
-        }
+        metrics.begin();
         Ok(metrics)
+    }
+
+    /// What can be counted is there from the first: a rate needs a value before the first event.
+    fn begin(&self) {
+        self.currency(&Currency::EUR);
+        for verb in ["start", "stop"] {
+            for result in ["accepted", "denied", "error"] {
+                self.request_seconds.with_label_values(&[verb, result]);
+            }
+        }
+        for result in [Status::Completed, Status::Failed] {
+            for reason in EndCode::ALL {
+                self.sessions_ended
+                    .with_label_values(&[result.as_str(), reason.as_str()]);
+            }
+        }
+        for kind in ALARMS {
+            self.ledger_alarm.with_label_values(&[kind]).set(0);
+        }
+        for result in ["written", "there", "conflict", "failed"] {
+            self.receipts.with_label_values(&[result]);
+        }
+        for result in ["written", "failed"] {
+            self.snapshots.with_label_values(&[result]);
+        }
+        for kind in AuditKind::ALL {
+            for result in ["written", "failed", "dropped"] {
+                self.audit_entries
+                    .with_label_values(&[kind.as_str(), result]);
+            }
+        }
     }
 
     /// The exposition in Prometheus' text format.
@@ -262,7 +331,55 @@ impl Metrics {
     /// # Errors
     /// Only for a defect in a metric's definition.
     pub fn expose(&self) -> Result<String, prometheus::Error> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        let survey = self.survey.borrow().clone();
+        let mut families = self.registry.gather();
+        if let Some(survey) = survey {
+            families.extend(survey.families()?);
+        }
+        text(&families)
+    }
+
+    /// Which build this is, and of which replica.
+    pub fn build(&self, replica: &str) {
+        self.build
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), replica])
+            .set(1);
+    }
+
+    /// What a look at all sessions and charge points has shown.
+    pub fn surveyed(&self, survey: Survey) {
+        self.survey.send_replace(Some(Arc::new(survey)));
+    }
+
+    /// How long a request has taken.
+    pub fn took(&self, verb: &str, result: &str, took: Duration) {
+        self.request_seconds
+            .with_label_values(&[verb, result])
+            .observe(took.as_secs_f64());
+    }
+
+    /// A session has ended with a receipt.
+    pub fn ended(&self, receipt: &Receipt) {
+        self.sessions_ended
+            .with_label_values(&[receipt.status.as_str(), receipt.end.code.as_str()])
+            .inc();
+        self.receipts_energy
+            .inc_by(fleet::joules(receipt.energy_mwh));
+        // A counter takes nothing below zero, and no receipt owes the driver anything.
+        let total = receipt.total.0.try_into().unwrap_or(0.0_f64);
+        self.receipts_amount
+            .with_label_values(&[receipt.currency.as_str()])
+            .inc_by(total.max(0.0));
+    }
+
+    /// Receipts may be in this currency.
+    pub fn currency(&self, currency: &Currency) {
+        self.receipts_amount.with_label_values(&[currency.as_str()]);
+    }
+
+    /// A receipt was adjusted.
+    pub fn adjusted(&self) {
+        self.adjustments.inc();
     }
 
     /// A request was answered.
@@ -278,24 +395,6 @@ impl Metrics {
     /// A message was not let in.
     pub fn refused(&self, verb: &str, why: &str) {
         self.refused.with_label_values(&[verb, why]).inc();
-    }
-
-    /// How many sessions are open in each phase.
-    pub fn sessions(&self, count: impl Fn(Phase) -> i64) {
-        for phase in OPEN_PHASES {
-            self.sessions
-                .with_label_values(&[phase.as_str()])
-                .set(count(*phase));
-        }
-    }
-
-    /// How many charge points can be reached.
-    pub fn charge_points(&self, count: impl Fn(Reach) -> i64) {
-        for reach in Reach::ALL {
-            self.charge_points
-                .with_label_values(&[reach.as_str()])
-                .set(count(*reach));
-        }
     }
 
     /// A command was tried.
@@ -353,8 +452,15 @@ impl Metrics {
     }
 
     /// The ledger is not what it was.
-    pub fn alarm(&self) {
-        self.ledger_alarm.set(1);
+    pub fn alarm(&self, alarm: &Alarm) {
+        let kind = match alarm {
+            Alarm::DigestMismatch { .. } => "digest_mismatch",
+            Alarm::Gap { .. } => "gap",
+            Alarm::Rewound { .. } => "rewound",
+            Alarm::Removed { .. } => "removed",
+            Alarm::Unreadable(_) => "unreadable",
+        };
+        self.ledger_alarm.with_label_values(&[kind]).set(1);
     }
 
     /// A receipt or adjustment was brought to the CDR stream, or could not be.
@@ -362,23 +468,17 @@ impl Metrics {
         self.receipts.with_label_values(&[result]).inc();
     }
 
-    /// How many are not known to be there.
-    pub fn receipts_waiting(&self, count: usize) {
+    /// How many are not known to be there, and for how long the oldest has not been.
+    pub fn receipts_waiting(&self, count: usize, oldest: Duration) {
         self.receipts_waiting
             .set(i64::try_from(count).unwrap_or(i64::MAX));
+        self.receipts_oldest_waiting.set(oldest.as_secs_f64());
     }
 
-    /// How many spool records were odd, in all.
-    pub fn spool_records(&self, what: &str, count: u64) {
-        self.spool_records
-            .with_label_values(&[what])
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// How many charge points have two agents.
-    pub fn epochs_in_conflict(&self, count: usize) {
-        self.epochs_in_conflict
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// How far the newest snapshot goes.
+    pub fn snapshot_at(&self, seq: u64) {
+        self.snapshot_sequence
+            .set(i64::try_from(seq).unwrap_or(i64::MAX));
     }
 
     /// A snapshot was written, or could not be.
@@ -426,15 +526,6 @@ impl Metrics {
         }
     }
 
-    /// How many charge points cannot connect any more in so many days.
-    pub fn charge_points_expiring(&self, count_within_days: impl Fn(i64) -> usize) {
-        for (label, days) in EXPIRING {
-            self.charge_points_expiring
-                .with_label_values(&[label])
-                .set(i64::try_from(count_within_days(*days)).unwrap_or(i64::MAX));
-        }
-    }
-
     /// How many connections there are of each role.
     pub fn connections(&self, counts: impl Iterator<Item = (Role, usize)>) {
         for (role, count) in counts {
@@ -470,16 +561,16 @@ impl Metrics {
     }
 }
 
-/// How soon charge points expire, as labels and in days; the longest is when people are first
-/// warned.
-const EXPIRING: &[(&str, i64)] = &[("1d", 1), ("7d", 7), ("30d", 30)];
+/// Families in Prometheus' text format.
+///
+/// # Errors
+/// Only for a defect in a metric's definition.
+pub fn text(families: &[MetricFamily]) -> Result<String, prometheus::Error> {
+    TextEncoder::new().encode_to_string(families)
+}
 
-/// The phases that an open session can be in.
-const OPEN_PHASES: &[Phase] = &[
-    Phase::Preparing,
-    Phase::Charging,
-    Phase::SuspendedEv,
-    Phase::SuspendedEvse,
-    Phase::Stopping,
-    Phase::Idle,
-];
+/// From the fastest answer to the slowest: after 8 s an asker is told that nothing is known.
+const REQUEST_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+/// What can be seen to be wrong with the ledger.
+const ALARMS: [&str; 5] = ["digest_mismatch", "gap", "rewound", "removed", "unreadable"];

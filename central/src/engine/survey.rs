@@ -1,0 +1,151 @@
+//! A look at all sessions and charge points, for metrics. In steps, so that a large fleet holds up
+//! no answer; a small one is seen in one step.
+
+use std::time::{Duration, Instant};
+
+use central_core::{
+    overdue,
+    view::{self, Heard},
+};
+use ev_contract::ids::{CpId, Epoch, SessionId};
+
+use super::{Engine, TURN, wall};
+use crate::metrics::fleet::{Sighting, Survey};
+
+/// Sessions, spools or charge points of one step: about a millisecond.
+const STEP_MAX: usize = 500;
+/// From the end of one look to the beginning of the next.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How far a look is.
+#[derive(Debug)]
+enum Next {
+    Sessions { after: Option<SessionId> },
+    Spools { after: Option<(CpId, Epoch)> },
+    ChargePoints { after: Option<CpId> },
+}
+
+/// The look that is under way, if one is.
+#[derive(Debug)]
+pub(super) struct Surveying {
+    under_way: Option<(Survey, Next)>,
+    stepped_at: Option<Instant>,
+    ended_at: Option<Instant>,
+}
+
+impl Surveying {
+    pub(super) const fn new() -> Self {
+        Self {
+            under_way: None,
+            stepped_at: None,
+            ended_at: None,
+        }
+    }
+}
+
+impl Engine {
+    /// One step, if one is due.
+    pub(super) fn survey(&mut self) {
+        let due = |at: Option<Instant>, pause| at.is_none_or(|at| at.elapsed() >= pause);
+        // While the ledger is read, sessions and charge points are missing, and would be shown so.
+        if !self.serving() || !due(self.surveying.stepped_at, TURN) {
+            return;
+        }
+        let (mut survey, mut next) = match self.surveying.under_way.take() {
+            Some(under_way) => under_way,
+            None if due(self.surveying.ended_at, PAUSE) => (
+                Survey::new(wall(), self.config.charge_point_series_max),
+                Next::Sessions { after: None },
+            ),
+            None => return,
+        };
+        self.surveying.stepped_at = Some(Instant::now());
+        let mut left = STEP_MAX;
+        while left > 0 {
+            match self.step(&mut survey, next, &mut left) {
+                Some(further) => next = further,
+                None => {
+                    self.metrics.surveyed(survey);
+                    self.surveying.ended_at = Some(Instant::now());
+                    return;
+                }
+            }
+        }
+        self.surveying.under_way = Some((survey, next));
+    }
+
+    /// Looks at up to `left` of one kind; what comes next, or nothing at the end.
+    fn step(&self, survey: &mut Survey, next: Next, left: &mut usize) -> Option<Next> {
+        let state = self.log.state();
+        match next {
+            Next::Sessions { after } => {
+                let mut last = None;
+                for entry in state.open_sessions_after(after).take(*left) {
+                    let session = &entry.value;
+                    last = Some(session.id);
+                    *left -= 1;
+                    if let Some(since) = overdue::since(session) {
+                        let age_ms = survey.at().ms_since(since).max(0);
+                        let is_stuck = age_ms > overdue::bound_ms(session);
+                        survey.session(session.phase(), age_ms, is_stuck);
+                    }
+                }
+                Some(if *left == 0 {
+                    Next::Sessions {
+                        after: last.or(after),
+                    }
+                } else {
+                    Next::Spools { after: None }
+                })
+            }
+            Next::Spools { after } => {
+                let mut last = None;
+                for (at, spool) in state.spools_after(after.as_ref()).take(*left) {
+                    last = Some(at.clone());
+                    *left -= 1;
+                    survey.spool(&at.0, [spool.quarantined, spool.missing, spool.anomalies]);
+                }
+                Some(if *left == 0 {
+                    Next::Spools {
+                        after: last.or(after),
+                    }
+                } else {
+                    Next::ChargePoints { after: None }
+                })
+            }
+            Next::ChargePoints { after } => {
+                let mut last = None;
+                for (id, cp) in state.charge_points_after(after.as_ref()).take(*left) {
+                    last = Some(id.clone());
+                    *left -= 1;
+                    let reach = self.heard.reach(id);
+                    let connectors = cp
+                        .connectors
+                        .iter()
+                        .map(|spec| {
+                            let at = (id.clone(), spec.connector);
+                            let is_open = state
+                                .connector(&at)
+                                .is_some_and(|entry| !entry.value.open.is_empty());
+                            let is = view::connector_state(state, &at, reach);
+                            (spec.connector, is, is_open)
+                        })
+                        .collect();
+                    survey.charge_point(&Sighting {
+                        cp: id,
+                        site: &cp.site,
+                        version: &cp.version,
+                        reach,
+                        last: self.heard.last(id),
+                        started_at: self.heard.started_at(id),
+                        has_two_agents: self.heard.has_two_agents(id),
+                        connectors,
+                    });
+                }
+                (*left == 0).then(|| Next::ChargePoints {
+                    after: last.or(after),
+                })
+            }
+        }
+    }
+}

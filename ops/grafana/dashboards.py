@@ -34,25 +34,30 @@ NODE_MAJOR = 18
 PROMETHEUS_PACKAGE = "prometheus"
 
 
-def run(dev: Any, server: Path, images: Path | None, keep: bool) -> None:
-    """All of it; raises `dev.Failure` with everything that is wrong."""
+def run(dev: Any, server: Path, images: Path | None, keep: bool, recording: Path | None) -> None:
+    """All of it; raises `dev.Failure` with everything that is wrong. `recording` is a kept one, instead of a
+    new one."""
     try:
-        check_json(dev)
+        wrong = check_json(dev)
         ensure_prometheus(dev)
-        record_and_check(dev, server, images, keep)
+        if recording:
+            wrong += check_recording(dev, recording, images)
+        else:
+            wrong += record_and_check(dev, server, images, keep)
     except prom.Broken as error:
         raise dev.Failure(str(error)) from None
+    if wrong:
+        raise dev.Failure(f"{len(wrong)} faults in the dashboards:\n  " + "\n  ".join(wrong))
 
 
-def check_json(dev: Any) -> None:
-    """What needs no running program."""
+def check_json(dev: Any) -> list[str]:
+    """What needs no running program. Returns the links that lead nowhere."""
     python = ensure_venv(dev)
     dev.run([python, "-m", "ruff", "check", "--no-cache", HERE])
     dev.run([python, "-m", "mypy", "--config-file", HERE / "mypy.ini", *sorted(HERE.glob("*.py"))])
     dev.run([python, HERE / "generate.py", "--check"])
     check_types(dev)
-    wrong = check.check_links(BOARDS, RUNBOOK, sorted(RULES.glob("*.yml")))
-    report(dev, wrong)
+    return check.check_links(BOARDS, RUNBOOK, sorted(RULES.glob("*.yml")))
 
 
 def check_types(dev: Any) -> None:
@@ -75,36 +80,42 @@ def check_types(dev: Any) -> None:
     dev.run([node, folder / "node_modules" / "typescript" / "lib" / "tsc.js", "-p", folder])
 
 
-def record_and_check(dev: Any, server: Path, images: Path | None, keep: bool) -> None:
+def record_and_check(dev: Any, server: Path, images: Path | None, keep: bool) -> list[str]:
+    """Plays and records the half hour, and asks for every panel. Returns what is wrong with them."""
     programs = dev.build_programs()
     folder = Path(tempfile.mkdtemp(dir=dev.STATE, prefix="walls-"))
     try:
-        clock, known = record(dev, folder, server, programs)
-        window = check.Window(clock.shown_from, clock.shown(clock.begun + evening.LASTS_S))
-        config = "global: {scrape_interval: 15s}\n"
-        replay = prom.Server(folder / "replay", config, dev.free_port(), prom.LOOKBACK_S)
-        wrong: list[str] = []
-        found = []
-        with prom.running(replay):
-            for board in check.boards(BOARDS):
-                shown, bad = check.fill_panels(replay, board, window, known)
-                found.append((board, shown))
-                wrong += bad
-                dev.say(f"{board['uid']}: {len(shown)} panels, {len(bad)} faults")
-        (folder / "shown.pickle").write_bytes(pickle.dumps((window, found)))
-        if images:
-            images.mkdir(parents=True, exist_ok=True)
-            dev.run([ensure_venv(dev), HERE / "draw.py", folder / "shown.pickle", images])
-        report(dev, wrong)
+        record(dev, folder, server, programs)
+        return check_recording(dev, folder, images)
     finally:
         if keep:
-            dev.note(f"the recording is kept in {dev.relative(folder)}")
+            dev.note(f"kept; for the next time: ops/dev dashboards --recording {dev.relative(folder)}")
         else:
             evening.clean(folder)
 
 
-def record(dev: Any, folder: Path, server: Path, programs: Path) -> tuple[prom.Clock, set[str]]:
-    """Plays the half hour under a Prometheus; returns its clock and the names of all metrics."""
+def check_recording(dev: Any, folder: Path, images: Path | None) -> list[str]:
+    about = json.loads((folder / "recording.json").read_text("utf-8"))
+    window, known = check.Window(about["start"], about["end"]), set(about["metrics"])
+    config = "global: {scrape_interval: 15s}\n"
+    replay = prom.Server(folder / "replay", config, dev.free_port(), prom.LOOKBACK_S)
+    wrong: list[str] = []
+    found = []
+    with prom.running(replay):
+        for board in check.boards(BOARDS):
+            shown, bad = check.fill_panels(replay, board, window, known)
+            found.append((board, shown))
+            wrong += bad
+            dev.say(f"{board['uid']}: {len(shown)} panels, {len(bad)} faults")
+    if images:
+        images.mkdir(parents=True, exist_ok=True)
+        (folder / "shown.pickle").write_bytes(pickle.dumps((window, found)))
+        dev.run([ensure_venv(dev), HERE / "draw.py", folder / "shown.pickle", images.resolve()])
+    return wrong
+
+
+def record(dev: Any, folder: Path, server: Path, programs: Path) -> None:
+    """Plays the half hour under a Prometheus; leaves blocks in `replay` and a word about them."""
     half_hour = evening.Evening(dev, folder / "system", server, programs)
     recorder = prom.Server(folder / "recorder", "", dev.free_port())
     (folder / "recorder" / "prometheus.yml").write_text(scrapes(folder, half_hour.stack.central_urls))
@@ -128,7 +139,12 @@ def record(dev: Any, folder: Path, server: Path, programs: Path) -> tuple[prom.C
         half_hour.stop()
     clock = prom.Clock(begun, time.time() - evening.LASTS_S * evening.SPEED, evening.SPEED)
     known = prom.stretch(recorder.data, folder / "replay", clock)
-    return clock, known
+    about = {
+        "start": clock.shown_from,
+        "end": clock.shown_from + evening.LASTS_S * evening.SPEED,
+        "metrics": sorted(known),
+    }
+    (folder / "recording.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def scrapes(folder: Path, central_urls: list[str]) -> str:
@@ -152,11 +168,6 @@ def scrapes(folder: Path, central_urls: list[str]) -> str:
             "",
         ]
     )
-
-
-def report(dev: Any, wrong: list[str]) -> None:
-    if wrong:
-        raise dev.Failure(f"{len(wrong)} faults in the dashboards:\n  " + "\n  ".join(wrong))
 
 
 # --- What this machine lacks ----------------------------------------------------

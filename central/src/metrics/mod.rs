@@ -318,6 +318,23 @@ impl Metrics {
         for result in ["written", "failed"] {
             self.snapshots.with_label_values(&[result]);
         }
+        for reason in ["expired", "revoked", "signature", "unknown"] {
+            self.connections_refused.with_label_values(&[reason]);
+        }
+        for reason in [
+            "left",
+            "stale",
+            "slow",
+            "revoked",
+            "expired",
+            "limit",
+            "violation",
+            "kicked",
+            "server_ended",
+            "other",
+        ] {
+            self.connections_closed.with_label_values(&[reason]);
+        }
         for kind in AuditKind::ALL {
             for result in ["written", "failed", "dropped"] {
                 self.audit_entries

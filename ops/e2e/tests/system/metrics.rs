@@ -64,6 +64,22 @@ fn families(page: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
     families
 }
 
+/// The rows of a table of metrics in the documentation: type and labels by name.
+fn documented(text: &str, start: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+    let rows = text.lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let name = cells.next()?.strip_suffix('`')?;
+        let kind = cells.next()?;
+        let labels = cells
+            .next()?
+            .split(", ")
+            .map(|label| label.trim_matches('`'));
+        let labels = labels.filter(|label| !label.is_empty()).map(str::to_owned);
+        Some((name.to_owned(), (kind.to_owned(), labels.collect())))
+    });
+    rows.filter(|(name, _)| name.starts_with(start)).collect()
+}
+
 /// Names of the public exporter that `promtool` would not choose.
 const NOT_OURS: [&str; 3] = [
     "gnatsd_varz_jetstream_stats_api_total non-counter metrics should not have \"_total\" suffix",
@@ -96,4 +112,129 @@ async fn servers(site: &Site, central: usize) -> Result<String> {
         Ok(page)
     })
     .await
+}
+
+/// Each metric that is exported has its row, with its type and labels, and each row its metric.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_exported_is_what_is_documented() -> Result<()> {
+    let text = include_str!("../../../docs/metrics.md");
+    let site = with_a_session(&Layout::small(Charger::Orderly)).await?;
+    wait_for("the page has what the table has", PATIENCE, async || {
+        let (_, mut page) = site.http(0, "/metrics").await?;
+        page += &servers(&site, 0).await?;
+        let exported = families(&page);
+        let mut faults = Vec::new();
+        for start in ["ev_", "process_", "jetstream_"] {
+            let documented = documented(text, start);
+            for (name, is) in exported.iter().filter(|(name, _)| name.starts_with(start)) {
+                match documented.get(name) {
+                    None => faults.push(format!("{name} has no row: {is:?}")),
+                    // A metric that has nothing to show yet has no labels yet.
+                    Some(row) if row.0 != is.0 || !is.1.is_empty() && row.1 != is.1 => {
+                        faults.push(format!("{name} is {is:?}, and its row says {row:?}"));
+                    }
+                    Some(_) => {}
+                }
+            }
+            for name in documented.keys() {
+                // Nothing of the kind has happened here, so that the library shows no family.
+                if !exported.contains_key(name) && !UNSEEN.contains(&name.as_str()) {
+                    faults.push(format!("{name} is not exported"));
+                }
+            }
+        }
+        ensure!(faults.is_empty(), "{faults:#?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Metrics of what need not happen in a session as it should be, whose labels have no fixed values:
+/// the library shows no family before the first.
+const UNSEEN: [&str; 6] = [
+    "ev_cp_clock_offset_seconds",
+    "ev_cp_problem",
+    "ev_ledger_void_records_total",
+    "ev_messages_ignored_total",
+    "ev_refused_total",
+    "jetstream_consumer_last_ack_seconds",
+];
+
+/// The exporter's names, as version 0.20.2 shows them of a server without HTTP, gateways and leaf
+/// nodes.
+const EXPORTER: &str = include_str!("exporter.txt");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nats_servers_numbers_have_the_public_exporters_names_and_labels() -> Result<()> {
+    let site = with_a_session(&Layout::small(Charger::Orderly)).await?;
+    let page = servers(&site, 0).await?;
+    let exported = families(&page);
+    for line in EXPORTER.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let name = words.next().context("a name")?;
+        let (kind, labels) = exported.get(name).with_context(|| format!("no {name}"))?;
+        ensure!(kind == "gauge", "{name} is a {kind}");
+        let expected: BTreeSet<String> = words.map(str::to_owned).collect();
+        ensure!(
+            *labels == expected,
+            "{name} has {labels:?}, not {expected:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Of several replicas one shows the servers, and another one does when that has gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_shows_the_servers_and_another_one_when_it_has_gone() -> Result<()> {
+    let layout = Layout::small(Charger::Orderly).centrals(3);
+    let mut site = Site::start(&layout).await?;
+    let shows = async |site: &Site, of: &[usize]| -> Result<usize> {
+        wait_for("one replica shows the servers", PATIENCE, async || {
+            let mut who = Vec::new();
+            for n in of {
+                let (status, page) = site.http(*n, "/metrics/nats").await?;
+                ensure!(status == 200, "{status}: {page}");
+                let speaks = page.lines().any(|line| line == "ev_nats_bridge_speaks 1");
+                ensure!(speaks == page.contains("gnatsd_varz_connections"), "{page}");
+                if speaks {
+                    who.push(*n);
+                }
+            }
+            ensure!(who.len() == 1, "{who:?}");
+            Ok(who[0])
+        })
+        .await
+    };
+    let first = shows(&site, &[0, 1, 2]).await?;
+    site.centrals[first].kill9()?;
+    let left: Vec<usize> = (0..3).filter(|n| *n != first).collect();
+    shows(&site, &left).await?;
+    Ok(())
+}
+
+/// A server that does not answer holds nobody up, and is shown as down.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_stands_still_is_shown_as_down_and_holds_no_scrape_up() -> Result<()> {
+    let mut site = Site::start(&Layout::small(Charger::Orderly)).await?;
+    servers(&site, 0).await?;
+    site.nats.pause()?;
+    let seen = wait_for("the server is shown as down", PATIENCE, async || {
+        let (status, page) = site.http(0, "/metrics/nats").await?;
+        let up = page
+            .lines()
+            .find(|line| line.starts_with("ev_nats_server_up{"));
+        // Later its connection is gone as well: then nobody can be asked.
+        ensure!(
+            up.is_some_and(|line| line.ends_with(" 0")) || status == 503 || up.is_none(),
+            "{status}: {page}"
+        );
+        Ok(page)
+    })
+    .await;
+    site.nats.resume()?;
+    ensure!(!seen?.contains("gnatsd_varz_connections"));
+    let page = servers(&site, 0).await?;
+    let is_up = |line: &str| line.starts_with("ev_nats_server_up{") && line.ends_with(" 1");
+    ensure!(page.lines().any(is_up), "{page}");
+    Ok(())
 }

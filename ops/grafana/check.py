@@ -50,6 +50,7 @@ class Window:
         wanted = {
             **VALUES,
             "__rate_interval": f"{4 * STEP_S}s",
+            "__rate_interval_ms": str(4 * STEP_S * 1000),
             "__range": range_s,
             "__interval": f"{STEP_S}s",
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,8 @@ import prom
 
 HERE = Path(__file__).resolve().parent
 BOARDS = HERE / "dashboards"
-RULES = HERE.parent / "prometheus" / "rules"
+PROMETHEUS = HERE.parent / "prometheus"
+RULES = PROMETHEUS / "rules"
 RUNBOOK = HERE.parent / "docs" / "runbook.md"
 REQUIREMENTS = HERE / "requirements.txt"
 SCHEMA = HERE / "schema"
@@ -97,8 +99,8 @@ def record_and_check(dev: Any, server: Path, images: Path | None, keep: bool) ->
 def check_recording(dev: Any, folder: Path, images: Path | None) -> list[str]:
     about = json.loads((folder / "recording.json").read_text("utf-8"))
     window, known = check.Window(about["start"], about["end"]), set(about["metrics"])
-    config = "global: {scrape_interval: 15s}\n"
-    replay = prom.Server(folder / "replay", config, dev.free_port(), prom.LOOKBACK_S)
+    (folder / "replay" / "prometheus.yml").write_text("global: {scrape_interval: 15s}\n", encoding="utf-8")
+    replay = prom.Server(folder / "replay", dev.free_port(), prom.LOOKBACK_S)
     wrong: list[str] = []
     found = []
     with prom.running(replay):
@@ -117,8 +119,8 @@ def check_recording(dev: Any, folder: Path, images: Path | None) -> list[str]:
 def record(dev: Any, folder: Path, server: Path, programs: Path) -> None:
     """Plays the half hour under a Prometheus; leaves blocks in `replay` and a word about them."""
     half_hour = evening.Evening(dev, folder / "system", server, programs)
-    recorder = prom.Server(folder / "recorder", "", dev.free_port())
-    (folder / "recorder" / "prometheus.yml").write_text(scrapes(folder, half_hour.stack.central_urls))
+    scrapes(folder / "recorder", half_hour.stack.central_urls)
+    recorder = prom.Server(folder / "recorder", dev.free_port())
     dev.note(f"a scripted half hour, {evening.SPEED} times as fast: {evening.LASTS_S} s")
     try:
         half_hour.start()
@@ -147,27 +149,20 @@ def record(dev: Any, folder: Path, server: Path, programs: Path) -> None:
     (folder / "recording.json").write_text(json.dumps(about), encoding="utf-8")
 
 
-def scrapes(folder: Path, central_urls: list[str]) -> str:
-    """The jobs of ops/prometheus/prometheus.yml, every second, and its rules in a time as fast."""
-    targets = json.dumps([url.removeprefix("http://") for url in central_urls])
-    rules = folder / "recorder" / "rules"
-    rules.mkdir()
+def scrapes(folder: Path, central_urls: list[str]) -> None:
+    """The configuration that we ship, for a time that is as fast: it scrapes every second, and the durations
+    in its rules are as much shorter. Nobody is told of alerts."""
+    targets = [url.removeprefix("http://") for url in central_urls]
+    (folder / "targets").mkdir(parents=True)
+    (folder / "rules").mkdir()
+    (folder / "targets" / "central.yml").write_text(f"- targets: {json.dumps(targets)}\n", encoding="utf-8")
     for path in RULES.glob("*.yml"):
         shortened = prom.shorten(path.read_text("utf-8"), evening.SPEED)
-        (rules / path.name).write_text(shortened, encoding="utf-8")
-    return "\n".join(
-        [
-            "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}",
-            f"rule_files: [{json.dumps(str(rules / '*.yml'))}]",
-            "scrape_configs:",
-            "  - job_name: central",
-            f"    static_configs: [{{targets: {targets}}}]",
-            "  - job_name: nats",
-            "    metrics_path: /metrics/nats",
-            f"    static_configs: [{{targets: {targets}}}]",
-            "",
-        ]
-    )
+        (folder / "rules" / path.name).write_text(shortened, encoding="utf-8")
+    config = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
+    config = re.sub(r"(scrape_interval|scrape_timeout|evaluation_interval): \S+", r"\1: 1s", config)
+    config = re.sub(r"^alerting:\n(?:[ \n].*\n?)*", "", config, flags=re.MULTILINE)
+    (folder / "prometheus.yml").write_text(config, encoding="utf-8")
 
 
 # --- What this machine lacks ----------------------------------------------------

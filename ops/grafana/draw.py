@@ -173,7 +173,8 @@ def plain(value: float, decimals: int | None) -> str:
         text = f"{int(value)}"
     else:
         digits = max(0, 2 - math.floor(math.log10(abs(value)))) if abs(value) < 100 else 0
-        text = f"{value:.{min(digits, 4)}f}".rstrip("0").rstrip(".")
+        text = f"{value:.{min(digits, 4)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
     return "0" if text in ("-0", "") else text
 
 
@@ -268,6 +269,7 @@ def draw_lines(canvas: Canvas, box: Box, shown: Shown, window: Window) -> None:
     axes.set_xlim(window.start, window.end)
     grid = [window.start + STEP_S * at for at in range(round((window.end - window.start) / STEP_S) + 1)]
     floor = [0.0] * len(grid)
+    under: list[tuple[list[float], str]] = []
     for series, colour in zip(shown.series, colours, strict=True):
         values = on_grid(series, grid)
         if is_stacked:
@@ -277,14 +279,25 @@ def draw_lines(canvas: Canvas, box: Box, shown: Shown, window: Window) -> None:
                 axes.bar(grid, heights, width=STEP_S * 0.85, bottom=floor, color=colour, alpha=0.8, linewidth=0)
             else:
                 axes.fill_between(grid, floor, top, step="post", color=colour, alpha=0.55, linewidth=0)
-                axes.step(grid, top, where="post", color=colour, linewidth=1)
+                edge = [math.nan if high == low else high for high, low in zip(top, floor, strict=True)]
+                axes.step(grid, edge, where="post", color=colour, linewidth=1)
             floor = top
         else:
             axes.plot(grid, values, color=colour, linewidth=1.6, solid_joinstyle="round")
-            lowest = min(0.0, *(value for value in values if not math.isnan(value)))
-            axes.fill_between(grid, [lowest] * len(grid), values, color=colour, alpha=0.07, linewidth=0)
+            under.append((values, colour))
     scale(axes, shown, field, floor if is_stacked else None)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=style.decimals == 0 and style.unit == "none", min_n_ticks=2))
+    for values, colour in under:
+        base = max(0.0, axes.get_ylim()[0]) if axes.get_ylim()[1] > 0 else 0.0
+        axes.fill_between(grid, [base] * len(grid), values, color=colour, alpha=0.07, linewidth=0)
+    if style.unit == "bytes":
+        power = 1024 ** max(0, math.floor(math.log(max(1.0, axes.get_ylim()[1]), 1024)))
+        ticks = MaxNLocator(5).tick_values(0, axes.get_ylim()[1] / power)
+        axes.yaxis.set_major_locator(
+            FixedLocator([tick * power for tick in ticks if 0 <= tick * power <= axes.get_ylim()[1]])
+        )
+    else:
+        whole = style.decimals == 0 and style.unit == "none"
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=whole, min_n_ticks=2))
     tick_decimals = None if style.unit != "percentunit" else style.decimals
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: spell(round(value, 9), style.unit, tick_decimals)))
     time_axis(axes, window)
@@ -300,7 +313,9 @@ def scale(axes: Axes, shown: Shown, field: dict[str, Any], tops: list[float] | N
     low, high = min(values), max(values)
     if tops:
         low = 0.0
-    low = min(low, field.get("min", low))
+    custom = field.get("custom", {})
+    low = min(low, field.get("min", low), custom.get("axisSoftMin", low))
+    high = max(high, custom.get("axisSoftMax", high))
     high = max(high, field.get("max", high) if field["unit"] != "percentunit" or low > 0.5 else high)
     if low == high:
         low, high = (low - 1, high + 1) if "min" not in field else (low, high + 1)
@@ -353,6 +368,7 @@ def draw_timeline(canvas: Canvas, box: Box, shown: Shown, window: Window) -> Non
     axes = canvas.axes(inner)
     axes.set_xlim(window.start, window.end)
     axes.set_yticks([])
+    axes.grid(False)
     time_axis(axes, window)
     across = inner.w / (window.end - window.start)
     height = inner.h / max(1, len(labels))

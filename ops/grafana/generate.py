@@ -21,8 +21,8 @@ from walls import charge_point, fleet, ledger_nats, reliability
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 BUILDERS = [fleet.build, charge_point.build, ledger_nats.build, reliability.build]
-# Grafana serves it itself from here when the page is put into its `public` folder.
-RUNBOOK = "/public/ev/runbook.html"
+# As `docs` in ops/prometheus/prometheus.yml, from which alerts make theirs.
+RUNBOOK = "https://docs.example/runbook.md"
 
 
 def dashboards(runbook: str) -> dict[str, str]:

@@ -47,14 +47,12 @@ def shorten(rules: str, factor: int) -> str:
 
 
 class Server:
-    """A running Prometheus."""
+    """A running Prometheus, with the configuration that is in its folder."""
 
-    def __init__(self, folder: Path, config: str, port: int, lookback_s: int = 300) -> None:
+    def __init__(self, folder: Path, port: int, lookback_s: int = 300) -> None:
         self.data = folder / "data"
         self.log = folder / "prometheus.log"
         self.url = f"http://127.0.0.1:{port}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "prometheus.yml").write_text(config)
         self.argv = [
             prometheus(),
             f"--config.file={folder / 'prometheus.yml'}",

@@ -33,7 +33,7 @@ CP = '{cp="$cp"}'
 def build(runbook: str) -> dashboard.Dashboard:
     panels = [
         large(
-            Head(1, "Uplink", "Whether its heartbeats arrive.", Place(0, 0, 4, 4), "offline-charge-points"),
+            Head(1, "Uplink", "Whether its heartbeats arrive.", Place(0, 0, 4, 4), "charge-points-offline"),
             Look(
                 "none",
                 words={"1": ("online", GREEN), "0": ("offline", RED)},
@@ -48,7 +48,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Last heartbeat",
                 "How long ago. One comes every five seconds.",
                 Place(4, 0, 4, 4),
-                "offline-charge-points",
+                "charge-points-offline",
             ),
             Look("s", 0, steps=[(None, GREEN), (16, RED)]),
             Query(f"time() - max(ev_cp_last_heartbeat_timestamp_seconds{CP})"),
@@ -59,8 +59,8 @@ def build(runbook: str) -> dashboard.Dashboard:
             Query(f"max(ev_cp_spool_records{CP})"),
         ),
         large(
-            Head(4, "Clock offset", "Its clock less central's.", Place(12, 0, 4, 4), "clock-skew"),
-            Look("s", 3, steps=[(None, RED), (-2, GREEN), (2, RED)], no_value="not known"),
+            Head(4, "Clock offset", "Its clock less central's.", Place(12, 0, 4, 4), "clocks-skewed"),
+            Look("s", 0, steps=[(None, RED), (-2, GREEN), (2, RED)], no_value="not known"),
             Query(f"max(ev_cp_clock_offset_seconds{CP})"),
         ),
         large(
@@ -74,7 +74,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Access ends in",
                 "The first end among its credential, its certificate and the authorities that it knows.",
                 Place(20, 0, 4, 4),
-                "certificate-expiry",
+                "charge-points-expire",
             ),
             Look("s", 0, steps=[(None, RED), (7 * 86400, ORANGE), (30 * 86400, GREEN)]),
             Query(f"max(ev_cp_access_expires_at_timestamp_seconds{CP}) - time()"),
@@ -85,11 +85,11 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Connectors",
                 "The state of each connector, as drivers see it.",
                 Place(0, 4, 24, 6),
-                "faulted-connectors",
+                "chargers-offline",
             ),
             Look("none", words=state_words()),
             Query(
-                "max by (connector) (\n" + connector_states('cp="$cp", ', "connector, state") + "\n)",
+                connector_states('cp="$cp", ', "connector"),
                 "connector {{connector}}",
             ),
         ),
@@ -99,7 +99,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Uplink and sessions",
                 "Whether it was online, and which connector had a session.",
                 Place(0, 10, 12, 6),
-                "offline-charge-points",
+                "charge-points-offline",
             ),
             Look("none", words={"1": ("yes", GREEN), "0": ("no", GREY)}),
             Query(f"max(ev_cp_up{CP})", "online"),
@@ -111,7 +111,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Problems",
                 "What its agent says is wrong. Empty when all is well.",
                 Place(12, 10, 12, 6),
-                "problems-of-a-charge-point",
+                "chargers-offline agent-storage-failed clocks-unsure spool-behind-central",
             ),
             Look("none", words={"1": ("yes", RED)}),
             Query(f"max by (problem) (ev_cp_problem{CP})", "{{problem}}"),
@@ -127,7 +127,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Energy metered",
                 "By how much the registers rose in the shown time.",
                 Place(12, 16, 6, 8),
-                "meter-anomalies",
+                "meter-anomalies records-missing records-quarantined",
             ),
             Look("kwatth", 2, steps=[(None, BLUE)]),
             Query(
@@ -142,7 +142,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Spool records that were set aside (quarantined), never came (missing) or told of a "
                 "meter that fell or jumped (anomaly).",
                 Place(18, 16, 6, 8),
-                "meter-anomalies",
+                "meter-anomalies records-missing records-quarantined",
             ),
             Query(f"max by (what) (ev_cp_odd_records_total{CP})"),
             [
@@ -177,7 +177,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Clock offset",
                 "Its clock less central's; no line while offline or not known.",
                 Place(12, 24, 12, 7),
-                "clock-skew",
+                "clocks-skewed",
             ),
             Look("s"),
             Query(f"max(ev_cp_clock_offset_seconds{CP})", "offset"),

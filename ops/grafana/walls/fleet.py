@@ -19,9 +19,12 @@ from .kit import (
     Place,
     Query,
     connector_states,
+    counted,
+    known_best,
     large,
     lines,
     listing,
+    per_minute,
     ranks,
     state_words,
     timeline,
@@ -65,6 +68,7 @@ PROBLEMS = {
     "ledger_alarm": ("ledger alarm", RED),
 }
 
+DENIED = 'ev_requests_total{result="denied"}'
 OPEN = "plugged|preparing|charging|suspended_ev|suspended_evse|finishing"
 
 
@@ -76,15 +80,17 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Charge points online",
                 "Share of all known charge points whose heartbeats arrive.",
                 Place(0, 0, 4, 4),
-                "offline-charge-points",
+                "charge-points-offline",
             ),
             Look("percentunit", 0, 0, 1, [(None, RED), (0.9, ORANGE), (0.98, GREEN)]),
-            Query('max(ev_charge_points{reach="online"}) / sum(max by (reach) (ev_charge_points))'),
+            Query('max(ev_charge_points{reach="online"}) / max(sum by (instance) (ev_charge_points))'),
         ),
         large(
             Head(2, "Connectors in use", "Share of all connectors with a car, a session or both.", Place(4, 0, 4, 4)),
             Look("percentunit", 0, 0, 1, [(None, BLUE)]),
-            Query(f'sum(max by (state) (ev_connectors{{state=~"{OPEN}"}}))\n/ sum(max by (state) (ev_connectors))'),
+            Query(
+                f'max(sum by (instance) (ev_connectors{{state=~"{OPEN}"}}))\n/ max(sum by (instance) (ev_connectors))'
+            ),
         ),
         large(
             Head(3, "Open sessions", "Sessions that have not ended, in any phase.", Place(8, 0, 4, 4)),
@@ -120,7 +126,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Every charge point and connector that cannot serve a driver, or soon will not, "
                 "with its problem. A click on a charge point leads to its wall.",
                 Place(0, 4, 12, 9),
-                "what-is-wrong-now",
+                "",
             ),
             Query(WRONG_NOW),
             [
@@ -128,7 +134,6 @@ def build(runbook: str) -> dashboard.Dashboard:
                 Column("cp", "Charge point", leads_to=("ev-charge-point", "cp")),
                 Column("connector", "Connector", width=100),
                 Column("phase", "Phase", width=120),
-                Column("Value", "Count", "none", width=90),
             ],
             "nothing",
         ),
@@ -139,7 +144,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "What the alert rules say: `firing` has been told to somebody, `pending` is true and "
                 "not yet for long enough.",
                 Place(12, 4, 12, 9),
-                "alerts",
+                "",
             ),
             Query("max by (alertname, severity, alertstate, cp) (ALERTS)"),
             [
@@ -148,13 +153,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                     "severity",
                     "Severity",
                     width=110,
-                    words={
-                        "page": ("page", RED),
-                        "critical": ("critical", RED),
-                        "warning": ("warning", ORANGE),
-                        "ticket": ("ticket", ORANGE),
-                        "info": ("info", BLUE),
-                    },
+                    words={"critical": ("critical", RED), "warning": ("warning", ORANGE)},
                 ),
                 Column(
                     "alertstate", "State", width=110, words={"firing": ("firing", RED), "pending": ("pending", YELLOW)}
@@ -167,21 +166,20 @@ def build(runbook: str) -> dashboard.Dashboard:
             Head(
                 9,
                 "Connectors that are out",
-                "Connectors that were faulted, out of service, offline or not heard in the shown "
-                "time, and when; at most 30.",
+                "Connectors that were faulted, out of service, offline or not heard in the shown time, and when.",
                 Place(0, 13, 12, 8),
-                "faulted-connectors",
+                "chargers-offline",
             ),
             Look("none", words=state_words()),
             Query(
-                "topk(30, max by (cp, connector) (\n" + connector_states("", "cp, connector, state") + "\n) >= 9)",
+                connector_states("", "cp, connector") + " >= 9",
                 "{{cp}}/{{connector}}",
             ),
         ),
         lines(
             Head(10, "Connectors by state", "How many connectors are in each state.", Place(12, 13, 12, 8)),
             Look("none", 0, 0),
-            Query("max by (state) (ev_connectors) > 0", "{{state}}"),
+            Query(known_best("ev_connectors", 'state="unknown"', "state") + " > 0", "{{state}}"),
             stacked=True,
             colours=CONNECTOR_STATES,
         ),
@@ -191,7 +189,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Sessions by phase",
                 "Open sessions. Those that stay in a phase are `stuck`.",
                 Place(0, 21, 8, 8),
-                "stuck-sessions",
+                "sessions-stuck",
             ),
             Look("none", 0, 0),
             Query("max by (phase) (ev_sessions)", "{{phase}}"),
@@ -210,11 +208,11 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Sessions ended",
                 "By result and reason, as a rate by the minute.",
                 Place(16, 21, 8, 8),
-                "failed-sessions",
+                "sessions-end-wrong",
             ),
             Look("cpm", least=0),
             Query(
-                "60 * sum by (result, reason) (rate(ev_sessions_ended_total[$__rate_interval])) > 0",
+                per_minute("result, reason", "ev_sessions_ended_total"),
                 "{{result}}: {{reason}}",
             ),
             stacked=True,
@@ -226,10 +224,10 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Refusals by code",
                 "Requests answered with a `no`, by its code, as a rate by the minute.",
                 Place(0, 29, 16, 8),
-                "refusals",
+                "",
             ),
             Look("cpm", least=0),
-            Query('60 * sum by (code) (rate(ev_requests_total{result="denied"}[$__rate_interval])) > 0', "{{code}}"),
+            Query(per_minute("code", DENIED), "{{code}}"),
             stacked=True,
             bars=True,
         ),
@@ -238,7 +236,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 15, "Refusals in the shown time", "By code, the most frequent first.", Place(16, 29, 8, 8), "refusals"
             ),
             Look("none", 0, 0, steps=[(None, ORANGE)]),
-            Query('sort_desc(sum by (code) (increase(ev_requests_total{result="denied"}[$__range])) > 0)', "{{code}}"),
+            Query(f"sort_desc(sum by (code) ({counted(DENIED, '$__range')}) > 0)", "{{code}}"),
         ),
     ]
     return wall(

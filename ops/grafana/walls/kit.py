@@ -57,6 +57,9 @@ SESSION_PHASES = {
     "idle": DARK_GREEN,
 }
 
+# More rows than these are on further pages: thinner ones cannot be read.
+TIMELINE_ROWS_MAX = 20
+
 # A dashboard's uid, its title.
 DASHBOARDS = {
     "ev-fleet": "Fleet",
@@ -86,7 +89,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Head:
-    """What every panel has. `runbook` names a section of ops/docs/runbook.md."""
+    """What every panel has. `runbook` names sections of ops/docs/runbook.md, with blanks between."""
 
     id: int
     title: str
@@ -106,6 +109,8 @@ class Look:
     most: float | None = None
     # From which value on which colour; the first is below all others.
     steps: Sequence[tuple[float | None, str]] = ()
+    # The axis shows at least from here to there, whatever the values are.
+    axis: tuple[float, float] | None = None
     # The word and colour of single values.
     words: dict[str, tuple[str, str]] = field(default_factory=dict)
     no_value: str | None = None
@@ -140,10 +145,10 @@ def _finish(panel: B, head: Head, look: Look) -> B:
     links: list[cog.Builder[model.DashboardLink]] = [
         dashboard.DashboardLink(title).type(model.DashboardLinkType.LINK).url(url) for title, url in head.links
     ]
-    if head.runbook:
-        url = f"${{runbook}}#{head.runbook}"
-        runbook = dashboard.DashboardLink("Runbook: " + head.runbook.replace("-", " "))
-        links.append(runbook.type(model.DashboardLinkType.LINK).url(url).target_blank(True))
+    for section in head.runbook.split():
+        runbook = dashboard.DashboardLink("Runbook: " + section.replace("-", " "))
+        runbook.type(model.DashboardLinkType.LINK).url(f"${{runbook}}#{section}")
+        links.append(runbook.target_blank(True))
     if links:
         panel.links(links)
     panel.unit(look.unit)
@@ -210,6 +215,8 @@ def lines(
     panel.color_scheme(_by_colour(model.FieldColorModeId.PALETTE_CLASSIC))
     panel.line_width(1 if stacked else 2).show_points(common_model.VisibilityMode.NEVER)
     panel.fill_opacity(70 if bars else 45 if stacked else 8)
+    if look.axis:
+        panel.axis_soft_min(look.axis[0]).axis_soft_max(look.axis[1])
     if bars:
         panel.draw_style(common_model.GraphDrawStyle.BARS).line_width(0)
     if stacked:
@@ -236,7 +243,7 @@ def timeline(head: Head, look: Look, *queries: Query) -> statetimeline.Panel:
     panel = _finish(statetimeline.Panel(), head, look)
     panel.color_scheme(_by_colour(model.FieldColorModeId.THRESHOLDS))
     panel.merge_values(True).show_value(common_model.VisibilityMode.AUTO)
-    panel.row_height(0.85).line_width(0).fill_opacity(85)
+    panel.row_height(0.85).line_width(0).fill_opacity(85).per_page(TIMELINE_ROWS_MAX)
     panel.legend(
         common.VizLegendOptions()
         .show_legend(False)
@@ -354,12 +361,36 @@ def labels_of(name: str, label: str, metric: str, title: str) -> dashboard.Query
 
 
 def connector_states(selector: str, by: str) -> str:
-    """The number of each connector's state in the table above, as one expression."""
+    """The number of each connector's state in the table above, as one expression. Every replica shows
+    them all; one that has just started says `unknown` for a while, and the lowest number is what one
+    knows that knows more."""
     terms = [
-        f'{number} * max by ({by}) (ev_connector_state{{{selector}state="{state}"}})'
+        f'{number} * max by ({by}, state) (ev_connector_state{{{selector}state="{state}"}})'
         for number, state in enumerate(CONNECTOR_STATES, 1)
     ]
-    return "\nor ".join(terms)
+    return f"min by ({by}) (\n" + "\nor ".join(terms) + "\n)"
+
+
+def known_best(metric: str, unknown: str, by: str) -> str:
+    """The counts of those replicas that know the state of most; `unknown` selects what they do not know."""
+    return f"avg by ({by}) ({metric} and on (instance) ({metric}{{{unknown}}} == scalar(min({metric}{{{unknown}}}))))"
+
+
+def counted(metric: str, window: str) -> str:
+    """By how much a counter rose. A series that was not there before the window began at zero: `increase`
+    alone would not see the first of each kind."""
+    return f"({metric} unless {metric} offset {window}) or increase({metric}[{window}])"
+
+
+def per_minute(by: str, metric: str) -> str:
+    """A counter's rate by the minute, with the first of each kind."""
+    rose = counted(metric, "$__rate_interval")
+    return f"sum by ({by}) ({rose}) * 60000 / $__rate_interval_ms > 0"
+
+
+def by_replica(expr: str) -> str:
+    """With the replica's name instead of its address."""
+    return f"max by (replica) ({expr} * on (instance) group_left (replica) ev_build_info)"
 
 
 def state_words() -> dict[str, tuple[str, str]]:

@@ -15,9 +15,11 @@ from .kit import (
     Look,
     Place,
     Query,
+    by_replica,
     large,
     lines,
     listing,
+    per_minute,
     ranks,
     wall,
 )
@@ -27,7 +29,7 @@ STREAM = "max by (stream_name)"
 
 
 def quantile(q: str, metric: str) -> str:
-    return f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket[$__rate_interval])))"
+    return f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket[5m])))"
 
 
 def build(runbook: str) -> dashboard.Dashboard:
@@ -54,7 +56,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Append, 99 of 100",
                 "Time until a frame was acknowledged and applied, now.",
                 Place(8, 0, 4, 4),
-                "slow-ledger",
+                "frame-latency",
             ),
             Look("s", 1, steps=[(None, GREEN), (0.1, YELLOW), (0.5, RED)]),
             Query("histogram_quantile(0.99, sum by (le) (rate(ev_ledger_append_seconds_bucket[5m])))"),
@@ -65,13 +67,19 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Apply lag",
                 "Ledger messages that the replica furthest behind knows of and has not applied.",
                 Place(12, 0, 4, 4),
-                "apply-lag",
+                "ledger-apply-lag",
             ),
             Look("none", 0, steps=[(None, GREEN), (100, YELLOW), (1000, RED)]),
             Query("max(ev_ledger_apply_lag_messages)"),
         ),
         large(
-            Head(5, "Receipts that wait", "Not known to be in the CDR stream.", Place(16, 0, 4, 4), "receipts-missing"),
+            Head(
+                5,
+                "Receipts that wait",
+                "Not known to be in the CDR stream.",
+                Place(16, 0, 4, 4),
+                "receipts-missing receipt-conflict",
+            ),
             Look("none", 0, steps=[(None, GREEN), (10, YELLOW), (100, RED)]),
             Query("max(ev_receipts_waiting)"),
         ),
@@ -81,7 +89,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Fullest stream",
                 "Share of its limit that the fullest stream uses.",
                 Place(20, 0, 4, 4),
-                "stream-near-its-limit",
+                "stream-near-limit",
             ),
             Look("percentunit", 2, 0, 1, [(None, GREEN), (0.6, YELLOW), (0.8, RED)]),
             Query(f"max({STREAM} (jetstream_stream_total_bytes)\n  / ({STREAM} (jetstream_stream_limit_bytes) > 0))"),
@@ -90,9 +98,9 @@ def build(runbook: str) -> dashboard.Dashboard:
             Head(
                 7,
                 "Append latency",
-                "Time until a frame was acknowledged and applied.",
+                "Time until a frame was acknowledged and applied, over five minutes.",
                 Place(0, 4, 12, 8),
-                "slow-ledger",
+                "frame-latency",
             ),
             Look("s", least=0),
             Query(quantile("0.5", "ev_ledger_append_seconds"), "half"),
@@ -101,9 +109,15 @@ def build(runbook: str) -> dashboard.Dashboard:
             colours={"half": GREEN, "95 of 100": YELLOW, "99 of 100": ORANGE},
         ),
         lines(
-            Head(8, "Apply lag", "Ledger messages known and not applied, by replica.", Place(12, 4, 6, 8), "apply-lag"),
+            Head(
+                8,
+                "Apply lag",
+                "Ledger messages known and not applied, by replica.",
+                Place(12, 4, 6, 8),
+                "ledger-apply-lag",
+            ),
             Look("none", 0, 0),
-            Query("max by (instance) (ev_ledger_apply_lag_messages)", "{{instance}}"),
+            Query(by_replica("ev_ledger_apply_lag_messages"), "{{replica}}"),
         ),
         lines(
             Head(
@@ -111,10 +125,10 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Ledger grows",
                 "Frames appended, by replica, and appends that had to be repeated.",
                 Place(18, 4, 6, 8),
-                "slow-ledger",
+                "frame-latency",
             ),
             Look("ops", least=0),
-            Query("sum by (instance) (rate(ev_ledger_append_seconds_count[$__rate_interval]))", "{{instance}}"),
+            Query(by_replica("rate(ev_ledger_append_seconds_count[$__rate_interval])"), "{{replica}}"),
             Query("sum(rate(ev_ledger_append_retries_total[$__rate_interval]))", "repeated"),
             colours={"repeated": RED},
         ),
@@ -122,8 +136,7 @@ def build(runbook: str) -> dashboard.Dashboard:
             Head(10, "Records in a frame", "What one fsync carries.", Place(0, 12, 6, 7)),
             Look("none", least=0),
             Query(
-                "sum(rate(ev_ledger_frame_records_sum[$__rate_interval]))\n"
-                "/ sum(rate(ev_ledger_frame_records_count[$__rate_interval]))",
+                "sum(rate(ev_ledger_frame_records_sum[5m]))\n/ sum(rate(ev_ledger_frame_records_count[5m]))",
                 "mean",
             ),
             Query(quantile("0.95", "ev_ledger_frame_records"), "95 of 100"),
@@ -132,8 +145,7 @@ def build(runbook: str) -> dashboard.Dashboard:
             Head(11, "Frame size", "Of 512 KiB at most.", Place(6, 12, 6, 7)),
             Look("bytes", least=0),
             Query(
-                "sum(rate(ev_ledger_frame_bytes_sum[$__rate_interval]))\n"
-                "/ sum(rate(ev_ledger_frame_bytes_count[$__rate_interval]))",
+                "sum(rate(ev_ledger_frame_bytes_sum[5m]))\n/ sum(rate(ev_ledger_frame_bytes_count[5m]))",
                 "mean",
             ),
             Query(quantile("0.95", "ev_ledger_frame_bytes"), "95 of 100"),
@@ -146,14 +158,14 @@ def build(runbook: str) -> dashboard.Dashboard:
                 Place(12, 12, 6, 7),
             ),
             Look("cpm", least=0),
-            Query("60 * sum by (kind) (rate(ev_ledger_void_records_total[$__rate_interval]))", "{{kind}}"),
+            Query(per_minute("kind", "ev_ledger_void_records_total"), "{{kind}}"),
             stacked=True,
             bars=True,
         ),
         lines(
-            Head(13, "Questions that wait", "For a frame, by replica.", Place(18, 12, 6, 7), "slow-ledger"),
+            Head(13, "Questions that wait", "For a frame, by replica.", Place(18, 12, 6, 7), "requests-undecided"),
             Look("none", 0, 0),
-            Query("max by (instance) (ev_queue_length)", "{{instance}}"),
+            Query(by_replica("ev_queue_length"), "{{replica}}"),
         ),
         lines(
             Head(
@@ -161,7 +173,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Receipts",
                 "Brought to the CDR stream, by result, as a rate by the minute; and how many wait.",
                 Place(0, 19, 6, 7),
-                "receipts-missing",
+                "receipts-missing receipt-conflict",
             ),
             Look("cpm", least=0),
             Query("60 * sum by (result) (rate(ev_receipts_total[$__rate_interval]))", "{{result}}"),
@@ -169,10 +181,15 @@ def build(runbook: str) -> dashboard.Dashboard:
             colours={"written": GREEN, "wait": ORANGE, "failed": RED, "conflict": "dark-red"},
         ),
         lines(
-            Head(15, "Snapshots", "By result, in the shown time up to each moment.", Place(6, 19, 6, 7), "snapshots"),
+            Head(
+                15,
+                "Ledger since the last snapshot",
+                "Messages that a restart has to read, by replica.",
+                Place(6, 19, 6, 7),
+                "snapshots-fail",
+            ),
             Look("none", 0, 0),
-            Query("sum by (result) (increase(ev_snapshots_total[$__range]))", "{{result}}"),
-            colours={"written": GREEN, "failed": RED},
+            Query(by_replica("(ev_ledger_applied_sequence - ev_snapshot_sequence)"), "{{replica}}"),
         ),
         lines(
             Head(
@@ -180,11 +197,11 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Audit",
                 "Entries, by who acted and result, as a rate by the minute.",
                 Place(12, 19, 6, 7),
-                "audit-takes-no-entries",
+                "audit-not-written",
             ),
             Look("cpm", least=0),
             Query(
-                "60 * sum by (kind, result) (rate(ev_audit_entries_total[$__rate_interval])) > 0",
+                per_minute("kind, result", "ev_audit_entries_total"),
                 "{{kind}}: {{result}}",
             ),
             stacked=True,
@@ -193,9 +210,7 @@ def build(runbook: str) -> dashboard.Dashboard:
         lines(
             Head(17, "Central: CPU", "In cores, by replica.", Place(18, 19, 6, 7)),
             Look("none", 2, 0),
-            Query(
-                'sum by (instance) (rate(process_cpu_seconds_total{job="central"}[$__rate_interval]))', "{{instance}}"
-            ),
+            Query(by_replica('rate(process_cpu_seconds_total{job="central"}[5m])'), "{{replica}}"),
         ),
         ranks(
             Head(
@@ -203,7 +218,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Streams",
                 "Share of each stream's limit in bytes that is used.",
                 Place(0, 26, 8, 7),
-                "stream-near-its-limit",
+                "stream-near-limit",
             ),
             Look("percentunit", 2, 0, 1, [(None, GREEN), (0.6, YELLOW), (0.8, RED)]),
             Query(
@@ -212,7 +227,7 @@ def build(runbook: str) -> dashboard.Dashboard:
             ),
         ),
         listing(
-            Head(19, "Streams in bytes", "What each stream holds.", Place(8, 26, 8, 7), "stream-near-its-limit"),
+            Head(19, "Streams in bytes", "What each stream holds.", Place(8, 26, 8, 7), "stream-near-limit"),
             Query(f"sort_desc({STREAM} (jetstream_stream_total_bytes))"),
             [
                 Column("stream_name", "Stream"),
@@ -221,7 +236,13 @@ def build(runbook: str) -> dashboard.Dashboard:
             "none",
         ),
         lines(
-            Head(20, "Connections", "To all servers, by the credential's role.", Place(16, 26, 8, 7), "connections"),
+            Head(
+                20,
+                "Connections",
+                "To all servers, by the credential's role.",
+                Place(16, 26, 8, 7),
+                "connections-refused",
+            ),
             Look("none", 0, 0),
             Query("max by (role) (ev_connections) > 0", "{{role}}"),
             stacked=True,
@@ -232,15 +253,11 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Connections refused and closed",
                 "By reason, as a rate by the minute.",
                 Place(0, 33, 8, 7),
-                "connections",
+                "connections-refused",
             ),
             Look("cpm", least=0),
-            Query(
-                "60 * sum by (reason) (rate(ev_connections_refused_total[$__rate_interval])) > 0", "refused: {{reason}}"
-            ),
-            Query(
-                "60 * sum by (reason) (rate(ev_connections_closed_total[$__rate_interval])) > 0", "closed: {{reason}}"
-            ),
+            Query(per_minute("reason", "ev_connections_refused_total"), "refused: {{reason}}"),
+            Query(per_minute("reason", "ev_connections_closed_total"), "closed: {{reason}}"),
             stacked=True,
             bars=True,
         ),
@@ -272,7 +289,7 @@ def build(runbook: str) -> dashboard.Dashboard:
         lines(
             Head(25, "Central: memory", "Resident, by replica.", Place(0, 40, 12, 6)),
             Look("bytes", least=0),
-            Query('max by (instance) (process_resident_memory_bytes{job="central"})', "{{instance}}"),
+            Query(by_replica('process_resident_memory_bytes{job="central"}'), "{{replica}}"),
         ),
         lines(
             Head(
@@ -280,7 +297,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "nats-server: slow consumers",
                 "Connections that the server closed since they took too little, ever.",
                 Place(12, 40, 12, 6),
-                "connections",
+                "slow-consumers",
             ),
             Look("none", 0, 0),
             Query("sum(gnatsd_varz_slow_consumers)", "slow consumers"),

@@ -168,7 +168,9 @@ def check_names(all_rules: List[Dict[str, Any]]) -> None:
     exporter = HERE.parent / "e2e" / "tests" / "system" / "exporter.txt"
     known |= set(re.findall(r"^(\w+)", exporter.read_text(encoding="utf-8"), re.M))
     known |= {rule["record"] for rule in all_rules if "record" in rule} | OF_PROMETHEUS
-    for rule in all_rules:
+    runbook = (DOCS / "runbook.md").read_text(encoding="utf-8")
+    shown = [{"alert": "the runbook", "expr": e} for e in re.findall(r"promql: (.*)", runbook)]
+    for rule in all_rules + shown:
         expression = re.sub(r'"[^"]*"', '""', rule["expr"])
         expression = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without)\s*\([^)]*\)", "", expression)
         for name in re.findall(r"[a-zA-Z_:][\w:]*(?!\w*\s*\()", expression):

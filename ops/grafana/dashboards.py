@@ -161,7 +161,7 @@ def scrapes(folder: Path, central_urls: list[str]) -> None:
         (folder / "rules" / path.name).write_text(shortened, encoding="utf-8")
     config = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
     config = re.sub(r"(scrape_interval|scrape_timeout|evaluation_interval): \S+", r"\1: 1s", config)
-    config = re.sub(r"^alerting:\n(?:[ \n].*\n?)*", "", config, flags=re.MULTILINE)
+    config = re.sub(r"^alerting:\n(?: .*\n|\n)*", "", config, flags=re.MULTILINE)
     (folder / "prometheus.yml").write_text(config, encoding="utf-8")
 
 

@@ -126,7 +126,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Every charge point and connector that cannot serve a driver, or soon will not, "
                 "with its problem. A click on a charge point leads to its wall.",
                 Place(0, 4, 12, 9),
-                "",
+                "where-to-look-first",
             ),
             Query(WRONG_NOW),
             [
@@ -223,7 +223,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 14,
                 "Refusals by code",
                 "Requests answered with a `no`, by its code, as a rate by the minute.",
-                Place(0, 29, 16, 8),
+                Place(0, 29, 10, 8),
                 "",
             ),
             Look("cpm", least=0),
@@ -232,11 +232,34 @@ def build(runbook: str) -> dashboard.Dashboard:
             bars=True,
         ),
         ranks(
-            Head(
-                15, "Refusals in the shown time", "By code, the most frequent first.", Place(16, 29, 8, 8), "refusals"
-            ),
+            Head(15, "Refusals in the shown time", "By code, the most frequent first.", Place(10, 29, 6, 8)),
             Look("none", 0, 0, steps=[(None, ORANGE)]),
             Query(f"sort_desc(sum by (code) ({counted(DENIED, '$__range')}) > 0)", "{{code}}"),
+        ),
+        listing(
+            Head(
+                16,
+                "Odd records in the shown time",
+                "Spool records that were set aside (quarantined), never came (missing) or told of a meter that "
+                "fell or jumped (anomaly), by charge point.",
+                Place(16, 29, 8, 8),
+                "records-quarantined records-missing meter-anomalies",
+            ),
+            Query(f"sort_desc(round(max by (cp, what) ({counted('ev_cp_odd_records_total', '$__range')})) > 0)"),
+            [
+                Column("cp", "Charge point", leads_to=("ev-charge-point", "cp")),
+                Column(
+                    "what",
+                    "What",
+                    words={
+                        "quarantined": ("quarantined", ORANGE),
+                        "missing": ("missing", RED),
+                        "anomaly": ("anomaly", YELLOW),
+                    },
+                ),
+                Column("Value", "Records", "none", width=90),
+            ],
+            "none",
         ),
     ]
     return wall(

@@ -21,6 +21,7 @@ from .kit import (
     listing,
     per_minute,
     ranks,
+    timeline,
     wall,
 )
 
@@ -35,7 +36,13 @@ def quantile(q: str, metric: str) -> str:
 def build(runbook: str) -> dashboard.Dashboard:
     panels = [
         large(
-            Head(1, "Replicas that answer", "Centrals that are ready.", Place(0, 0, 4, 4), "central-not-ready"),
+            Head(
+                1,
+                "Replicas that answer",
+                "Centrals that are ready.",
+                Place(0, 0, 4, 4),
+                "nobody-answers central-down central-not-ready",
+            ),
             Look("none", 0, steps=[(None, RED), (1, YELLOW), (2, GREEN)]),
             Query("sum(ev_ready)"),
         ),
@@ -89,7 +96,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Fullest stream",
                 "Share of its limit that the fullest stream uses.",
                 Place(20, 0, 4, 4),
-                "stream-near-limit",
+                "stream-near-limit stream-without-leader",
             ),
             Look("percentunit", 2, 0, 1, [(None, GREEN), (0.6, YELLOW), (0.8, RED)]),
             Query(f"max({STREAM} (jetstream_stream_total_bytes)\n  / ({STREAM} (jetstream_stream_limit_bytes) > 0))"),
@@ -123,14 +130,15 @@ def build(runbook: str) -> dashboard.Dashboard:
             Head(
                 9,
                 "Ledger grows",
-                "Frames appended, by replica, and appends that had to be repeated.",
+                "Frames appended, by replica, appends that had to be repeated, and what is no frame at all.",
                 Place(18, 4, 6, 8),
-                "frame-latency",
+                "ledger-junk",
             ),
             Look("ops", least=0),
             Query(by_replica("rate(ev_ledger_append_seconds_count[$__rate_interval])"), "{{replica}}"),
             Query("sum(rate(ev_ledger_append_retries_total[$__rate_interval]))", "repeated"),
-            colours={"repeated": RED},
+            Query("sum(rate(ev_ledger_junk_messages_total[$__rate_interval]))", "no frames"),
+            colours={"repeated": ORANGE, "no frames": RED},
         ),
         lines(
             Head(10, "Records in a frame", "What one fsync carries.", Place(0, 12, 6, 7)),
@@ -171,14 +179,13 @@ def build(runbook: str) -> dashboard.Dashboard:
             Head(
                 14,
                 "Receipts",
-                "Brought to the CDR stream, by result, as a rate by the minute; and how many wait.",
+                "Brought to the CDR stream, by result, as a rate by the minute.",
                 Place(0, 19, 6, 7),
                 "receipts-missing receipt-conflict",
             ),
             Look("cpm", least=0),
             Query("60 * sum by (result) (rate(ev_receipts_total[$__rate_interval]))", "{{result}}"),
-            Query("max(ev_receipts_waiting)", "wait"),
-            colours={"written": GREEN, "wait": ORANGE, "failed": RED, "conflict": "dark-red"},
+            colours={"written": GREEN, "failed": RED, "conflict": "dark-red"},
         ),
         lines(
             Head(
@@ -218,7 +225,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Streams",
                 "Share of each stream's limit in bytes that is used.",
                 Place(0, 26, 8, 7),
-                "stream-near-limit",
+                "stream-near-limit stream-without-leader",
             ),
             Look("percentunit", 2, 0, 1, [(None, GREEN), (0.6, YELLOW), (0.8, RED)]),
             Query(
@@ -227,7 +234,13 @@ def build(runbook: str) -> dashboard.Dashboard:
             ),
         ),
         listing(
-            Head(19, "Streams in bytes", "What each stream holds.", Place(8, 26, 8, 7), "stream-near-limit"),
+            Head(
+                19,
+                "Streams in bytes",
+                "What each stream holds.",
+                Place(8, 26, 8, 7),
+                "stream-near-limit stream-without-leader",
+            ),
             Query(f"sort_desc({STREAM} (jetstream_stream_total_bytes))"),
             [
                 Column("stream_name", "Stream"),
@@ -241,7 +254,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Connections",
                 "To all servers, by the credential's role.",
                 Place(16, 26, 8, 7),
-                "connections-refused",
+                "connections-refused door-unwatched",
             ),
             Look("none", 0, 0),
             Query("max by (role) (ev_connections) > 0", "{{role}}"),
@@ -253,7 +266,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "Connections refused and closed",
                 "By reason, as a rate by the minute.",
                 Place(0, 33, 8, 7),
-                "connections-refused",
+                "connections-refused door-unwatched",
             ),
             Look("cpm", least=0),
             Query(per_minute("reason", "ev_connections_refused_total"), "refused: {{reason}}"),
@@ -287,21 +300,74 @@ def build(runbook: str) -> dashboard.Dashboard:
             ),
         ),
         lines(
-            Head(25, "Central: memory", "Resident, by replica.", Place(0, 40, 12, 6)),
+            Head(25, "Central: memory", "Resident, by replica.", Place(0, 40, 6, 6)),
             Look("bytes", least=0),
             Query(by_replica('process_resident_memory_bytes{job="central"}'), "{{replica}}"),
+        ),
+        lines(
+            Head(
+                27,
+                "Receipts that wait",
+                "Not known to be in the CDR stream, by replica; each finds out for itself.",
+                Place(6, 40, 6, 6),
+                "receipts-missing",
+            ),
+            Look("none", 0, 0),
+            Query(by_replica("ev_receipts_waiting"), "{{replica}}"),
         ),
         lines(
             Head(
                 26,
                 "nats-server: slow consumers",
                 "Connections that the server closed since they took too little, ever.",
-                Place(12, 40, 12, 6),
+                Place(12, 40, 6, 6),
                 "slow-consumers",
             ),
             Look("none", 0, 0),
             Query("sum(gnatsd_varz_slow_consumers)", "slow consumers"),
             colours={"slow consumers": ORANGE},
+        ),
+        listing(
+            Head(
+                28,
+                "Access of central ends in",
+                "For each replica: its credentials, the authorities that it knows, the certificates that servers show.",
+                Place(18, 40, 6, 6),
+                "central-access-expires",
+            ),
+            Query(
+                "sort(max by (replica, what) ((ev_expires_at_seconds - time())\n"
+                "  * on (instance) group_left (replica) ev_build_info))"
+            ),
+            [Column("replica", "Replica"), Column("what", "What"), Column("Value", "Ends in", "s", width=80)],
+            "not known",
+        ),
+        timeline(
+            Head(
+                29,
+                "nats-server",
+                "Whether each server answers central.",
+                Place(0, 46, 12, 6),
+                "nats-server-down nats-not-seen no-quorum jet-stream-disabled",
+            ),
+            Look("none", words={"1": ("up", GREEN), "0": ("DOWN", RED)}),
+            Query("min by (server_name) (ev_nats_server_up)", "{{server_name}}"),
+        ),
+        lines(
+            Head(
+                30,
+                "JetStream: storage used",
+                "Of what each server may use.",
+                Place(12, 46, 12, 6),
+                "storage-near-limit",
+            ),
+            Look("percentunit", None, 0, 1),
+            Query(
+                "max by (server_id) (gnatsd_varz_jetstream_stats_storage\n"
+                "  / (gnatsd_varz_jetstream_config_max_storage > 0))\n"
+                "* on (server_id) group_left (value) max by (server_id, value) (gnatsd_varz_server_name)",
+                "{{value}}",
+            ),
         ),
     ]
     return wall(

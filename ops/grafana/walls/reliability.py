@@ -189,8 +189,8 @@ def build(runbook: str) -> dashboard.Dashboard:
                 16,
                 "Replicas",
                 "Whether each central answered; no colour where it could not be asked.",
-                Place(0, 27, 12, 7),
-                "central-not-ready",
+                Place(0, 27, 8, 7),
+                "nobody-answers central-down central-not-ready central-restarts",
             ),
             Look("none", words={"1": ("ready", GREEN), "0": ("not ready", RED)}),
             Query(by_replica("ev_ready"), "{{replica}}"),
@@ -200,7 +200,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 17,
                 "Connectors that could serve",
                 "Share of all connectors that were neither faulted, out of service, offline nor unknown.",
-                Place(12, 27, 12, 7),
+                Place(8, 27, 8, 7),
                 "chargers-offline",
             ),
             Look("percentunit", 0, 0, 1),
@@ -210,6 +210,20 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "could serve",
             ),
             colours={"could serve": GREEN},
+        ),
+        lines(
+            Head(
+                18,
+                "Not let in, dropped",
+                "Requests that were answered `overloaded` before they were read, by verb and why, and messages that "
+                "the connection did not take; as a rate by the minute.",
+                Place(16, 27, 8, 7),
+                "requests-shed messages-dropped",
+            ),
+            Look("cpm", least=0),
+            Query("60 * sum by (verb, why) (rate(ev_refused_total[$__rate_interval]))", "{{verb}}: {{why}}"),
+            Query("60 * sum(rate(ev_messages_dropped_total[$__rate_interval]))", "dropped"),
+            colours={"dropped": RED},
         ),
     ]
     return wall(

@@ -52,6 +52,12 @@ def run(dev: Any, server: Path, images: Path | None, keep: bool, recording: Path
         raise dev.Failure(f"{len(wrong)} faults in the dashboards:\n  " + "\n  ".join(wrong))
 
 
+def make(dev: Any, into: Path, runbook: str | None) -> None:
+    """Writes the dashboards for somebody's Grafana."""
+    more = ["--runbook", runbook] if runbook else []
+    dev.run([ensure_venv(dev), HERE / "generate.py", "--into", into.resolve(), *more])
+
+
 def check_json(dev: Any) -> list[str]:
     """What needs no running program. Returns the links that lead nowhere."""
     python = ensure_venv(dev)

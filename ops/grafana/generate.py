@@ -56,19 +56,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--runbook", default=RUNBOOK, metavar="URL", help="of the runbook's page")
+    parser.add_argument("--into", type=Path, default=FOLDER, metavar="DIR", help="instead of dashboards/ here")
     args = parser.parse_args()
+    folder: Path = args.into
     wanted = dashboards(args.runbook)
-    there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("ev-*.json")}
     if args.check:
         odd = sorted(name for name in wanted | there if wanted.get(name) != there.get(name))
         for name in odd:
             print(f"ops/grafana/dashboards/{name} is not what generate.py makes; run it", file=sys.stderr)
         return 1 if odd else 0
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in there.keys() - wanted.keys():
-        (FOLDER / name).unlink()
+        (folder / name).unlink()
     for name, text in wanted.items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")
     return 0
 
 

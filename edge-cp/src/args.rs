@@ -1,12 +1,16 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use edge_cp::{
     config::{Config, ConfigError, nats_url_is_usable},
     control::{Request, Verb},
     ctl,
+    reload::Reloader,
     sim::SimVerb,
 };
 use ev_contract::{connector::FaultEffect, ids::ConnectorId, units::Mwh};
@@ -58,6 +62,9 @@ enum CommandLine {
         /// The file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Print JSON: `ok`, `file`, `faults`, `warnings`
+        #[arg(long)]
+        json: bool,
     },
     /// Act on the spot, through the agent's control socket
     #[command(before_help = CTL_EXAMPLES)]
@@ -330,20 +337,43 @@ impl Args {
     /// Does what the command line says.
     pub fn carry_out(self) -> ExitCode {
         match self.command {
-            CommandLine::CheckConfig { config } => match Config::read(&config) {
-                Ok(read) => {
-                    println!(
-                        "{}: {} charge points, all well",
-                        config.display(),
-                        read.charge_points.len()
-                    );
-                    ExitCode::SUCCESS
-                }
-                Err(e) => config_fault(&e),
-            },
+            CommandLine::CheckConfig { config, json } => check_config(&config, json),
             CommandLine::Run(run) => run.carry_out(),
             CommandLine::Ctl(ctl) => ctl.carry_out(),
         }
+    }
+}
+
+/// What can be told without connecting. What ends soon or has ended is a warning: an agent without a good
+/// credential begins and charges, and takes a new one when it lies there.
+fn check_config(path: &Path, json: bool) -> ExitCode {
+    let read = Config::read(path);
+    let (faults, warnings) = match &read {
+        Ok(config) => (&[][..], config.warnings()),
+        Err(e) => (e.faults.as_slice(), Vec::new()),
+    };
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "file": path, "ok": read.is_ok(), "faults": faults, "warnings": warnings,
+            })
+        );
+    }
+    match read {
+        Ok(_) if json => ExitCode::SUCCESS,
+        Ok(config) => {
+            for warning in &warnings {
+                eprintln!("edge-cp: warning: {warning}");
+            }
+            println!(
+                "{}: {} charge points, all well",
+                path.display(),
+                config.charge_points.len()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(e) => config_fault(&e),
     }
 }
 
@@ -363,6 +393,7 @@ impl Run {
             Ok(config) => config,
             Err(e) => return config_fault(&e),
         };
+        let reloader = Reloader::new(self.config, config.clone());
         if let Some(url) = self.nats_url {
             if !nats_url_is_usable(&url) {
                 eprintln!(
@@ -385,7 +416,11 @@ impl Run {
             if let Err(e) = watch_signals(stop) {
                 return failure(&e);
             }
-            match edge_cp::run(config, self.sim_speed, shutdown).await {
+            let hang_ups = match signal(SignalKind::hangup()) {
+                Ok(hang_ups) => hang_ups,
+                Err(e) => return failure(&e),
+            };
+            match edge_cp::run(config, self.sim_speed, (reloader, hang_ups), shutdown).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => failure(&format!("{e:#}")),
             }

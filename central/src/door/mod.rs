@@ -41,7 +41,7 @@ use self::{
     record::Recorder,
     table::{Place, Table},
 };
-use crate::{PAUSES, audit::Audit, metrics::Metrics};
+use crate::{Config, PAUSES, audit::Audit, metrics::Metrics};
 
 const CONNECTS: &str = "$SYS.ACCOUNT.*.CONNECT";
 const DISCONNECTS: &str = "$SYS.ACCOUNT.*.DISCONNECT";
@@ -88,7 +88,7 @@ struct Link {
 pub async fn start(
     access: &Access,
     replica: &str,
-    limits: ConnectionLimits,
+    configs: watch::Receiver<Config>,
     audit: Audit,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<JoinSet<()>> {
@@ -105,15 +105,17 @@ pub async fn start(
         .await
         .context("connecting to nats-server as a doorkeeper")?;
     let mut tasks = JoinSet::new();
-    let recorder = Recorder::new(client.clone(), limits, audit, Arc::clone(&metrics));
+    let recorder = Recorder::new(client.clone(), configs.clone(), audit, Arc::clone(&metrics));
     tasks.spawn(async move {
         if let Err(error) = recorder.run().await {
             tracing::error!(%error, "refused and closed connections are not written down");
         }
     });
+    let limits = configs.borrow().connections;
     let counter = Counter {
         client,
         table: Table::new(limits),
+        configs,
         metrics,
         servers: HashMap::new(),
         swept_at: None,
@@ -151,6 +153,7 @@ fn told(link: &watch::Sender<Link>, event: &LinkEvent) {
 struct Counter {
     client: Client,
     table: Table,
+    configs: watch::Receiver<Config>,
     metrics: Arc<Metrics>,
     /// When each server gave its last sign.
     servers: HashMap<Arc<str>, Instant>,
@@ -212,6 +215,10 @@ impl Counter {
                         }
                         Err(_) => self.is_sweep_due = true,
                     }
+                }
+                Ok(()) = self.configs.changed() => {
+                    let limits = self.configs.borrow_and_update().connections;
+                    self.table.limit(limits);
                 }
                 Ok(()) = link.changed() => {
                     let now = *link.borrow_and_update();

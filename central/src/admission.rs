@@ -170,6 +170,16 @@ impl Gate {
         }
     }
 
+    /// Another rate. What was asked already counts on, at most as much as the new one allows at once.
+    pub fn limit(&mut self, rate: Rate) {
+        self.each = Duration::from_secs(1) / rate.per_s.max(1);
+        self.burst = rate.burst.max(1);
+        let latest = Instant::now() + self.each * self.burst;
+        for whole_at in self.whole_at.values_mut() {
+            *whole_at = latest.min(*whole_at);
+        }
+    }
+
     /// Whether a question may come in. One that counts more than the whole burst counts as the
     /// whole burst: it must be possible at all.
     ///
@@ -216,6 +226,24 @@ mod tests {
         (0..asked)
             .filter(|_| gate.admit(&asker, 1, now).is_ok())
             .count()
+    }
+
+    #[test]
+    fn another_rate_counts_from_now_on_for_all() {
+        let (mut gate, now) = (Gate::new(RATE), Instant::now());
+        assert_eq!(let_in(&mut gate, "alice", 100, now), 5);
+        gate.limit(Rate::new(1, 2));
+        assert_eq!(
+            let_in(&mut gate, "alice", 100, now),
+            1,
+            "half a second was used"
+        );
+        gate.limit(Rate::new(1, 1));
+        let later = Instant::now() + Duration::from_secs(1);
+        assert_eq!(let_in(&mut gate, "alice", 100, later), 1);
+        assert_eq!(let_in(&mut gate, "bob", 100, later), 1);
+        gate.limit(Rate::new(1_000, 1_000));
+        assert!(let_in(&mut gate, "bob", 2_000, later) >= 999);
     }
 
     #[test]

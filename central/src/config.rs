@@ -7,7 +7,7 @@ use std::{
 };
 
 use central_core::{decide::Settings, ripe::Keep};
-use ev_client::{Access, AccessError, Tls};
+use ev_client::{Access, AccessError, Term, Tls};
 use ev_contract::ids::ReplicaId;
 use ev_service::Places;
 use serde::Deserialize;
@@ -182,6 +182,24 @@ impl Config {
                 })?;
         }
         Ok(config)
+    }
+
+    /// What of what it names ends soon or has ended, in sentences.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let now_s = jiff::Timestamp::now().as_second();
+        let own = self.access().ok();
+        let door = self.door_access().ok().flatten();
+        let mut terms: Vec<Term> = Vec::new();
+        for term in own.iter().chain(&door).flat_map(Access::terms) {
+            if !terms.contains(&term) {
+                terms.push(term);
+            }
+        }
+        terms
+            .iter()
+            .filter_map(|term| term.warning(now_s))
+            .collect()
     }
 
     /// What opens nats-server.

@@ -12,6 +12,7 @@
 //! - [`orders`]: commands to charge points
 //! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
+//! - [`reload`]: another configuration while it runs
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 
 pub mod admission;
@@ -31,11 +32,13 @@ pub mod orders;
 pub mod out;
 pub mod receipts;
 pub mod reports;
+pub mod reload;
 mod schedule;
 pub mod snapshots;
 mod subscriptions;
 
 use std::{
+    path::Path,
     process::ExitCode,
     sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
@@ -49,6 +52,7 @@ use ev_contract::streams;
 use ev_service::Manager;
 use tokio::{
     net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, mpsc, watch},
     task::JoinSet,
 };
@@ -62,6 +66,7 @@ use crate::{
     metrics::Metrics,
     out::Out,
     reports::Reports,
+    reload::Reloader,
 };
 
 /// Soon, since everybody waits for central; replicas do not come back in step.
@@ -86,9 +91,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare streams while the server is not ready for them.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 
-/// Runs until a signal; the process's exit status.
+/// Runs until a signal with the configuration of a file; the process's exit status.
 #[must_use]
-pub fn main(config: Config) -> ExitCode {
+pub fn main(config: Config, path: &Path) -> ExitCode {
     ev_service::log("info,async_nats=warn");
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -102,6 +107,9 @@ pub fn main(config: Config) -> ExitCode {
     };
     let result = runtime.block_on(async {
         let (stop, stopped) = watch::channel(false);
+        // Caught before anything else: uncaught it ends the process.
+        let hang_ups = hang_ups().context("listening to SIGHUP")?;
+        let (reloader, configs) = Reloader::new(path, config);
         tokio::spawn(async move {
             if let Err(error) = signalled().await {
                 tracing::error!(%error, "signals cannot be listened to");
@@ -109,7 +117,7 @@ pub fn main(config: Config) -> ExitCode {
             // Nobody listens when everything has ended.
             let _ = stop.send(true);
         });
-        run(config, stopped).await
+        run(configs, Some((reloader, hang_ups)), stopped).await
     });
     // Tasks that wait for answers need not be waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -122,26 +130,31 @@ pub fn main(config: Config) -> ExitCode {
     }
 }
 
-async fn signalled() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    // Deadly unless it is caught, and sent by `systemctl reload`.
-    let mut hang_up = signal(SignalKind::hangup())?;
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => tracing::info!("SIGHUP"),
-        }
-    }
+fn hang_ups() -> std::io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
-/// Runs until `stop` is set, then drains.
+async fn signalled() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Runs until `stop` is set, then drains. What can change of the configuration is followed; `reloads`
+/// is who changes it, and at which signal.
 ///
 /// # Errors
 /// When it cannot serve: no port, no connection, streams that cannot be used.
-pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+pub async fn run(
+    configs: watch::Receiver<Config>,
+    reloads: Option<(Reloader, Signal)>,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let config = configs.borrow().clone();
     let metrics = Arc::new(Metrics::new().context("registering metrics")?);
     metrics.build(config.replica.as_str());
     let (health, watched) = watch::channel(Health::starting());
@@ -158,24 +171,43 @@ pub async fn run(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         watched.clone(),
         stop.clone(),
     ));
-    let told = tokio::spawn(tell(watched.clone(), stop.clone()));
-    let outcome = serve(config, stop, metrics, &bridge, health, watched).await;
+    let told = tokio::spawn(tell(watched.clone(), reloads, stop.clone()));
+    let outcome = serve(configs, stop, metrics, &bridge, health, watched).await;
     serving.abort();
     told.abort();
     outcome
 }
 
-/// Tells the service manager how this replica is, until it is to stop.
-async fn tell(health: watch::Receiver<Health>, mut stop: watch::Receiver<bool>) {
+/// Tells the service manager how this replica is, until it is to stop, and reads the configuration anew
+/// when it says so.
+async fn tell(
+    health: watch::Receiver<Health>,
+    mut reloads: Option<(Reloader, Signal)>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut manager = Manager::from_env();
+    let mut about_config = None;
     loop {
         let now = health.borrow().clone();
         let why_not = now.not_ready();
-        let status = why_not.as_deref().unwrap_or("answers");
-        manager.tell(why_not.is_none(), now.is_alive(), status);
+        let mut status = why_not.clone().unwrap_or_else(|| "answers".into());
+        if let Some(about_config) = &about_config {
+            status = format!("{status}; {about_config}");
+        }
+        manager.tell(why_not.is_none(), now.is_alive(), &status);
+        let hung_up = async {
+            match &mut reloads {
+                Some((reloader, signal)) => {
+                    signal.recv().await;
+                    reloader
+                }
+                None => std::future::pending().await,
+            }
+        };
         let pause = tokio::time::sleep(TELL_EVERY);
         tokio::select! {
             () = pause => {}
+            reloader = hung_up => about_config = manager.reloads(|| reloader.reload()).status(),
             _ = stop.wait_for(|stop| *stop) => break,
         }
     }
@@ -183,13 +215,14 @@ async fn tell(health: watch::Receiver<Health>, mut stop: watch::Receiver<bool>) 
 }
 
 async fn serve(
-    config: Config,
+    configs: watch::Receiver<Config>,
     mut stop: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
     bridge: &OnceLock<Arc<Bridge>>,
     health: watch::Sender<Health>,
     watched: watch::Receiver<Health>,
 ) -> anyhow::Result<()> {
+    let config = configs.borrow().clone();
     let terms = Terms::new(config.access()?, RHYTHM);
     let links = Links::connect(&config, &metrics, &terms.connected()).await?;
     // Ends with this function, however that returns.
@@ -227,10 +260,10 @@ async fn serve(
         out.clone(),
         Arc::clone(&metrics),
     );
-    let mut watching = watch_the_door(&config, &audit, &metrics, bridge).await?;
+    let mut watching = watch_the_door(&config, configs.clone(), &audit, &metrics, bridge).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
-        config.limits.clone(),
+        configs.clone(),
         out.clone(),
         audit.clone(),
         Arc::clone(&metrics),
@@ -242,6 +275,7 @@ async fn serve(
             questions,
             heartbeats,
             entries,
+            configs,
             stop,
         })
         .await;
@@ -281,6 +315,7 @@ async fn remind(mut terms: Terms, door: Option<Access>, metrics: Arc<Metrics>) {
 /// Watches who connects, where there is a credential for it.
 async fn watch_the_door(
     config: &Config,
+    configs: watch::Receiver<Config>,
     audit: &Audit,
     metrics: &Arc<Metrics>,
     bridge: &OnceLock<Arc<Bridge>>,
@@ -296,7 +331,7 @@ async fn watch_the_door(
     let (tasks, here) = door::start(
         &access,
         config.replica.as_str(),
-        config.connections,
+        configs,
         audit.clone(),
         Arc::clone(metrics),
     )

@@ -33,6 +33,9 @@ enum Verb {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// Print JSON: `ok`, `file`, `faults`, `warnings`.
+        #[arg(long)]
+        json: bool,
     },
     Verify(central::archive::VerifyArgs),
     Backup(central::archive::BackupArgs),
@@ -107,11 +110,8 @@ const MANUAL: Manual = Manual {
 
 fn main() -> ExitCode {
     match Args::parse().verb {
-        Verb::Run { config } => with_config(&config, central::main),
-        Verb::CheckConfig { config } => with_config(&config, |_| {
-            println!("{} is in order", config.display());
-            ExitCode::SUCCESS
-        }),
+        Verb::Run { config } => with_config(&config, |read| central::main(read, &config)),
+        Verb::CheckConfig { config, json } => check_config(&config, json),
         Verb::Verify(args) => central::archive::verify(&args),
         Verb::Backup(args) => central::archive::backup(&args),
         Verb::Restore(args) => central::archive::restore(&args),
@@ -123,6 +123,45 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+    }
+}
+
+/// What can be told without connecting. What ends soon or has ended is a warning: a replica takes a new
+/// credential when it lies there.
+fn check_config(path: &Path, json: bool) -> ExitCode {
+    let read = central::Config::read(path);
+    let warnings = read
+        .as_ref()
+        .map(central::Config::warnings)
+        .unwrap_or_default();
+    if json {
+        let faults: Vec<String> = read
+            .as_ref()
+            .err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        println!(
+            "{}",
+            serde_json::json!({
+                "file": path, "ok": read.is_ok(), "faults": faults, "warnings": warnings,
+            })
+        );
+    }
+    match read {
+        Ok(_) => {
+            for warning in warnings.iter().filter(|_| !json) {
+                eprintln!("central: warning: {warning}");
+            }
+            if !json {
+                println!("{} is in order", path.display());
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("central: {error}");
+            ExitCode::from(EXIT_CONFIG)
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    Links,
+    Config, Links,
     admission::{Gate, Limits, Refusal},
     audit::{self, Audit, Reading},
     border::{self, Ignored, Question, ReplyTo},
@@ -46,7 +46,7 @@ struct Shared {
     audit: Audit,
     metrics: Arc<Metrics>,
     shares: Shares,
-    limits: Limits,
+    configs: watch::Receiver<Config>,
     questions: mpsc::Sender<Item>,
     heartbeats: mpsc::Sender<(Heartbeat, Held)>,
 }
@@ -54,7 +54,7 @@ struct Shared {
 /// Starts the task that subscribes when this replica serves and unsubscribes when it no longer does.
 pub(crate) fn start(
     links: Links,
-    limits: Limits,
+    configs: watch::Receiver<Config>,
     out: Out,
     audit: Audit,
     metrics: Arc<Metrics>,
@@ -71,7 +71,7 @@ pub(crate) fn start(
         audit,
         metrics,
         shares: Shares::default(),
-        limits,
+        configs,
         questions,
         heartbeats,
     });
@@ -91,7 +91,8 @@ const SUBSCRIBE_AGAIN: Duration = Duration::from_secs(1);
 
 async fn run(links: Links, shared: Arc<Shared>, mut health: watch::Receiver<Health>) {
     while until(&mut health, true).await {
-        let sources = match subscribe(&links, &shared.limits).await {
+        let limits = shared.configs.borrow().limits.clone();
+        let sources = match subscribe(&links, &limits).await {
             Ok(sources) => sources,
             Err(error) => {
                 tracing::error!(%error, "cannot subscribe");
@@ -143,6 +144,23 @@ impl Source {
             Self::Operators(_) => AuditKind::Op,
             Self::Enrolments(_) => AuditKind::Enrol,
             Self::Records(_) | Self::Syncs(_) | Self::Heartbeats(_) => AuditKind::Cp,
+        }
+    }
+}
+
+impl Source {
+    /// Other limits, for who has asked already as well.
+    fn limit(&mut self, limits: &Limits) {
+        match self {
+            Self::Drivers(gates) => {
+                gates.starts.limit(limits.driver_starts);
+                gates.stops.limit(limits.driver_stops);
+                gates.reads.limit(limits.driver_reads);
+            }
+            Self::Operators(gate) | Self::Enrolments(gate) => gate.limit(limits.operator),
+            Self::Records(gate) => gate.limit(limits.charge_point_evts),
+            Self::Syncs(gate) => gate.limit(limits.charge_point_syncs),
+            Self::Heartbeats(gate) => gate.limit(limits.charge_point_heartbeats),
         }
     }
 }
@@ -203,12 +221,14 @@ async fn take(
     health: watch::Receiver<Health>,
 ) {
     let mut seen = 0_u64;
+    let mut configs = shared.configs.clone();
     {
         let mut watched = health.clone();
         let mut ended = std::pin::pin!(until(&mut watched, false));
         loop {
             tokio::select! {
                 _ = &mut ended => break,
+                Ok(()) = configs.changed() => source.limit(&configs.borrow_and_update().limits),
                 message = subscriber.next() => match message {
                     Some(message) => {
                         seen += 1;

@@ -1,12 +1,16 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 use edge_cp::{
     config::{Config, ConfigError, nats_url_is_usable},
     control::{Request, Verb},
     ctl,
+    reload::Reloader,
     sim::SimVerb,
 };
 use ev_contract::{connector::FaultEffect, ids::ConnectorId, units::Mwh};
@@ -122,6 +126,9 @@ enum CommandLine {
         /// The file
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Print JSON: `ok`, `file`, `faults`, `warnings`
+        #[arg(long)]
+        json: bool,
     },
     /// Act on the spot, through the agent's control socket
     #[command(before_help = CTL_EXAMPLES)]
@@ -400,17 +407,7 @@ impl Args {
     /// Does what the command line says.
     pub fn carry_out(self) -> ExitCode {
         match self.command {
-            CommandLine::CheckConfig { config } => match Config::read(&config) {
-                Ok(read) => {
-                    println!(
-                        "{}: {} charge points, all well",
-                        config.display(),
-                        read.charge_points.len()
-                    );
-                    ExitCode::SUCCESS
-                }
-                Err(e) => config_fault(&e),
-            },
+            CommandLine::CheckConfig { config, json } => check_config(&config, json),
             CommandLine::Run(run) => run.carry_out(),
             CommandLine::Ctl(ctl) => ctl.carry_out(),
             CommandLine::Manual { folder } => match MANUAL.write(Self::command(), &folder) {
@@ -418,6 +415,39 @@ impl Args {
                 Err(e) => failure(&format!("manual in {}: {e}", folder.display())),
             },
         }
+    }
+}
+
+/// What can be told without connecting. What ends soon or has ended is a warning: an agent without a good
+/// credential begins and charges, and takes a new one when it lies there.
+fn check_config(path: &Path, json: bool) -> ExitCode {
+    let read = Config::read(path);
+    let (faults, warnings) = match &read {
+        Ok(config) => (&[][..], config.warnings()),
+        Err(e) => (e.faults.as_slice(), Vec::new()),
+    };
+    if json {
+        println!(
+            "{}",
+            serde_json::json!({
+                "file": path, "ok": read.is_ok(), "faults": faults, "warnings": warnings,
+            })
+        );
+    }
+    match read {
+        Ok(_) if json => ExitCode::SUCCESS,
+        Ok(config) => {
+            for warning in &warnings {
+                eprintln!("edge-cp: warning: {warning}");
+            }
+            println!(
+                "{}: {} charge points, all well",
+                path.display(),
+                config.charge_points.len()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(e) => config_fault(&e),
     }
 }
 
@@ -437,6 +467,7 @@ impl Run {
             Ok(config) => config,
             Err(e) => return config_fault(&e),
         };
+        let reloader = Reloader::new(self.config, config.clone());
         if let Some(url) = self.nats_url {
             if !nats_url_is_usable(&url) {
                 eprintln!(
@@ -459,7 +490,11 @@ impl Run {
             if let Err(e) = watch_signals(stop) {
                 return failure(&e);
             }
-            match edge_cp::run(config, self.sim_speed, shutdown).await {
+            let hang_ups = match signal(SignalKind::hangup()) {
+                Ok(hang_ups) => hang_ups,
+                Err(e) => return failure(&e),
+            };
+            match edge_cp::run(config, self.sim_speed, (reloader, hang_ups), shutdown).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(e) => failure(&format!("{e:#}")),
             }
@@ -473,15 +508,12 @@ fn watch_signals(stop: watch::Sender<bool>) -> std::io::Result<()> {
     const SIGXFSZ: i32 = 25;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Deadly unless it is caught, and sent by `systemctl reload`.
-    let mut hang_up = signal(SignalKind::hangup())?;
     let mut too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hang_up.recv() => tracing::info!("SIGHUP"),
                 _ = too_large.recv() => {}
             }
         }

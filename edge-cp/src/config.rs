@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ev_client::{AccessError, Credential, Tls};
+use ev_client::{Access, AccessError, Credential, Term, Tls};
 use ev_contract::{
     ids::{ConnectorId, CpId, SiteId},
     limits::{CONNECTORS_MAX, CURRENT_MA_MIN},
@@ -176,6 +176,29 @@ impl Config {
                 faults,
             })
         }
+    }
+
+    /// What of what it names ends soon or has ended, in sentences.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let now_s = jiff::Timestamp::now().as_second();
+        let mut terms: Vec<Term> = Vec::new();
+        for cp in &self.charge_points {
+            let access = Access {
+                url: self.nats_url.clone(),
+                credentials: cp.credentials.clone(),
+                tls: self.tls.clone(),
+            };
+            for term in access.terms() {
+                if !terms.contains(&term) {
+                    terms.push(term);
+                }
+            }
+        }
+        terms
+            .iter()
+            .filter_map(|term| term.warning(now_s))
+            .collect()
     }
 
     /// What is wrong with the files that it names.

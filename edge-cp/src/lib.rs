@@ -10,6 +10,7 @@
 //! - [`control`]: the socket for those who stand in front of the cabinet
 //! - [`ctl`]: the command line's side of it
 //! - [`clock`]: the host's clocks
+//! - [`reload`]: what SIGHUP does
 //! - `service`: what the service manager is told
 
 pub mod actor;
@@ -19,6 +20,7 @@ pub mod control;
 pub mod ctl;
 pub mod hardware;
 mod logbook;
+pub mod reload;
 mod service;
 pub mod sim;
 pub mod store;
@@ -28,20 +30,24 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ev_client::Access;
-use tokio::sync::watch;
+use tokio::{signal::unix::Signal, sync::watch};
 
-use crate::{config::Config, control::Reachable, sim::physics::PlantSpec, store::Store};
+use crate::{
+    config::Config, control::Reachable, reload::Reloader, sim::physics::PlantSpec, store::Store,
+};
 
 /// How long everything may take to end.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
-/// Serves the configured charge points until `shutdown` says so.
+/// Serves the configured charge points until `shutdown` says so. `reloads` is who looks at the
+/// configuration again, and at which signal.
 ///
 /// # Errors
 /// When the state folder or the control socket cannot be used.
 pub async fn run(
     config: Config,
     speed: u32,
+    reloads: (Reloader, Signal),
     shutdown: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.state_dir)
@@ -92,6 +98,7 @@ pub async fn run(
     let all = Arc::new(reachable);
     tasks.push(tokio::spawn(service::tell(
         Arc::clone(&all),
+        reloads,
         shutdown.clone(),
     )));
     if let Some((listener, path)) = listener {

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use ev_service::Manager;
 use futures::future::join_all;
 use tokio::{
+    signal::unix::Signal,
     sync::watch,
     time::{sleep, timeout},
 };
@@ -13,6 +14,7 @@ use tokio::{
 use crate::{
     actor::{Handle, Pulse},
     control::Reachable,
+    reload::Reloader,
 };
 
 /// How often; the unit's watchdog waits many times that.
@@ -20,20 +22,29 @@ const EVERY: Duration = Duration::from_secs(1);
 /// A charge point that has not answered within this makes no progress.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Tells until the end.
-pub async fn tell(all: Arc<Vec<Reachable>>, mut shutdown: watch::Receiver<bool>) {
+/// Tells until the end, and looks at the configuration again when it is told to.
+pub async fn tell(
+    all: Arc<Vec<Reachable>>,
+    (reloader, mut hang_ups): (Reloader, Signal),
+    mut shutdown: watch::Receiver<bool>,
+) {
     let mut manager = Manager::from_env();
+    let mut about_config = None;
     loop {
         let asked = join_all(all.iter().map(|one| ask(&one.handle)));
         tokio::select! {
             pulses = asked => {
-                let told = Told::of(&pulses);
+                let mut told = Told::of(&pulses);
+                if let Some(about_config) = &about_config {
+                    told.status = format!("{}; {about_config}", told.status);
+                }
                 manager.tell(told.ready, told.alive, &told.status);
             }
             () = crate::stopped(&mut shutdown) => break,
         }
         tokio::select! {
             () = sleep(EVERY) => {}
+            _ = hang_ups.recv() => about_config = manager.reloads(|| reloader.reload()),
             () = crate::stopped(&mut shutdown) => break,
         }
     }

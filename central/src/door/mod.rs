@@ -44,7 +44,7 @@ use self::{
     record::Recorder,
     table::{Place, Table},
 };
-use crate::{PAUSES, audit::Audit, metrics::Metrics};
+use crate::{Config, PAUSES, audit::Audit, metrics::Metrics};
 
 const CONNECTS: &str = "$SYS.ACCOUNT.*.CONNECT";
 const DISCONNECTS: &str = "$SYS.ACCOUNT.*.DISCONNECT";
@@ -91,7 +91,7 @@ struct Link {
 pub async fn start(
     access: &Access,
     replica: &str,
-    limits: ConnectionLimits,
+    configs: watch::Receiver<Config>,
     audit: Audit,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<(JoinSet<()>, Arc<Bridge>)> {
@@ -108,7 +108,7 @@ pub async fn start(
         .await
         .context("connecting to nats-server as a doorkeeper")?;
     let mut tasks = JoinSet::new();
-    let recorder = Recorder::new(client.clone(), limits, audit, Arc::clone(&metrics));
+    let recorder = Recorder::new(client.clone(), configs.clone(), audit, Arc::clone(&metrics));
     tasks.spawn(async move {
         if let Err(error) = recorder.run().await {
             tracing::error!(%error, "refused and closed connections are not written down");
@@ -116,10 +116,12 @@ pub async fn start(
     });
     let (speaks, is_speaker) = watch::channel(false);
     let bridge = Bridge::new(client.clone(), is_speaker);
+    let limits = configs.borrow().connections;
     let counter = Counter {
         client,
         speaks,
         table: Table::new(limits),
+        configs,
         metrics,
         servers: HashMap::new(),
         swept_at: None,
@@ -159,6 +161,7 @@ struct Counter {
     /// Whether this replica shows the servers' numbers.
     speaks: watch::Sender<bool>,
     table: Table,
+    configs: watch::Receiver<Config>,
     metrics: Arc<Metrics>,
     /// When each server gave its last sign.
     servers: HashMap<Arc<str>, Instant>,
@@ -220,6 +223,10 @@ impl Counter {
                         }
                         Err(_) => self.is_sweep_due = true,
                     }
+                }
+                Ok(()) = self.configs.changed() => {
+                    let limits = self.configs.borrow_and_update().connections;
+                    self.table.limit(limits);
                 }
                 Ok(()) = link.changed() => {
                     let now = *link.borrow_and_update();

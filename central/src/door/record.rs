@@ -9,15 +9,15 @@ use async_nats::Client;
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     DISCONNECTS, QUEUE, REFUSALS,
     events::{self, Event},
-    limits::ConnectionLimits,
     token::{self, Accounts, Judged, KICKED, Token},
 };
 use crate::{
+    Config,
     audit::{Audit, entry},
     metrics::Metrics,
 };
@@ -35,7 +35,7 @@ const QUOTED_CHARS_MAX: usize = 40;
 /// What is needed to write down.
 pub struct Recorder {
     client: Client,
-    limits: ConnectionLimits,
+    configs: watch::Receiver<Config>,
     audit: Audit,
     metrics: Arc<Metrics>,
     accounts: Accounts,
@@ -52,13 +52,13 @@ impl Recorder {
     #[must_use]
     pub fn new(
         client: Client,
-        limits: ConnectionLimits,
+        configs: watch::Receiver<Config>,
         audit: Audit,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             client,
-            limits,
+            configs,
             audit,
             metrics,
             accounts: Accounts::default(),
@@ -108,7 +108,7 @@ impl Recorder {
         if !is_written {
             return;
         }
-        let why = match self.limits.of(role) {
+        let why = match self.configs.borrow().connections.of(role) {
             Some(limit) if is_kick => {
                 format!("closed by a doorkeeper: {limit} may be open at once")
             }

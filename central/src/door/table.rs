@@ -99,6 +99,21 @@ impl Table {
         }
     }
 
+    /// Other limits. Who has too many by them is among the [`overdue`](Self::overdue).
+    pub fn limit(&mut self, limits: ConnectionLimits) {
+        self.limits = limits;
+        let has_too_many = |holder: &Holder| {
+            let limit = limits.of(holder.role).unwrap_or(usize::MAX);
+            holder.connections.len() > limit
+        };
+        self.over = self
+            .holders
+            .iter()
+            .filter(|(_, holder)| has_too_many(holder))
+            .map(|(key, _)| key.clone())
+            .collect();
+    }
+
     /// Forgets everything: what happened meanwhile was not heard.
     pub fn clear(&mut self) {
         *self = Self {
@@ -310,6 +325,23 @@ mod tests {
         // Heard of late, and the oldest: it stays, and the newest goes.
         assert_eq!(cids(&table.connected(of("alice", 0), now)), [3]);
         assert_eq!(drivers(&table), 8);
+    }
+
+    #[test]
+    fn other_limits_count_for_those_who_are_there() {
+        let (mut table, now) = (table(), Instant::now());
+        for cid in 1..=3 {
+            assert!(table.connected(of("alice", cid), now).is_empty());
+        }
+        let limits = |driver| ConnectionLimits {
+            driver,
+            ..ConnectionLimits::default()
+        };
+        table.limit(limits(1));
+        assert_eq!(cids(&table.overdue(now)), [3, 2]);
+        table.limit(limits(4));
+        assert!(table.overdue(now + KICK_AGAIN).is_empty());
+        assert!(table.connected(of("alice", 4), now).is_empty());
     }
 
     #[test]

@@ -169,6 +169,8 @@ pub struct Inputs {
     pub heartbeats: mpsc::Receiver<(Heartbeat, Held)>,
     /// The ledger.
     pub entries: mpsc::Receiver<Entry>,
+    /// The configuration, whenever it changes.
+    pub configs: watch::Receiver<Config>,
     /// Set when it is time to go.
     pub stop: watch::Receiver<bool>,
 }
@@ -316,6 +318,10 @@ impl Engine {
                     }
                 }
                 _ = turn.tick() => {}
+                Ok(()) = inputs.configs.changed() => {
+                    self.config = inputs.configs.borrow_and_update().clone();
+                    self.settings = self.config.settings();
+                }
                 _ = inputs.stop.changed(), if draining.is_none() => {
                     if *inputs.stop.borrow() {
                         tracing::info!("draining");

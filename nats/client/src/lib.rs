@@ -165,6 +165,7 @@ impl Tls {
     /// [`AccessError`].
     pub fn check(&self) -> Result<(), AccessError> {
         holds("ca", &self.ca, "certificate", "BEGIN CERTIFICATE")?;
+        terms::are_certificates("ca", &self.ca)?;
         if let Some((certificate, key)) = &self.identity {
             holds(
                 "certificate",
@@ -172,6 +173,7 @@ impl Tls {
                 "certificate",
                 "BEGIN CERTIFICATE",
             )?;
+            terms::are_certificates("certificate", certificate)?;
             holds("key", key, "key", "PRIVATE KEY")?;
         }
         Ok(())

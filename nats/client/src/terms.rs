@@ -13,7 +13,7 @@ use rand::Rng;
 use tokio::{sync::Notify, time::sleep};
 use x509_cert::der::Decode;
 
-use crate::{Access, Credential};
+use crate::{Access, AccessError, Credential};
 
 const DAY_S: i64 = 24 * 3_600;
 /// People are reminded from so long before an end: enough to be back from leave and to go to a
@@ -275,6 +275,27 @@ impl Access {
         })
         .collect()
     }
+}
+
+/// Whether a file's certificates can be read, each of them.
+pub(crate) fn are_certificates(key: &'static str, path: &Path) -> Result<(), AccessError> {
+    let shown = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|source| AccessError::File {
+        key,
+        path: shown.clone(),
+        source,
+    })?;
+    let mut certificates = CertificateDer::pem_reader_iter(io::Cursor::new(bytes)).peekable();
+    let are_there = certificates.peek().is_some();
+    let can_be_read = |c: Result<CertificateDer<'_>, _>| c.is_ok_and(|c| not_after_s(&c).is_some());
+    if are_there && certificates.all(can_be_read) {
+        return Ok(());
+    }
+    Err(AccessError::Pem {
+        key,
+        what: "certificate that can be read",
+        path: shown,
+    })
 }
 
 /// The first end of the certificates in a file.

@@ -79,6 +79,26 @@ impl Manager {
         }
     }
 
+    /// Does what changes the configuration of a running program, and lets the manager know when it has
+    /// begun and ended: `systemctl reload` waits for that. A program that is not ready yet says nothing,
+    /// since the end of it would be taken for readiness.
+    pub fn reloads<T>(&self, work: impl FnOnce() -> T) -> T {
+        let told = |states: &[NotifyState<'_>]| {
+            if !self.is_ready {
+                return;
+            }
+            if let Err(error) = sd_notify::notify(states) {
+                tracing::warn!(%error, "the service manager cannot be told of the new configuration");
+            }
+        };
+        let mut begins = vec![NotifyState::Reloading];
+        begins.extend(NotifyState::monotonic_usec_now().ok());
+        told(&begins);
+        let result = work();
+        told(&[NotifyState::Ready]);
+        result
+    }
+
     /// The program ends because it was told to.
     pub fn stopping(&self) {
         let states = [NotifyState::Stopping, NotifyState::Status("stopping")];

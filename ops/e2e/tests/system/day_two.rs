@@ -366,3 +366,72 @@ async fn replicas_are_replaced_one_by_one_and_no_driver_notices() -> Result<()> 
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_is_read_anew_and_a_bad_one_changes_nothing() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 1).await?;
+    let alice = site.driver("alice").await?;
+    let session = alice.start("CP-001").await?;
+    let path = site.central_config(0);
+    let good = std::fs::read_to_string(&path)?;
+    let check = async |code: i32, words: &str| -> Result<()> {
+        let (is, said) = central(&[&"check-config", &"--config", &path, &"--json"]).await?;
+        ensure!(is == Some(code) && said.contains(words), "{is:?} {said}");
+        Ok(())
+    };
+    check(0, "\"ok\":true").await?;
+
+    std::fs::write(&path, format!("{good}\nsessions_per_driver = 0\n"))?;
+    check(78, "sessions_per_driver").await?;
+    site.centrals[0].hang_up()?;
+    site.centrals[0]
+        .wait_for_log("nothing has changed", PATIENCE)
+        .await?;
+    let log = site.centrals[0].log();
+    ensure!(log.contains("sessions_per_driver: give 1 to 100"), "{log}");
+    let refused = alice.start_with("CP-002", &StartOptions::default()).await?;
+    ensure!(
+        refused.reason.as_deref() == Some("limit_reached"),
+        "{refused:?}"
+    );
+
+    let more = "sessions_per_driver = 2\nstream_replicas = 3\n\
+                [limits]\noperator = { per_s = 1, burst = 1 }\n";
+    std::fs::write(&path, format!("{good}\n{more}"))?;
+    check(0, "\"ok\":true").await?;
+    site.centrals[0].hang_up()?;
+    site.centrals[0]
+        .wait_for_log("keys=\"stream_replicas\"", PATIENCE)
+        .await?;
+    let other = alice.start("CP-002").await?;
+    let olga = site.asker(Role::Operator, "olga").await?;
+    // One at once is let in, two are not.
+    let asked = try_join_all((0..2).map(async |_| {
+        let body = br#"{"type":"op.cp_ls","to":"central"}"#.to_vec();
+        olga.raw("ev.v1.op.olga.cp_ls".into(), body, Encoding::Json)
+            .await
+    }))
+    .await?;
+    let overloaded = asked
+        .iter()
+        .filter(|answer| String::from_utf8_lossy(answer).contains("overloaded"))
+        .count();
+    ensure!(overloaded == 1, "{overloaded}");
+
+    // An agent takes it for the next start, and goes on.
+    let path = site.dir().join("edge-cp.toml");
+    let good = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, good.replace("SITE-A", "SITE-B"))?;
+    site.agent.hang_up()?;
+    site.agent
+        .wait_for_log("charge_point CP-001, charge_point CP-002", PATIENCE)
+        .await?;
+    std::fs::write(&path, "colour = 1\n")?;
+    site.agent.hang_up()?;
+    site.agent.wait_for_log("cannot be used", PATIENCE).await?;
+    for session in [session, other] {
+        alice.stop(&session).await?;
+        alice.wait_ended(&session).await?;
+    }
+    Ok(())
+}

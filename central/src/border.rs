@@ -18,9 +18,10 @@ use ev_contract::{
     time::UnixMs,
     v1::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
-        EvtRequest,        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest, ReceiptsRequest, UptimeRequest,
-        SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest, StatusRequest,
-        StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
+        EvtRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
+        ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
+        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
+        UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };

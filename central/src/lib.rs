@@ -8,6 +8,7 @@
 //! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams; [`reports`]: reading them for operators
+//! - [`uptime`]: what is seen of connectors, written down
 //! - [`orders`]: commands to charge points
 //! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
@@ -32,6 +33,7 @@ pub mod reports;
 mod schedule;
 pub mod snapshots;
 mod subscriptions;
+pub mod uptime;
 
 use std::{
     process::ExitCode,
@@ -216,6 +218,7 @@ async fn serve(
         out.clone(),
         Arc::clone(&metrics),
     );
+    let (seen, writing) = uptime::start(js.clone());
     let mut watching = watch_the_door(&config, &audit, &metrics).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
@@ -225,7 +228,7 @@ async fn serve(
         Arc::clone(&metrics),
         watched,
     );
-    let engine = Engine::new(config, places, out, audit, metrics, health, beginning);
+    let engine = Engine::new(config, places, out, audit, seen, metrics, health, beginning);
     engine
         .run(Inputs {
             questions,
@@ -242,6 +245,7 @@ async fn serve(
     let ended = async {
         let _ = auditing.await;
         let _ = sending.await;
+        let _ = writing.await;
     };
     let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
     // Sent is not read: what the server has not read when this end closes with something unread is

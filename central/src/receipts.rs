@@ -45,12 +45,7 @@ impl Copied {
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 
 /// Writes an entry if its subject is empty, else compares. Where it stands, if it is there.
-pub async fn copy(
-    js: &jetstream::Context,
-    cdr: &Stream,
-    id: CdrId,
-    bytes: Bytes,
-) -> (Copied, u64) {
+pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes) -> (Copied, u64) {
     let subject = Subject::Cdr {
         session: id.session,
         adjustment: id.adjustment,

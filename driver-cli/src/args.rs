@@ -462,9 +462,9 @@ impl EventsArgs {
 
 fn event_kinds(text: &str) -> Result<Kinds, String> {
     use EventKind::{
-        Accepted, Adjusted, Anomaly, ChargerBack, ChargerLost, Cleared, Ended, EnergyEnded, Enrolled,
-        Fault, Missing, Offline, Online, Opened, Operated, Phase, Quarantined, Refused, Revoked,
-        Service, Started, Stopping, Taken,
+        Accepted, Adjusted, Anomaly, ChargerBack, ChargerLost, Cleared, Ended, EnergyEnded,
+        Enrolled, Fault, Missing, Offline, Online, Opened, Operated, Phase, Quarantined, Refused,
+        Revoked, Service, Started, Stopping, Taken,
     };
     Ok(Kinds(match text {
         "cut" => vec![Offline, Online],

@@ -14,8 +14,8 @@ use ev_contract::{
     limits::REQUEST_BYTES_MAX,
     v1::{
         AuditReply, CpLsReply, DriverUpdate, ErrorReply, EventsReply, HistoryReply, ListReply,
-        OpReply, ReceiptsReply, UptimeReply,
-        ReceiptReply, SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
+        OpReply, ReceiptReply, ReceiptsReply, SessionLsReply, Status, StatusReply, TariffLsReply,
+        UpdateType, UptimeReply,
     },
     wire::{self, CONTENT_TYPE, Encoding, Message},
 };

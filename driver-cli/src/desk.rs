@@ -10,10 +10,9 @@ use ev_contract::{
     v1::{
         AuditReply, AuditRequest, ChargePointListing, ChargePointView, CpLsReply, CpLsRequest,
         DriverUpdate, EventsReply, EventsRequest, HistoryReply, HistoryRequest, ListReply,
-        ListRequest, OpReply, ReceiptReply, ReceiptsReply, ReceiptsRequest, UptimeReply,
-        UptimeRequest,
-        ReceiptRequest, SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest,
-        TariffLsReply, TariffLsRequest,
+        ListRequest, OpReply, ReceiptReply, ReceiptRequest, ReceiptsReply, ReceiptsRequest,
+        SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest, TariffLsReply,
+        TariffLsRequest, UptimeReply, UptimeRequest,
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };

@@ -11,9 +11,9 @@ use ev_contract::{
     units::{Amount, Currency, MilliWatt, Mwh},
     v1::{
         Adjustment, AuditKind, AuditOutcome, AuditRow, Awaited, ChargePointListing,
-        ChargePointView, CpEnrolment, DriverUpdate, EndReason, EventKind, EventRow, Flag, MeterSpan, OpReply, Origin, PriceComponent,
-        Reach, Receipt, ReceiptLine, ReceiptReply, ScopedTariff, SessionView, Status, Tariff,
-        TariffScope,
+        ChargePointView, CpEnrolment, DriverUpdate, EndReason, EventKind, EventRow, Flag,
+        MeterSpan, OpReply, Origin, PriceComponent, Reach, Receipt, ReceiptLine, ReceiptReply,
+        ScopedTariff, SessionView, Status, Tariff, TariffScope,
     },
 };
 use serde::{Serialize, Serializer, ser::Error as _};

@@ -124,10 +124,7 @@ pub fn waits(s: &SessionView, now: UnixMs) -> Option<Why> {
     let so_long = duration(now.0.saturating_sub(waits.since.0));
     let cp = &s.cp_id;
     let away = (!s.reachable).then(|| match waits.heard_at {
-        Some(at) => format!(
-            "{cp}, which is offline since {}",
-            local(at, &s.time_zone)
-        ),
+        Some(at) => format!("{cp}, which is offline since {}", local(at, &s.time_zone)),
         None => format!("{cp}, which is offline"),
     });
     let answers = || {
@@ -201,11 +198,15 @@ pub fn records(cp: &ChargePointView) -> String {
     match (cp.link, cp.spool_depth) {
         _ if cp.epoch.is_none() => parts.push("none yet".to_owned()),
         (Reach::Online, Some(0)) if parts.is_empty() => {
-            parts.push(format!("nothing lost: all {arrived} of this spool have arrived"));
+            parts.push(format!(
+                "nothing lost: all {arrived} of this spool have arrived"
+            ));
         }
         (Reach::Online, Some(0)) => parts.push(format!("nothing else waits after {arrived}")),
         (Reach::Online, Some(waiting)) => {
-            parts.push(format!("{waiting} wait in the cabinet and are on their way"));
+            parts.push(format!(
+                "{waiting} wait in the cabinet and are on their way"
+            ));
         }
         _ => parts.push(format!(
             "{arrived} have arrived; what the cabinet still has is known when it is back"
@@ -319,7 +320,10 @@ pub(crate) mod tests {
 
         view.access_expires_at = Some(T);
         let (text, hint) = because(&mut view, Code::ChargePointOffline, Some(T));
-        assert!(text.contains("what it connects with ended at 2023"), "{text}");
+        assert!(
+            text.contains("what it connects with ended at 2023"),
+            "{text}"
+        );
         assert!(hint.contains("enrol charge-point CP-002 --again"), "{hint}");
 
         let mut revoked = cp();
@@ -336,7 +340,10 @@ pub(crate) mod tests {
         out.connectors[0].service = Service::Out;
         let (text, hint) = because(&mut out, Code::OutOfService, Some(T));
         let words = "it is out of service, as an operator wants it";
-        assert_eq!(text, format!("drivers are refused at CP-002/1 {at}: {words}"));
+        assert_eq!(
+            text,
+            format!("drivers are refused at CP-002/1 {at}: {words}")
+        );
         assert!(hint.starts_with("`op cp enable CP-002`"), "{hint}");
 
         let (text, _) = because(&mut cp(), Code::Faulted, Some(T));

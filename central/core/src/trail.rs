@@ -222,7 +222,10 @@ impl Trail {
                     cp_id: Some(cp.clone()),
                     ..blank.clone()
                 }),
-                Write::Driver(..) | Write::Tariff(_) | Write::TariffScope(..) | Write::Forget(_) => {}
+                Write::Driver(..)
+                | Write::Tariff(_)
+                | Write::TariffScope(..)
+                | Write::Forget(_) => {}
             }
         }
         found.extend(record.evidence.iter().map(|evidence| EventRow {
@@ -321,17 +324,18 @@ impl Trail {
             detail,
             ..blank.clone()
         };
-        let was = self
-            .connectors
-            .entry((cp.clone(), id))
-            .or_default();
+        let was = self.connectors.entry((cp.clone(), id)).or_default();
         let now = seen_connector(connector, was, Some(blank.at));
         let out_word = |service: Service| service.to_string().replace('_', " ");
         if now.service != was.service && (was.service.is_some() || now.out) {
             let word = now.service.map(out_word);
             found.push(event(EventKind::Service, word));
         } else if now.out != was.out {
-            let word = if now.out { "out, confirmed" } else { "in, confirmed" };
+            let word = if now.out {
+                "out, confirmed"
+            } else {
+                "in, confirmed"
+            };
             found.push(event(EventKind::Service, Some(word.to_owned())));
         }
         match (&was.fault, &now.fault) {
@@ -357,10 +361,7 @@ impl Trail {
         blank: &EventRow,
         found: &mut Vec<EventRow>,
     ) {
-        let was = self
-            .spools
-            .entry((cp.clone(), epoch.clone()))
-            .or_default();
+        let was = self.spools.entry((cp.clone(), epoch.clone())).or_default();
         for (kind, before, after) in [
             (EventKind::Missing, was.missing, spool.missing),
             (EventKind::Anomaly, was.anomalies, spool.anomalies),
@@ -524,11 +525,7 @@ impl Trail {
     }
 }
 
-fn seen_connector(
-    connector: &Connector,
-    was: &SeenConnector,
-    at: Option<UnixMs>,
-) -> SeenConnector {
+fn seen_connector(connector: &Connector, was: &SeenConnector, at: Option<UnixMs>) -> SeenConnector {
     let reported = connector.reported.as_ref();
     let fault = reported
         .and_then(|r| r.fault.as_ref())

@@ -160,9 +160,8 @@ impl Reading {
     fn is_first(&self) -> bool {
         match self {
             Self::Audit(page) => page.is_first(),
-            Self::Receipts(ReceiptsPage { begin, .. }, _) | Self::Uptime(UptimePage { begin, .. }) => {
-                !matches!(begin, Begin::After(_))
-            }
+            Self::Receipts(ReceiptsPage { begin, .. }, _)
+            | Self::Uptime(UptimePage { begin, .. }) => !matches!(begin, Begin::After(_)),
         }
     }
 

@@ -48,7 +48,14 @@ impl Watch {
         let (out, _) = Out::start(client, Arc::clone(&metrics));
         let stream = audit::ensure(&js, 1).await?;
         let by = replica.parse()?;
-        let (audit, _) = Audit::start(js.clone(), stream.clone(), reports_of(&stream), by, out, Arc::clone(&metrics));
+        let (audit, _) = Audit::start(
+            js.clone(),
+            stream.clone(),
+            reports_of(&stream),
+            by,
+            out,
+            Arc::clone(&metrics),
+        );
         let access = server
             .keys()
             .access(&server.url(), Role::Doorkeeper, replica)?;

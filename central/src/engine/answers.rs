@@ -18,10 +18,9 @@ use ev_contract::{
     time::UnixMs,
     v1::{
         AuditEntry, AuditKind, CommandReply, CpLsReply, EnrolReply, ErrorReply, EventsReply,
-        EvtReply,
-        HistoryReply, ListReply, OpReply, Outcome, ReceiptReply, ResetCommand, SessionLsReply,
-        SessionView, Status, StatusReply, SyncReply, SyncRequest, TariffLsReply, UnlockCommand,
-        UpdateType, WaitView,
+        EvtReply, HistoryReply, ListReply, OpReply, Outcome, ReceiptReply, ResetCommand,
+        SessionLsReply, SessionView, Status, StatusReply, SyncReply, SyncRequest, TariffLsReply,
+        UnlockCommand, UpdateType, WaitView,
     },
     wire::{Encoding, Tag},
 };

@@ -31,7 +31,7 @@ use ev_contract::{
     ids::{CommandId, CpId},
     subjects::Subject,
     time::{Now, UnixMs},
-    v1::{CommandReply, Heartbeat, PingCommand},
+    v1::{CommandReply, Heartbeat, PingCommand, UptimeRecord},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use tokio::sync::{mpsc, watch};
@@ -53,6 +53,7 @@ use crate::{
     out::Out,
     receipts::{CdrId, Copied},
     schedule::Schedule,
+    uptime,
 };
 
 /// Questions and heartbeats taken in before the engine turns to other things.
@@ -94,11 +95,7 @@ enum TaskDone {
         answer: Option<CommandReply>,
     },
     /// A receipt or adjustment.
-    Copied {
-        id: CdrId,
-        result: Copied,
-        seq: u64,
-    },
+    Copied { id: CdrId, result: Copied, seq: u64 },
     /// A snapshot.
     Snapshot { seq: u64, ok: bool },
     /// What the server says of the ledger.
@@ -125,6 +122,8 @@ pub struct Engine {
     log: Log,
     heard: Hearing,
     listening: Listening,
+    uptime: uptime::Watch,
+    seen: mpsc::Sender<UptimeRecord>,
     trail: Trail,
     orders: Orders,
     waiting: Waiting,
@@ -207,6 +206,7 @@ impl Engine {
         places: Places,
         out: Out,
         audit: Audit,
+        seen: mpsc::Sender<UptimeRecord>,
         metrics: Arc<Metrics>,
         health: watch::Sender<Health>,
         beginning: Beginning,
@@ -215,6 +215,7 @@ impl Engine {
         let now = Instant::now();
         let applied = log.state().basis().seq;
         let settings = config.settings();
+        let config_replica = config.replica.clone();
         health.send_modify(|h| h.stage = Stage::Replaying { applied, target });
         let mut engine = Self {
             settings,
@@ -232,6 +233,8 @@ impl Engine {
             began: now,
             heard: Hearing::new(),
             listening: Listening::new(),
+            uptime: uptime::Watch::new(config_replica),
+            seen,
             trail: Trail::new(log.state()),
             listens_from: wall(),
             cdr_upto: [0; 2],
@@ -324,6 +327,7 @@ impl Engine {
                     && self.waiting.is_empty()
                     && self.copying == 0;
                 if idle || since.elapsed() > DRAIN_MAX {
+                    self.last_sight();
                     self.last_snapshot().await;
                     self.out_of_time(!idle);
                     return;

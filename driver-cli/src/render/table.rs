@@ -232,7 +232,10 @@ fn event_cells(event: &EventRow) -> [String; 6] {
     let operator = event.operator_id.as_ref().map(|id| format!("op {id}"));
     let driver = event.driver_id.as_ref().map(ToString::to_string);
     let who: Vec<_> = [operator, driver].into_iter().flatten().collect();
-    let why = [event.code.map(|code| code.to_string()), event.detail.clone()];
+    let why = [
+        event.code.map(|code| code.to_string()),
+        event.detail.clone(),
+    ];
     let why: Vec<_> = why.into_iter().flatten().collect();
     [
         doc::Time(event.at).to_string(),

@@ -219,11 +219,7 @@ impl Uptime {
 
     /// The minutes of every connector; `window` says which of them are in its month.
     #[must_use]
-    pub fn rows(
-        mut self,
-        month: &str,
-        window: impl Fn(&CpId) -> (u32, u32),
-    ) -> Vec<UptimeRow> {
+    pub fn rows(mut self, month: &str, window: impl Fn(&CpId) -> (u32, u32)) -> Vec<UptimeRow> {
         let mut runs = std::mem::take(&mut self.runs);
         for run in runs.values_mut() {
             self.close(run);
@@ -384,10 +380,19 @@ mod tests {
             record("a", 1, (90, 110), true, &[("CP-001", UP)]),
             record("a", 2, (110, 111), false, &[("CP-001", OFFLINE)]),
             record("a", 3, (111, 120), false, &[]),
-            record("a", 4, (120, 130), false, &[("CP-001", Availability::Planned)]),
+            record(
+                "a",
+                4,
+                (120, 130),
+                false,
+                &[("CP-001", Availability::Planned)],
+            ),
             record("a", 5, (130, 220), false, &[("CP-001", UP)]),
         ]);
-        assert_eq!((row.up, row.down, row.planned, row.unknown), (80, 10, 10, 0));
+        assert_eq!(
+            (row.up, row.down, row.planned, row.unknown),
+            (80, 10, 10, 0)
+        );
         assert_eq!((row.minutes, row.offline), (100, 10));
         assert_eq!(text(row.uptime_percent), "\"90.000\"");
     }
@@ -447,7 +452,13 @@ mod tests {
     fn who_charged_unheard_was_up_but_not_who_had_a_fault() {
         let mut uptime = Uptime::new(0, 1_000);
         uptime.record(&record("a", 1, (100, 150), true, &[("CP-001", OFFLINE)]));
-        uptime.record(&record("a", 2, (150, 200), false, &[("CP-001", Availability::Faulted)]));
+        uptime.record(&record(
+            "a",
+            2,
+            (150, 200),
+            false,
+            &[("CP-001", Availability::Faulted)],
+        ));
         let site = "depot".parse().unwrap();
         let at = |minute: i64, ms: i64| UnixMs(minute * 60_000 + ms);
         uptime.used(place("CP-001"), &site, at(109, 1), at(160, 30_000));
@@ -462,9 +473,15 @@ mod tests {
         let list = |spans: &[(u32, u32)]| Minutes(spans.to_vec()).settled();
         let all = list(&[(30, 40), (0, 10), (5, 20)]);
         assert_eq!(all.0, [(0, 20), (30, 40)]);
-        assert_eq!(all.without(&list(&[(2, 3), (10, 35)])).0, [(0, 2), (3, 10), (35, 40)]);
+        assert_eq!(
+            all.without(&list(&[(2, 3), (10, 35)])).0,
+            [(0, 2), (3, 10), (35, 40)]
+        );
         assert_eq!(all.without(&list(&[(0, 50)])).0, []);
-        assert_eq!(all.without(&list(&[(15, 32), (33, 34)])).0, [(0, 15), (32, 33), (34, 40)]);
+        assert_eq!(
+            all.without(&list(&[(15, 32), (33, 34)])).0,
+            [(0, 15), (32, 33), (34, 40)]
+        );
         assert_eq!(all.within(15, 31).count(), 6);
         assert_eq!(text(Percent::of(0, 0)), "null");
     }

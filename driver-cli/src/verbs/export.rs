@@ -22,6 +22,7 @@ use crate::{
     exit::Exit,
     failure::Failure,
     report::{
+        csv_row::cells,
         month::Calendar,
         rows::{self, ADJUSTMENTS_MAX, Adjustments, Energy, ReceiptRow, SessionRow},
         uptime::{Uptime, minute},
@@ -42,15 +43,15 @@ pub(super) async fn export(ctx: &Ctx, args: ExportArgs) -> Result<Exit, Failure>
     let desk = ctx.operator_desk().await?;
     let (_, end) = args.month.anywhere();
     if end > wall_now() {
-        ctx.output
-            .message(&format!("{} is not over: this is what there is so far", args.month));
+        ctx.output.message(&format!(
+            "{} is not over: this is what there is so far",
+            args.month
+        ));
     }
     let mut walk = Walk::new(&desk, &args);
     let adjustments = match args.what {
         What::Uptime => Adjustments::new(),
-        What::Sessions | What::Receipts | What::Energy => {
-            ctx.query(walk.adjustments()).await?
-        }
+        What::Sessions | What::Receipts | What::Energy => ctx.query(walk.adjustments()).await?,
     };
     let format = if ctx.output.is_json() {
         Format::Json
@@ -63,7 +64,11 @@ pub(super) async fn export(ctx: &Ctx, args: ExportArgs) -> Result<Exit, Failure>
             What::Sessions => {
                 while let Some(page) = walk.receipts().await? {
                     for r in &page {
-                        sheet.row(&SessionRow::new(r, rows::of(&adjustments, r), walk.calendar))?;
+                        sheet.row(&SessionRow::new(
+                            r,
+                            rows::of(&adjustments, r),
+                            walk.calendar,
+                        ))?;
                     }
                 }
             }
@@ -104,7 +109,10 @@ pub(super) async fn export(ctx: &Ctx, args: ExportArgs) -> Result<Exit, Failure>
         Ok(())
     })
     .await
-    .inspect_err(|_| ctx.output.message("the export ends here and is not complete"))?;
+    .inspect_err(|_| {
+        ctx.output
+            .message("the export ends here and is not complete")
+    })?;
     sheet.end(&walk)?;
     if walk.strange > 0 {
         ctx.output.message(&format!(
@@ -119,7 +127,11 @@ pub(super) async fn export(ctx: &Ctx, args: ExportArgs) -> Result<Exit, Failure>
         ));
         return Ok(Exit::Unknown);
     }
-    Ok(if walk.strange > 0 { Exit::Other } else { Exit::Ok })
+    Ok(if walk.strange > 0 {
+        Exit::Other
+    } else {
+        Exit::Ok
+    })
 }
 
 /// A walk through what is kept.
@@ -223,7 +235,9 @@ impl<'a> Walk<'a> {
                 });
             }
             for adjustment in page.adjustments {
-                all.entry(adjustment.session_id).or_default().push(adjustment);
+                all.entry(adjustment.session_id)
+                    .or_default()
+                    .push(adjustment);
             }
             if !page.more {
                 self.not_kept += page.not_kept;
@@ -346,14 +360,22 @@ impl Sheet {
     fn row(&mut self, row: &impl Serialize) -> Result<(), Failure> {
         self.rows += 1;
         match self.format {
-            Format::Csv => self.csv.serialize(row).map_err(|e| match e.into_kind() {
-                csv::ErrorKind::Io(source) => cannot_write(source),
-                other => cannot_write(io::Error::other(format!("{other:?}"))),
-            }),
+            Format::Csv => {
+                let cells = cells(row).map_err(|e| cannot_write(io::Error::other(e)))?;
+                let (names, cells): (Vec<_>, Vec<_>) = cells.into_iter().unzip();
+                if self.rows == 1 {
+                    self.csv.write_record(names).map_err(not_written)?;
+                }
+                self.csv.write_record(cells).map_err(not_written)
+            }
             Format::Json => {
-                let text = serde_json::to_string(row)
-                    .map_err(|e| cannot_write(io::Error::other(e)))?;
-                let before = if self.rows == 1 { self.head.as_str() } else { "," };
+                let text =
+                    serde_json::to_string(row).map_err(|e| cannot_write(io::Error::other(e)))?;
+                let before = if self.rows == 1 {
+                    self.head.as_str()
+                } else {
+                    ","
+                };
                 let mut out = lock();
                 writeln!(out, "{before}").map_err(cannot_write)?;
                 write!(out, "{text}").map_err(cannot_write)
@@ -381,6 +403,13 @@ impl Sheet {
             }
         }
     }
+}
+
+fn not_written(error: csv::Error) -> Failure {
+    cannot_write(match error.into_kind() {
+        csv::ErrorKind::Io(source) => source,
+        other => io::Error::other(format!("{other:?}")),
+    })
 }
 
 fn cannot_write(source: io::Error) -> Failure {

@@ -4,8 +4,8 @@ use ev_contract::{
     ids::{RequestId, SessionId},
     units::Currency,
     v1::{
-        CpActRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply, OpStartRequest, SessionAdjustRequest,
-        SessionEndRequest, TariffSetRequest, TariffTerms,
+        CpActRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply, OpStartRequest,
+        SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
     },
     wire::{CENTRAL, Tag},
 };
@@ -254,11 +254,8 @@ async fn show(ctx: &Ctx, desk: &Desk, session: &str) -> Result<Exit, Failure> {
             rows: None,
         }))
         .await?;
-    ctx.output.text(&table::session_for_operators(
-        view,
-        &events.events,
-        page.ts,
-    ))?;
+    ctx.output
+        .text(&table::session_for_operators(view, &events.events, page.ts))?;
     Ok(Exit::Ok)
 }
 

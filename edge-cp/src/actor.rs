@@ -31,6 +31,7 @@ use crate::{
     config::ChargePointConfig,
     hardware::{HardwarePort, HwEvent},
     store::{Store, StoreError},
+    told,
     uplink::{RawCommand, Uplink, UplinkEvent, heartbeat_pause},
 };
 
@@ -375,11 +376,16 @@ impl Actor {
             .then(|| (self.core.clone(), input.clone()));
         let mut fx = self.core.handle(input, now, draw);
         let rows = std::mem::take(&mut fx.rows);
+        let told = told::of(&rows);
         if self.core.storage_problem().is_some() {
+            told::tell(&self.config.id, told, false);
             self.unstored.extend(rows);
         } else if !rows.is_empty() {
             match self.store.commit(rows).await {
-                Ok(()) => self.core.stored(),
+                Ok(()) => {
+                    self.core.stored();
+                    told::tell(&self.config.id, told, true);
+                }
                 Err((rows, e)) => {
                     self.unstored = rows;
                     if let Some((core, input)) = before {

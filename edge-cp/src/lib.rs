@@ -21,6 +21,7 @@ pub mod hardware;
 mod service;
 pub mod sim;
 pub mod store;
+mod told;
 pub mod uplink;
 
 use std::{sync::Arc, time::Duration};

@@ -28,10 +28,10 @@ use central_core::{
 };
 use ev_contract::{
     codes::Code,
-    ids::{CommandId, CpId},
+    ids::{CommandId, CpId, SessionId},
     subjects::Subject,
     time::{Now, UnixMs},
-    v1::{CommandReply, Heartbeat, PingCommand, UptimeRecord},
+    v1::{CommandReply, EventRow, Heartbeat, PingCommand, UptimeRecord},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use tokio::sync::{mpsc, watch};
@@ -492,7 +492,15 @@ impl Engine {
             if !valid {
                 continue;
             }
-            self.trail.record(applied.pos, frame.at, record);
+            for event in self.trail.record(applied.pos, frame.at, record) {
+                // The replica that decided it says it, so that it is said once.
+                if mine
+                    && serving
+                    && let Some(session_id) = event.session_id
+                {
+                    tell(session_id, event);
+                }
+            }
             for evidence in &record.evidence {
                 if serving {
                     tracing::warn!(
@@ -677,6 +685,12 @@ impl Engine {
         if let "start" | "stop" = verb {
             ev_crash::reach("command", verb);
         }
+        let first = self.orders.tried(&subject).0 == 0;
+        if let (true, orders::Subject::Session(id) | orders::Subject::Standing(id)) =
+            (first, &subject)
+        {
+            tracing::info!(session_id = %id, %cp, verb, "command sent");
+        }
         let asked = send_command(self.client.clone(), cp.clone(), verb, id, message);
         tokio::spawn(async move {
             let answer = asked.await;
@@ -791,7 +805,7 @@ impl Engine {
             _ => Verb::Stop,
         };
         if finally {
-            tracing::info!(%session, %cp, ?verb, outcome = %answer.outcome,
+            tracing::info!(session_id = %session, %cp, ?verb, outcome = %answer.outcome,
                 code = answer.code.map(Code::as_str), "charge point answered");
             self.waiting.push(Item::answered(CommandAnswer {
                 cp,
@@ -804,6 +818,15 @@ impl Engine {
             }));
         }
     }
+}
+
+/// One line of the log for what happened to a session, so that it can be followed by its id.
+fn tell(session_id: SessionId, event: &EventRow) {
+    let cp = event.cp_id.as_ref().map(tracing::field::display);
+    let detail = event.detail.as_deref();
+    let code = event.code.map(Code::as_str);
+    let what = event.kind.as_str();
+    tracing::info!(%session_id, cp, detail, code, "session {what}");
 }
 
 /// Asks a charge point. `None` when nobody answers, or nothing that can be believed.

@@ -16,6 +16,7 @@ mod operators;
 mod races;
 mod records;
 mod renewal;
+mod reports;
 mod storms;
 
 use anyhow::{Result, ensure};

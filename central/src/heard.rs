@@ -75,16 +75,16 @@ impl Listening {
         }
     }
 
-    /// For how long it has heard without a break.
+    /// Whether it hears at all.
     #[must_use]
-    pub fn lasts(&self) -> Duration {
-        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    pub const fn hears(&self) -> bool {
+        self.since.is_some()
     }
 
     /// Whether silence means something.
     #[must_use]
     pub fn settled(&self) -> bool {
-        self.lasts() > SETTLE
+        self.since.is_some_and(|since| since.elapsed() > SETTLE)
     }
 }
 

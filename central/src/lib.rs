@@ -9,6 +9,7 @@
 //! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams; [`reports`]: reading them for operators
+//! - [`uptime`]: what is seen of connectors, written down
 //! - [`orders`]: commands to charge points
 //! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
@@ -31,11 +32,12 @@ pub mod metrics;
 pub mod orders;
 pub mod out;
 pub mod receipts;
-pub mod reports;
 pub mod reload;
+pub mod reports;
 mod schedule;
 pub mod snapshots;
 mod subscriptions;
+pub mod uptime;
 
 use std::{
     path::Path,
@@ -61,12 +63,12 @@ pub use crate::config::{Config, ConfigError};
 use crate::{
     audit::Audit,
     door::Bridge,
-    engine::{Beginning, Engine, Inputs, Places},
+    engine::{Beginning, Engine, Inputs, Outlets, Places},
     health::Health,
     metrics::Metrics,
     out::Out,
-    reports::Reports,
     reload::Reloader,
+    reports::Reports,
 };
 
 /// Soon, since everybody waits for central; replicas do not come back in step.
@@ -260,6 +262,7 @@ async fn serve(
         out.clone(),
         Arc::clone(&metrics),
     );
+    let (seen, writing) = uptime::start(js.clone());
     let mut watching = watch_the_door(&config, configs.clone(), &audit, &metrics, bridge).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
@@ -269,7 +272,14 @@ async fn serve(
         Arc::clone(&metrics),
         watched,
     );
-    let engine = Engine::new(config, places, out, audit, metrics, health, beginning);
+    let engine = Engine::new(
+        config,
+        places,
+        Outlets { out, audit, seen },
+        metrics,
+        health,
+        beginning,
+    );
     engine
         .run(Inputs {
             questions,
@@ -287,6 +297,7 @@ async fn serve(
     let ended = async {
         let _ = auditing.await;
         let _ = sending.await;
+        let _ = writing.await;
     };
     let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
     // Sent is not read: what the server has not read when this end closes with something unread is

@@ -88,6 +88,7 @@ fn merge(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
         snapshot_every,
         limits,
         connections,
+        charge_point_series_max,
         replica,
         nats_url,
         credentials,
@@ -131,6 +132,7 @@ fn merge(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
         snapshot_every,
         limits,
         connections,
+        charge_point_series_max,
         ..running.clone()
     };
     (config, changed)

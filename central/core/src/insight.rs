@@ -145,14 +145,12 @@ pub fn fleet<'a>(
 ) -> impl Iterator<Item = (&'a CpId, &'a ChargePoint, ConnectorId, Availability)> + 'a {
     state.charge_points_after(None).flat_map(move |(id, cp)| {
         let revoked = state.enrolment(id).is_some_and(|e| e.value.revoked);
-        let reach = if revoked {
-            Reach::Offline
-        } else {
-            heard.reach(id)
-        };
+        let reach = heard.reach(id);
         cp.connectors.iter().map(move |spec| {
             let at = (id.clone(), spec.connector);
             let is = match state.connector(&at) {
+                // An operator has taken it back.
+                _ if revoked => Availability::Planned,
                 Some(entry) => availability(&entry.value, reach),
                 None => availability(&Connector::default(), reach),
             };

@@ -151,8 +151,13 @@ impl Trail {
         self.dropped_at.or(self.began_at)
     }
 
-    /// A valid record was applied at a position; `at` is its appender's time.
-    pub fn record(&mut self, pos: u64, at: UnixMs, record: &Record) {
+    /// A valid record was applied at a position; `at` is its appender's time. What it meant.
+    pub fn record(
+        &mut self,
+        pos: u64,
+        at: UnixMs,
+        record: &Record,
+    ) -> impl Iterator<Item = &EventRow> {
         self.began_at.get_or_insert(at);
         let blank = EventRow {
             at,
@@ -238,12 +243,15 @@ impl Trail {
             Some((last, _)) if last.pos == pos => last.n + 1,
             Some(_) | None => 0,
         };
+        let new = found.len();
         for (n, event) in (first..).zip(found) {
             if self.events.len() >= EVENTS_MAX {
                 self.dropped_at = self.events.pop_front().map(|(_, event)| event.at);
             }
             self.events.push_back((Cursor { pos, n }, event));
         }
+        let from = self.events.len().saturating_sub(new);
+        self.events.range(from..).map(|(_, event)| event)
     }
 
     fn session(

@@ -1,56 +1,45 @@
-//! A session's way in the log: one line for each phase, under the same field in every program, so
-//! that `session_id` finds them all. Each replica tells of what it wrote itself.
+//! A session's way in the log: a line for each event of the trail, for commands, answers and the
+//! receipt, under the same field in every program, so that `session_id` finds them all. Each replica
+//! tells of what it wrote itself.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use central_core::model::{Session, Stage};
 use ev_contract::{
     codes::Code,
-    connector::Phase,
     ids::{CpId, SessionId},
-    v1::CommandReply,
+    v1::{CommandReply, EventRow},
 };
 
 /// Lines a second. A line costs as much as a decision: a crowd must not wait for the log. What is
 /// left out is counted, and stands in the ledger all the same.
 const LINES_A_SECOND: u32 = 100;
 
-/// What has been told.
+/// What was told in this second.
 #[derive(Debug, Default)]
 pub(super) struct Logbook {
-    /// The phase of each open session. Bounded like the sessions of the state.
-    phases: BTreeMap<SessionId, Phase>,
     budget: Budget,
 }
 
 impl Logbook {
-    /// A session was written at `position`; `mine` when by this replica's own frame.
-    pub(super) fn written(&mut self, session: &Session, position: u64, mine: bool, now: Instant) {
-        let phase = session.phase();
-        let before = if session.is_ended() {
-            self.phases.remove(&session.id)
-        } else {
-            self.phases.insert(session.id, phase)
-        };
-        if before == Some(phase) || !mine || !self.may_tell(now) {
+    /// Something happened to a session.
+    pub(super) fn happened(&mut self, event: &EventRow, position: u64, now: Instant) {
+        let Some(session_id) = event.session_id else {
             return;
-        }
-        let (session_id, cp, connector) = (session.id, &session.cp, session.connector);
-        let reason = match &session.stage {
-            Stage::Ended { receipt } => Some(&receipt.end),
-            Stage::Standing { reason, .. } => Some(reason),
-            Stage::Ordered | Stage::Taken { .. } | Stage::Energy { .. } => {
-                session.stop.as_ref().map(|stop| &stop.reason)
-            }
         };
-        let (why, by) = (
-            reason.map(|reason| reason.code.as_str()),
-            reason.map(|reason| reason.source.as_str()),
-        );
-        tracing::info!(%session_id, %cp, %connector, %phase, why, by, position, "session written");
+        if self.may_tell(now) {
+            let cp = event.cp_id.as_ref().map(tracing::field::display);
+            let connector = event.connector.map(tracing::field::display);
+            let (detail, code) = (event.detail.as_deref(), event.code.map(Code::as_str));
+            let what = event.kind.as_str();
+            tracing::info!(%session_id, cp, connector, detail, code, position, "session {what}");
+        }
+    }
+
+    /// A command was sent for the first time.
+    pub(super) fn sent(&mut self, session_id: SessionId, cp: &CpId, verb: &str, now: Instant) {
+        if self.may_tell(now) {
+            tracing::info!(%session_id, %cp, verb, "command sent");
+        }
     }
 
     /// A command of a session was answered.

@@ -34,7 +34,7 @@ use ev_contract::{
     ids::{CommandId, CpId},
     subjects::Subject,
     time::{Now, UnixMs},
-    v1::{CommandReply, Heartbeat, PingCommand},
+    v1::{CommandReply, Heartbeat, PingCommand, UptimeRecord},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use tokio::sync::{mpsc, watch};
@@ -60,6 +60,7 @@ use crate::{
     out::Out,
     receipts::{CdrId, Copied},
     schedule::Schedule,
+    uptime,
 };
 
 /// Questions and heartbeats taken in before the engine turns to other things.
@@ -128,6 +129,8 @@ pub struct Engine {
     log: Log,
     heard: Hearing,
     listening: Listening,
+    uptime: uptime::Watch,
+    seen: mpsc::Sender<UptimeRecord>,
     trail: Trail,
     orders: Orders,
     waiting: Waiting,
@@ -175,6 +178,17 @@ pub struct Inputs {
     pub stop: watch::Receiver<bool>,
 }
 
+/// Where what the engine says goes.
+#[derive(Debug)]
+pub struct Outlets {
+    /// Answers and updates.
+    pub out: Out,
+    /// The audit.
+    pub audit: Audit,
+    /// What is seen of connectors.
+    pub seen: mpsc::Sender<UptimeRecord>,
+}
+
 /// Where the engine stands in NATS.
 #[expect(missing_debug_implementations, reason = "a bucket has none")]
 pub struct Places {
@@ -213,16 +227,17 @@ impl Engine {
     pub fn new(
         config: Config,
         places: Places,
-        out: Out,
-        audit: Audit,
+        outlets: Outlets,
         metrics: Arc<Metrics>,
         health: watch::Sender<Health>,
         beginning: Beginning,
     ) -> Self {
+        let Outlets { out, audit, seen } = outlets;
         let Beginning { log, target, alarm } = beginning;
         let now = Instant::now();
         let applied = log.state().basis().seq;
         let settings = config.settings();
+        let config_replica = config.replica.clone();
         health.send_modify(|h| h.stage = Stage::Replaying { applied, target });
         let mut engine = Self {
             settings,
@@ -240,6 +255,8 @@ impl Engine {
             began: now,
             heard: Hearing::new(),
             listening: Listening::new(),
+            uptime: uptime::Watch::new(config_replica),
+            seen,
             trail: Trail::new(log.state()),
             listens_from: wall(),
             cdr_upto: [0; 2],
@@ -338,6 +355,7 @@ impl Engine {
                     && self.waiting.is_empty()
                     && self.copying == 0;
                 if idle || since.elapsed() > DRAIN_MAX {
+                    self.last_sight();
                     self.last_snapshot().await;
                     self.out_of_time(!idle);
                     return;
@@ -503,7 +521,12 @@ impl Engine {
             if !valid {
                 continue;
             }
-            self.trail.record(applied.pos, frame.at, record);
+            for event in self.trail.record(applied.pos, frame.at, record) {
+                // The replica that decided it says it, so that it is said once.
+                if mine && serving {
+                    self.logbook.happened(event, applied.pos, Instant::now());
+                }
+            }
             for evidence in &record.evidence {
                 if serving {
                     tracing::warn!(
@@ -548,7 +571,6 @@ impl Engine {
                         mine,
                     );
                 }
-                self.logbook.written(session, pos, mine, Instant::now());
                 if mine && self.serving() {
                     self.tell_watchers(session.id, pos, now);
                 }
@@ -626,7 +648,24 @@ impl Engine {
             if !self.attempt(&subject) {
                 self.orders.back(&subject, true);
                 self.orders.done(&subject);
+            } else if self.orders.tried(&subject).0 == 0 {
+                self.tell_of_first(&subject);
             }
+        }
+    }
+
+    fn tell_of_first(&mut self, subject: &orders::Subject) {
+        let (orders::Subject::Session(id) | orders::Subject::Standing(id)) = subject else {
+            return;
+        };
+        if let Some(entry) = self.log.state().session(*id) {
+            let session = &entry.value;
+            let verb = if session.stop.is_some() || session.is_ended() {
+                "stop"
+            } else {
+                "start"
+            };
+            self.logbook.sent(*id, &session.cp, verb, Instant::now());
         }
     }
 

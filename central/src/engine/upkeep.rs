@@ -6,8 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use central_core::{effects, model::Stage, ripe, state::Alarm, view::Heard};
-use ev_contract::{limits::OFFLINE_AFTER_MS, v1::Reach};
+use central_core::{effects, insight, model::Stage, ripe, state::Alarm, view::Heard};
+use ev_contract::{
+    limits::OFFLINE_AFTER_MS,
+    v1::{Availability, Reach, UptimeRecord},
+};
 
 use super::{Engine, Item, TaskDone, answers::cdr_bytes, wall};
 use crate::{
@@ -15,6 +18,7 @@ use crate::{
     orders,
     receipts::{self, CdrId, Copied},
     snapshots,
+    uptime::Sight,
 };
 
 /// Receipts under way to the CDR stream at once.
@@ -118,6 +122,7 @@ impl Engine {
             return;
         }
         self.note_reach();
+        self.see();
         self.ask_extent();
         self.release();
         self.snapshot();
@@ -132,6 +137,46 @@ impl Engine {
         let settled = self.listening.settled();
         for (cp, reach, at) in self.heard.news(settled, settled) {
             self.trail.reach(&cp, reach, at);
+        }
+    }
+
+    /// Looks at each connector once a minute, for reports.
+    fn see(&mut self) {
+        let minute = u32::try_from(wall().0.div_euclid(60_000)).unwrap_or_default();
+        if !self.uptime.is_due(minute) {
+            return;
+        }
+        let settled = self.listening.settled();
+        let heard = &self.heard;
+        // Those who are not heard right after a begin may only be late.
+        let sights = self.listening.hears().then(|| {
+            insight::fleet(self.log.state(), heard).map(|(cp, present, connector, is)| Sight {
+                cp: cp.clone(),
+                site: present.site.clone(),
+                connector,
+                is: match is {
+                    Availability::Offline if !settled => Availability::Unknown,
+                    is => is,
+                },
+            })
+        });
+        let records = self.uptime.look(minute, sights);
+        self.write_seen(records);
+    }
+
+    /// What was seen and is not written yet.
+    pub(super) fn last_sight(&mut self) {
+        let last = self.uptime.so_far();
+        self.write_seen(last.into_iter().collect());
+    }
+
+    fn write_seen(&mut self, records: Vec<UptimeRecord>) {
+        for record in records {
+            if self.seen.try_send(record).is_err() {
+                tracing::warn!("uptime cannot be written: these minutes will be unknown");
+                self.uptime.begin_anew();
+                return;
+            }
         }
     }
 
@@ -260,9 +305,6 @@ impl Engine {
         self.copying = self.copying.saturating_sub(1);
         let upto = &mut self.cdr_upto[usize::from(id.adjustment.is_some())];
         *upto = (*upto).max(seq);
-        if result == Copied::Written {
-            tracing::info!(session_id = %id.session, adjustment = id.adjustment, "receipt written");
-        }
         self.metrics.receipt(result.as_str());
         match result {
             Copied::Written | Copied::There => {

@@ -22,6 +22,7 @@ use crate::{
     exit::Exit,
     failure::Failure,
     report::{
+        csv_row::cells,
         month::Calendar,
         rows::{self, ADJUSTMENTS_MAX, Adjustments, Energy, ReceiptRow, SessionRow},
         uptime::{Uptime, minute},
@@ -359,10 +360,14 @@ impl Sheet {
     fn row(&mut self, row: &impl Serialize) -> Result<(), Failure> {
         self.rows += 1;
         match self.format {
-            Format::Csv => self.csv.serialize(row).map_err(|e| match e.into_kind() {
-                csv::ErrorKind::Io(source) => cannot_write(source),
-                other => cannot_write(io::Error::other(format!("{other:?}"))),
-            }),
+            Format::Csv => {
+                let cells = cells(row).map_err(|e| cannot_write(io::Error::other(e)))?;
+                let (names, cells): (Vec<_>, Vec<_>) = cells.into_iter().unzip();
+                if self.rows == 1 {
+                    self.csv.write_record(names).map_err(not_written)?;
+                }
+                self.csv.write_record(cells).map_err(not_written)
+            }
             Format::Json => {
                 let text =
                     serde_json::to_string(row).map_err(|e| cannot_write(io::Error::other(e)))?;
@@ -398,6 +403,13 @@ impl Sheet {
             }
         }
     }
+}
+
+fn not_written(error: csv::Error) -> Failure {
+    cannot_write(match error.into_kind() {
+        csv::ErrorKind::Io(source) => source,
+        other => io::Error::other(format!("{other:?}")),
+    })
 }
 
 fn cannot_write(source: io::Error) -> Failure {

@@ -14,12 +14,12 @@ mod faults;
 mod input;
 mod ledger;
 mod local;
-mod logbook;
 mod metrics;
 mod operators;
 mod races;
 mod records;
 mod renewal;
+mod reports;
 mod storms;
 
 use anyhow::{Result, ensure};

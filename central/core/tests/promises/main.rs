@@ -5,6 +5,7 @@
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
 //! - [`enrolments`]: charge points that central knows before they connect
+//! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
 //! - [`history`]: random histories against the promises
 
@@ -22,6 +23,8 @@ mod ledger;
 mod metering;
 #[cfg(test)]
 mod operators;
+#[cfg(test)]
+mod overdue;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]

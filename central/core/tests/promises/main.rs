@@ -7,6 +7,7 @@
 //! - [`enrolments`]: charge points that central knows before they connect
 //! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
+//! - [`verify`]: what `central verify` finds
 //! - [`history`]: random histories against the promises
 
 #[cfg(test)]
@@ -31,3 +32,5 @@ mod requests;
 mod spools;
 #[cfg(test)]
 mod stops;
+#[cfg(test)]
+mod verify;

@@ -1,0 +1,1 @@
+"""The dashboards as code. `ops/grafana/generate.py` writes their JSON."""

@@ -5,6 +5,7 @@
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
 //! - [`enrolments`]: charge points that central knows before they connect
+//! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
 //! - [`verify`]: what `central verify` finds
 //! - [`history`]: random histories against the promises
@@ -23,6 +24,8 @@ mod ledger;
 mod metering;
 #[cfg(test)]
 mod operators;
+#[cfg(test)]
+mod overdue;
 #[cfg(test)]
 mod requests;
 #[cfg(test)]

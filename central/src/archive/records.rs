@@ -127,7 +127,9 @@ mod tests {
     const THIRD: &[u8] = b"\x01\x01\x03\0\0b";
     const END: &[u8] = b"\0\0\0\0\0";
 
-    fn seen(parts: &[&[u8]]) -> anyhow::Result<Vec<(u64, i64, String, Vec<u8>)>> {
+    type Seen = (u64, i64, String, Vec<u8>);
+
+    fn seen(parts: &[&[u8]]) -> anyhow::Result<Vec<Seen>> {
         let mut seen = Vec::new();
         read_from(parts.concat().as_slice(), |m| {
             seen.push((m.seq, m.at_ms, m.subject, m.payload.to_vec()));

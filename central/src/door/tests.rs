@@ -29,6 +29,7 @@ const LIMIT: usize = 8;
 struct Watch {
     metrics: Arc<Metrics>,
     js: jetstream::Context,
+    _configs: watch::Sender<Config>,
     _tasks: JoinSet<()>,
 }
 
@@ -52,10 +53,18 @@ impl Watch {
         let access = server
             .keys()
             .access(&server.url(), Role::Doorkeeper, replica)?;
-        let tasks = super::start(&access, replica, limits, audit, Arc::clone(&metrics)).await?;
+        let text = format!(
+            "replica = \"{replica}\"\nnats_url = \"{}\"\ncredentials = \"-\"\nca = \"-\"\n",
+            server.url()
+        );
+        let mut config = Config::parse(&text, "central.toml")?;
+        config.connections = limits;
+        let (configs_to, configs) = watch::channel(config);
+        let tasks = super::start(&access, replica, configs, audit, Arc::clone(&metrics)).await?;
         Ok(Self {
             metrics,
             js,
+            _configs: configs_to,
             _tasks: tasks,
         })
     }

@@ -13,7 +13,7 @@ use async_nats::jetstream;
 use ev_contract::{
     connector::Phase,
     streams,
-    v1::{DriverUpdate, ErrorReply, Status, StatusReply, StatusRequest, StopRequest},
+    v1::{DriverUpdate, ErrorReply, Flag, Status, StatusReply, StatusRequest, StopRequest},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, StartOptions, accepted, now_ms};
@@ -364,6 +364,103 @@ async fn replicas_are_replaced_one_by_one_and_no_driver_notices() -> Result<()> 
         report["ended"] == accepted && report["open"] == 0,
         "{accepted} accepted: {report}"
     );
+    Ok(())
+}
+
+/// What happened between the backup and the loss of the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ended_since_the_backup_is_written_off_and_what_began_is_kept_aside() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 1).await?;
+    let (alice, bob) = (site.driver("alice").await?, site.driver("bob").await?);
+    let before = [
+        site.register("CP-001").await?,
+        site.register("CP-002").await?,
+    ];
+    let ended_since = alice.start("CP-001").await?;
+    alice.wait_energy(&ended_since, 50_000).await?;
+    let folder = backup(&site, "backup").await?;
+    alice.stop(&ended_since).await?;
+    ended_right(&site, &alice, &ended_since, before[0], "CP-001").await?;
+    let begun_since = bob.start("CP-002").await?;
+    bob.wait_energy(&begun_since, 50_000).await?;
+    site.centrals[0].kill9()?;
+    empty_the_server(&mut site).await?;
+    let (code, said) = restore(&site, &folder).await?;
+    ensure!(code == Some(0), "{code:?}: {said}");
+    site.central_again(0).await?;
+    site.charge_points_online(2).await?;
+    // What had ended is open again: its charge point has told its end once, and says no more of it.
+    let open = alice.open().await?;
+    ensure!(
+        open.len() == 1 && open[0].session_id.to_string() == ended_since,
+        "{open:?}"
+    );
+    let body = serde_json::json!({
+        "session_id": ended_since, "reason": "restored", "write_off": true,
+    });
+    alice.operate("session_end", body).await?;
+    let view = alice.wait_ended(&ended_since).await?;
+    let receipt = alice.receipt(&ended_since).await?.receipt;
+    ensure!(receipt.flags.contains(&Flag::WrittenOff), "{view:?}");
+    // What had begun is nobody's: it goes on in its charger until the car goes, and its records are
+    // kept aside.
+    ensure!(bob.open().await?.is_empty());
+    for verb in ["unplug", "plug"] {
+        site.ctl(&[verb, "CP-002"]).await?;
+    }
+    site.cdr(&ended_since).await?;
+    wait_for("the records are kept aside", PATIENCE, async || {
+        let (code, report) = verify(&site).await?;
+        ensure!(code == Some(0), "{report}");
+        ensure!(report["quarantined"].as_u64() > Some(0), "{report}");
+        ensure!(report["missing"].as_u64() > Some(0), "{report}");
+        ensure!(report["open"] == 0 && report["ended"] == 1, "{report}");
+        Ok(())
+    })
+    .await?;
+    // Both connectors serve again.
+    for (driver, cp) in [(&alice, "CP-001"), (&bob, "CP-002")] {
+        let next = wait_for("a new session is accepted", PATIENCE, async || {
+            driver.start(cp).await
+        })
+        .await?;
+        driver.wait_phase(&next, Phase::Charging).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_ledger_is_said_and_goes_on_when_it_has_room() -> Result<()> {
+    let site = plugged(Charger::Orderly, 1).await?;
+    let alice = site.driver("alice").await?;
+    let session = alice.start("CP-001").await?;
+    let js = site.maintainer().await?;
+    let give = async |room: i64| -> Result<()> {
+        let stream = js.get_stream(streams::LEDGER.name).await?;
+        let info = stream.cached_info();
+        let mut config = info.config.clone();
+        config.max_bytes = i64::try_from(info.state.bytes)? + room;
+        js.update_stream(config).await?;
+        Ok(())
+    };
+    give(1).await?;
+    wait_for("the replica is not ready", PATIENCE, async || {
+        // Whoever asks has a frame appended.
+        let _ = once::<StatusReply>(&alice, "status", &serde_json::json!({"to": "central"})).await;
+        let (status, body) = site.http(0, "/readyz").await?;
+        ensure!(
+            status == 503 && body.contains("the ledger has not taken a frame"),
+            "{status} {body}"
+        );
+        Ok(())
+    })
+    .await?;
+    give(64 * 1024 * 1024).await?;
+    site.ready(0).await?;
+    alice.stop(&session).await?;
+    alice.wait_ended(&session).await?;
+    let (code, report) = verify(&site).await?;
+    ensure!(code == Some(0), "{report}");
     Ok(())
 }
 

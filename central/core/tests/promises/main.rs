@@ -6,6 +6,7 @@
 //! - [`spools`], [`metering`], [`late`]: what charge points say
 //! - [`enrolments`]: charge points that central knows before they connect
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
+//! - [`insight`]: what operators are told of why
 //! - [`history`]: random histories against the promises
 
 #[cfg(test)]
@@ -14,6 +15,8 @@ mod enrolments;
 mod harness;
 #[cfg(test)]
 mod history;
+#[cfg(test)]
+mod insight;
 #[cfg(test)]
 mod late;
 #[cfg(test)]

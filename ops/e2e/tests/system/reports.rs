@@ -179,7 +179,7 @@ async fn one_look_says_why_and_what_a_cut_has_lost() -> Result<()> {
 /// A cut is an event once this central has listened for long enough to tell silence.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_goes_and_comes_back_is_an_event() -> Result<()> {
-    let site = plugged(Charger::Orderly, 2).await?;
+    let mut site = plugged(Charger::Orderly, 2).await?;
     let cut = ["events", "--kind", "cut", "--cp", "CP-001"];
     site.uplink.cut().await;
     says(&site, &cut, &["offline"]).await?;

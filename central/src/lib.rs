@@ -56,7 +56,7 @@ use tokio::{
 pub use crate::config::{Config, ConfigError};
 use crate::{
     audit::Audit,
-    engine::{Beginning, Engine, Inputs, Places},
+    engine::{Beginning, Engine, Inputs, Places, Written},
     health::Health,
     metrics::Metrics,
     out::Out,
@@ -228,7 +228,8 @@ async fn serve(
         Arc::clone(&metrics),
         watched,
     );
-    let engine = Engine::new(config, places, out, audit, seen, metrics, health, beginning);
+    let written = Written { audit, seen };
+    let engine = Engine::new(config, places, out, written, metrics, health, beginning);
     engine
         .run(Inputs {
             questions,

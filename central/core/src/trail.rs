@@ -243,17 +243,16 @@ impl Trail {
             detail: Some(format!("record {}: {}", evidence.seq, evidence.why)),
             ..blank.clone()
         }));
-        let mut n = match self.events.back() {
+        let first = match self.events.back() {
             Some((last, _)) if last.pos == pos => last.n + 1,
             Some(_) | None => 0,
         };
         let new = found.len();
-        for event in found {
+        for (n, event) in (first..).zip(found) {
             if self.events.len() >= EVENTS_MAX {
                 self.dropped_at = self.events.pop_front().map(|(_, event)| event.at);
             }
             self.events.push_back((Cursor { pos, n }, event));
-            n += 1;
         }
         let from = self.events.len().saturating_sub(new);
         self.events.range(from..).map(|(_, event)| event)

@@ -187,6 +187,15 @@ pub struct Places {
     pub snapshots: async_nats::jetstream::object_store::ObjectStore,
 }
 
+/// Where the engine writes down what people read later.
+#[derive(Debug)]
+pub struct Written {
+    /// Who did what.
+    pub audit: Audit,
+    /// What is seen of connectors.
+    pub seen: mpsc::Sender<UptimeRecord>,
+}
+
 /// Where the engine goes on from.
 #[derive(Debug)]
 pub struct Beginning {
@@ -205,8 +214,7 @@ impl Engine {
         config: Config,
         places: Places,
         out: Out,
-        audit: Audit,
-        seen: mpsc::Sender<UptimeRecord>,
+        written: Written,
         metrics: Arc<Metrics>,
         health: watch::Sender<Health>,
         beginning: Beginning,
@@ -227,14 +235,14 @@ impl Engine {
             cdr: places.cdr,
             snapshots: places.snapshots,
             out,
-            audit,
+            audit: written.audit,
             metrics,
             health,
             began: now,
             heard: Hearing::new(),
             listening: Listening::new(),
             uptime: uptime::Watch::new(config_replica),
-            seen,
+            seen: written.seen,
             trail: Trail::new(log.state()),
             listens_from: wall(),
             cdr_upto: [0; 2],

@@ -15,7 +15,7 @@ use ev_contract::{
 };
 
 use crate::{
-    frame::{Record, Write},
+    frame::{Kind, Record, Write},
     insight::keeps_out,
     keys::Asker,
     model::{Answer, Connector, Session, Spool, Stage},
@@ -218,16 +218,20 @@ impl Trail {
                         ..blank.clone()
                     });
                 }
-                Write::Enrolment(cp, enrolment) => found.push(EventRow {
-                    kind: if enrolment.revoked {
-                        EventKind::Revoked
-                    } else {
-                        EventKind::Enrolled
-                    },
-                    cp_id: Some(cp.clone()),
-                    ..blank.clone()
-                }),
-                Write::Driver(..)
+                // What an operator changes of it says itself.
+                Write::Enrolment(cp, enrolment) if record.kind == Kind::Enrolled => {
+                    found.push(EventRow {
+                        kind: if enrolment.revoked {
+                            EventKind::Revoked
+                        } else {
+                            EventKind::Enrolled
+                        },
+                        cp_id: Some(cp.clone()),
+                        ..blank.clone()
+                    })
+                }
+                Write::Enrolment(..)
+                | Write::Driver(..)
                 | Write::Tariff(_)
                 | Write::TariffScope(..)
                 | Write::Forget(_) => {}
@@ -296,6 +300,18 @@ impl Trail {
         if let (Some(stop), false) = (&session.stop, was.stopping) {
             let why = stop.reason.word().to_owned();
             found.push(event(EventKind::Stopping, Some(why)));
+        }
+        // A run of records may take a session over several stages at once.
+        let began = match &session.stage {
+            Stage::Energy { .. } | Stage::Standing { .. } => true,
+            Stage::Ended { receipt } => receipt.started_at.is_some(),
+            Stage::Ordered | Stage::Taken { .. } => false,
+        };
+        if began && was.stage == STAGE_ORDERED && before.is_some() {
+            found.push(by_itself(EventKind::Taken, None));
+        }
+        if began && was.stage < STAGE_ENERGY && now.stage > STAGE_ENERGY {
+            found.push(by_itself(EventKind::Started, None));
         }
         if now.stage > was.stage {
             found.push(match &session.stage {
@@ -557,13 +573,14 @@ fn seen_connector(connector: &Connector, was: &SeenConnector, at: Option<UnixMs>
 }
 
 const STAGE_ORDERED: u8 = 0;
+const STAGE_ENERGY: u8 = 2;
 
 fn seen_session(session: &Session) -> SeenSession {
     SeenSession {
         stage: match session.stage {
             Stage::Ordered => STAGE_ORDERED,
             Stage::Taken { .. } => 1,
-            Stage::Energy { .. } => 2,
+            Stage::Energy { .. } => STAGE_ENERGY,
             Stage::Standing { .. } => 3,
             Stage::Ended { .. } => 4,
         },

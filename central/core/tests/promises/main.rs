@@ -8,6 +8,7 @@
 //! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
 //! - [`verify`]: what `central verify` finds
+//! - [`insight`]: what operators are told of why
 //! - [`history`]: random histories against the promises
 
 #[cfg(test)]
@@ -16,6 +17,8 @@ mod enrolments;
 mod harness;
 #[cfg(test)]
 mod history;
+#[cfg(test)]
+mod insight;
 #[cfg(test)]
 mod late;
 #[cfg(test)]

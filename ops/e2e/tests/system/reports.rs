@@ -230,11 +230,12 @@ async fn a_month_has_every_receipt_and_its_adjustments() -> Result<()> {
     }
     let now = jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::UTC);
     let month = now.strftime("%Y-%m").to_string();
+    // Until both centrals have seen it there, one of them says that it may be missing.
     let export = async |what: &str| {
-        document(
-            &site,
-            &["export", "--utc", "--month", &month, "--what", what],
-        )
+        let args = ["export", "--utc", "--month", &month, "--what", what];
+        wait_for("everything is kept", PATIENCE, async || {
+            document(&site, &args).await
+        })
         .await
     };
     let receipts = wait_for("everything is kept", PATIENCE, async || {
@@ -273,34 +274,26 @@ async fn a_month_has_every_receipt_and_its_adjustments() -> Result<()> {
     Ok(())
 }
 
-/// Minutes are what they are: up, out of service, and nobody's while no central hears.
+/// A minute that was seen is up; those of the month before anybody looked are unknown and no outage.
 #[tokio::test(flavor = "multi_thread")]
 async fn uptime_counts_minutes_that_were_seen() -> Result<()> {
     let site = plugged(Charger::Orderly, 2).await?;
-    let alice = site.driver("alice").await?;
-    operate(&alice, "cp_disable", json!({"cp_id": "CP-002"})).await?;
     let now = jiff::Timestamp::now().to_zoned_datetime(jiff::tz::TimeZone::UTC);
     let month = now.strftime("%Y-%m").to_string();
     let args = ["export", "--utc", "--month", &month, "--what", "uptime"];
-    wait_for("minutes were seen", PATIENCE, async || {
+    // A minute counts when it is over.
+    wait_for("a minute was seen", PATIENCE * 2, async || {
         let doc = document(&site, &args).await?;
         let rows = doc["rows"].as_array().context("rows")?;
         ensure!(rows.len() == 2, "{doc}");
-        let count = |row: &Value, what: &str| row[what].as_u64().unwrap_or_default();
-        let (one, two) = (&rows[0], &rows[1]);
-        ensure!(count(one, "up") >= 1 && count(two, "planned") >= 1, "{doc}");
         for row in rows {
-            ensure!(
-                count(row, "down") == 0 && count(row, "unknown") > 0,
-                "{doc}"
-            );
-            let all: u64 = ["up", "planned", "down", "unknown"]
-                .map(|w| count(row, w))
-                .iter()
-                .sum();
-            ensure!(all == count(row, "minutes"), "{doc}");
+            let count = |what: &str| row[what].as_u64().unwrap_or_default();
+            ensure!(count("up") >= 1, "{doc}");
+            ensure!(count("down") == 0 && count("unknown") > 0, "{doc}");
+            let all: u64 = ["up", "planned", "down", "unknown"].map(count).iter().sum();
+            ensure!(all == count("minutes"), "{doc}");
+            ensure!(row["uptime_percent"] == "100.000", "{doc}");
         }
-        ensure!(one["uptime_percent"] == "100.000", "{doc}");
         Ok(())
     })
     .await

@@ -252,8 +252,9 @@ class Hosts(unittest.TestCase):
             with self.subTest(unit=unit):
                 before = machine.shows(unit, "MainPID", "NRestarts")
                 machine.run(f"systemctl reload {unit}")
-                # A signal that kills does so before the answer to this.
-                time.sleep(0.5)
+                # Who answers after a signal has survived it.
+                self.world.ctl("status")
+                self.world.driver("list")
                 self.assertEqual(machine.show(unit, "ActiveState"), "active")
                 self.assertEqual(machine.shows(unit, "MainPID", "NRestarts"), before)
         self.world.wait_for_energy()

@@ -56,10 +56,16 @@ const MANUAL: Manual = Manual {
     more: &[
         Section {
             title: "SIGNALS",
-            entries: &[(
-                "SIGTERM, SIGINT",
-                "Drain: what was asked is answered, then the end. A second replica takes over at once.",
-            )],
+            entries: &[
+                (
+                    "SIGTERM, SIGINT",
+                    "Drain: what was asked is answered, then the end. A second replica takes over at once.",
+                ),
+                (
+                    "SIGHUP",
+                    "Read the configuration anew: what can change in a running replica changes, the rest is named in the log and the status line.",
+                ),
+            ],
         },
         Section {
             title: "FILES",

@@ -52,10 +52,16 @@ const MANUAL: Manual = Manual {
     more: &[
         Section {
             title: "SIGNALS",
-            entries: &[(
-                "SIGTERM, SIGINT",
-                "End. Running sessions go on in their chargers, and what is unsent waits on the disk.",
-            )],
+            entries: &[
+                (
+                    "SIGTERM, SIGINT",
+                    "End. Running sessions go on in their chargers, and what is unsent waits on the disk.",
+                ),
+                (
+                    "SIGHUP",
+                    "Read the configuration anew and say in the log and the status line what of it is new or wrong; a restart takes it.",
+                ),
+            ],
         },
         Section {
             title: "FILES",

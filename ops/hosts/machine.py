@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, List, Optional, TypeVar
+from typing import Callable, Iterator, List, Optional, TypeVar
 
 RELEASE = "bookworm"
 # Of systemd what a server has; pip, which the guide installs and the container cannot fetch; what
@@ -23,6 +26,9 @@ POLL_EVERY_S = 0.1
 SHUTDOWN_S = 30.0
 # Asks systemd, as process 1 of a container, to power off (systemd(1), SIGRTMIN+4).
 POWER_OFF = signal.SIGRTMIN + 4
+
+# How the name of a folder begins that only one run needs.
+OURS = "run-"
 
 T = TypeVar("T")
 
@@ -43,14 +49,33 @@ def until(what: str, probe: Callable[[], Optional[T]], patience_s: float = PATIE
         time.sleep(POLL_EVERY_S)
 
 
+def die_with_parent() -> None:
+    """In the child: ask the kernel for its end should this script be killed."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """One run at a time, which first removes what a killed one has left."""
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Broken(f"another run uses {state}; wait for its end") from None
+        for left in state.glob(f"{OURS}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
 def base_root(state: Path) -> Path:
     """A bare root, made once for what it includes: some minutes, and 300 MB from a Debian mirror."""
     key = hashlib.sha256(" ".join([RELEASE, *INCLUDE]).encode()).hexdigest()[:12]
     root = state / f"root-{key}"
     if root.is_dir():
         return root
-    state.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=state, prefix="making-"))
+    made = Path(tempfile.mkdtemp(dir=state, prefix=f"{OURS}root-"))
     print(f"hosts: making a bare Debian root in {root}, once; some minutes", file=sys.stderr, flush=True)
     argv = ["debootstrap", "--variant=minbase", f"--include={','.join(INCLUDE)}", RELEASE, str(made)]
     log = state / "debootstrap.log"
@@ -71,7 +96,9 @@ class Network:
     ADDRESS = "10.77.0.1/32"
 
     def __init__(self) -> None:
-        self.holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", "sleep", "infinity"], preexec_fn=die_with_parent
+        )
         mine = os.readlink("/proc/self/ns/net")
         self.path = f"/proc/{self.holder.pid}/ns/net"
         until("the network is there", lambda: os.readlink(self.path) != mine)
@@ -100,7 +127,7 @@ class Machine:
     def __init__(self, name: str, root: Path, network: Network, folder: Path) -> None:
         """`folder` is there as /root/here."""
         self.name = name
-        self.root = Path(tempfile.mkdtemp(dir=root.parent, prefix=f"{name}-"))
+        self.root = Path(tempfile.mkdtemp(dir=root.parent, prefix=f"{OURS}{name}-"))
         # Hard links: nothing is written below, since what is written lies in an overlay.
         argv = ["cp", "--archive", "--link", f"{root}/.", str(self.root)]
         subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
@@ -114,6 +141,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
+            preexec_fn=die_with_parent,
         )
         try:
             until(f"{name} has booted", self._has_booted)
@@ -152,6 +180,8 @@ class Machine:
             timeout=PATIENCE_S,
             check=False,
             text=True,
+            # A `kill` gone wrong in there must not reach who asked for it.
+            start_new_session=True,
         )
 
     def run(self, script: str, cwd: str = "/root/here") -> str:

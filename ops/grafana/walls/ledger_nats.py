@@ -166,7 +166,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 Place(12, 12, 6, 7),
             ),
             Look("cpm", least=0),
-            Query(per_minute("kind", "ev_ledger_void_records_total"), "{{kind}}"),
+            Query("60 * sum by (kind) (rate(ev_ledger_void_records_total[$__rate_interval]))", "{{kind}}"),
             stacked=True,
             bars=True,
         ),

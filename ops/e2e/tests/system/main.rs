@@ -1,6 +1,7 @@
 //! The whole system, by what its users see. Each test runs real processes; most run twice, with an
 //! orderly charger and with an unruly one.
 
+mod alerts;
 mod attacks;
 mod audit;
 mod charging;

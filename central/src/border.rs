@@ -4,6 +4,7 @@
 use central_core::{
     decide::{Act, Announcement, Ask, Incoming, Run, Wish},
     keys::Asker,
+    trail::{Cursor, Filter},
 };
 use ev_contract::{
     codes::{Code, Problem},
@@ -16,10 +17,11 @@ use ev_contract::{
     subjects::{self, Subject},
     time::UnixMs,
     v1::{
-        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EvtRequest,
-        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
-        SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest, StatusRequest,
-        StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
+        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
+        EvtRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
+        ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
+        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
+        UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -28,6 +30,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     audit::{self, pages::Where},
     engine,
+    reports::{Begin, ReceiptsPage, UptimePage},
 };
 
 /// Where an answer goes.
@@ -58,6 +61,8 @@ pub enum Query {
         driver: Option<DriverId>,
         /// Where.
         cp: Option<CpId>,
+        /// This one alone, ended or not.
+        session: Option<SessionId>,
         /// Ended ones too.
         all: bool,
         /// Which page.
@@ -65,6 +70,19 @@ pub enum Query {
     },
     /// Tariffs.
     TariffLs,
+    /// What happened, for an operator.
+    Events {
+        /// After this.
+        after: Option<Cursor>,
+        /// From this time on.
+        since: Option<UnixMs>,
+        /// Of what.
+        filter: Filter,
+        /// At most so many.
+        rows: usize,
+    },
+    /// Receipts or adjustments, for an operator: read in their stream, once the state is fresh.
+    ReceiptLs(ReceiptsPage),
 }
 
 /// A page of a listing.
@@ -85,6 +103,8 @@ pub enum Question {
     Query(Asker, Query),
     /// To be read from the audit.
     Audit(OperatorId, audit::pages::Page),
+    /// To be read from what was seen of connectors.
+    Uptime(OperatorId, UptimePage),
 }
 
 /// A message that was read, with what an answer needs.
@@ -196,7 +216,7 @@ pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
     };
     let request_id = match &read {
         Ok(Question::Request(ask, _)) => Some(ask.request.to_string()),
-        Ok(Question::Query(..) | Question::Audit(..)) => None,
+        Ok(Question::Query(..) | Question::Audit(..) | Question::Uptime(..)) => None,
         Err(_) => request_id(message),
     };
     Ok(Asked {
@@ -301,7 +321,10 @@ to_central!(
     DriverBlockRequest,
     TariffSetRequest,
     TariffLsRequest,
-    AuditRequest
+    AuditRequest,
+    EventsRequest,
+    ReceiptsRequest,
+    UptimeRequest
 );
 
 impl Reader<'_> {
@@ -422,6 +445,7 @@ impl Reader<'_> {
                     Ok(self.query(Query::SessionLs {
                         driver: r.driver_id.map(|id| id.parse()).transpose()?,
                         cp: r.cp_id.map(|id| id.parse()).transpose()?,
+                        session: r.session_id.map(|id| id.parse()).transpose()?,
                         all: r.all,
                         page: page(r.before, r.rows)?,
                     }))
@@ -475,6 +499,18 @@ impl Reader<'_> {
                     .map(|_| self.query(Query::TariffLs)),
             ),
             "audit" => ("audit", self.audit(operator)),
+            "events" => ("events", self.events()),
+            "receipt_ls" => ("receipt_ls", self.receipts()),
+            "uptime" => (
+                "uptime",
+                self.read::<UptimeRequest>().map(|r| {
+                    let page = UptimePage {
+                        begin: Begin::of(r.after, r.kept_from),
+                        rows: rows(r.rows),
+                    };
+                    Question::Uptime(operator.clone(), page)
+                }),
+            ),
             other => ("unknown", Err(Code::UnknownVerb.about(other).into())),
         }
     }
@@ -507,6 +543,37 @@ impl Reader<'_> {
                 rows: rows.unwrap_or(PAGE_ROWS_MAX).clamp(1, PAGE_ROWS_MAX),
             },
         ))
+    }
+
+    fn events(&self) -> Result<Question, Unread> {
+        let r: EventsRequest = self.read()?;
+        let after = match r.after {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|()| {
+                Unread::from(Code::InvalidRequest.about("after: `next` of the page before"))
+            })?),
+        };
+        Ok(self.query(Query::Events {
+            after,
+            since: r.since,
+            filter: Filter {
+                cp: r.cp_id.map(|id| id.parse()).transpose()?,
+                session: r.session_id.map(|id| id.parse()).transpose()?,
+            },
+            rows: rows(r.rows),
+        }))
+    }
+
+    fn receipts(&self) -> Result<Question, Unread> {
+        let r: ReceiptsRequest = self.read()?;
+        Ok(self.query(Query::ReceiptLs(ReceiptsPage {
+            adjustments: r.adjustments,
+            begin: Begin::of(r.after, r.kept_from),
+            from: r.from,
+            until: r.until,
+            site: r.site_id.map(|id| id.parse()).transpose()?,
+            rows: rows(r.rows),
+        })))
     }
 
     fn op_start(&self) -> Result<Question, Unread> {
@@ -564,11 +631,16 @@ fn page<T: std::str::FromStr<Err = InvalidId>>(
 ) -> Result<Page<T>, Unread> {
     Ok(Page {
         from: from.map(|id| id.parse()).transpose()?,
-        rows: rows
-            .and_then(|rows| usize::try_from(rows).ok())
-            .unwrap_or(PAGE_ROWS_MAX)
-            .clamp(1, PAGE_ROWS_MAX),
+        rows: self::rows(rows),
     })
+}
+
+/// As many rows as are wanted and fit.
+fn rows(wanted: Option<u32>) -> usize {
+    wanted
+        .and_then(|rows| usize::try_from(rows).ok())
+        .unwrap_or(PAGE_ROWS_MAX)
+        .clamp(1, PAGE_ROWS_MAX)
 }
 
 fn text(name: &str, text: String) -> Result<String, Unread> {

@@ -9,6 +9,7 @@ use std::{
 use central_core::{decide::Settings, ripe::Keep};
 use ev_client::{Access, AccessError, Tls};
 use ev_contract::ids::ReplicaId;
+use ev_service::Places;
 use serde::Deserialize;
 
 use crate::{admission::Limits, door::ConnectionLimits};
@@ -214,7 +215,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
+        let mut config: Self = toml::from_str(text).map_err(|source| ConfigError::Parse {
             path: path.into(),
             source: Box::new(source),
         })?;
@@ -223,6 +224,9 @@ impl Config {
             key,
             why: why.into(),
         };
+        config
+            .find_files(&Places::from_env())
+            .map_err(|(key, why)| wrong(key, &why))?;
         if config.credentials.as_os_str().is_empty() {
             let why = format!(
                 "is missing; give the file that `central enrol central {}` writes",
@@ -289,6 +293,26 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    /// Puts in place of folders that only systemd knows where they are.
+    fn find_files(&mut self, places: &Places) -> Result<(), (&'static str, String)> {
+        let files = [
+            ("credentials", Some(&mut self.credentials)),
+            (
+                "doorkeeper_credentials",
+                self.doorkeeper_credentials.as_mut(),
+            ),
+            ("ca", Some(&mut self.ca)),
+            ("certificate", self.certificate.as_mut()),
+            ("key", self.key.as_mut()),
+        ];
+        for (key, path) in files {
+            if let Some(path) = path {
+                *path = places.find(path).map_err(|e| (key, e.to_string()))?;
+            }
+        }
+        Ok(())
     }
 
     /// What the core needs of it.
@@ -360,6 +384,25 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_folder_that_only_the_service_has_is_put_in_place() {
+        let mut config = Config::parse(BASE, "central.toml").unwrap();
+        config.ca = "$CREDENTIALS_DIRECTORY/ca.crt".into();
+        let (key, why) = config.clone().find_files(&Places::default()).unwrap_err();
+        assert_eq!(key, "ca");
+        assert!(why.contains("CREDENTIALS_DIRECTORY=FOLDER"), "{why}");
+        let places = Places {
+            credentials: Some("/run/credentials/central.service".into()),
+            ..Places::default()
+        };
+        config.find_files(&places).unwrap();
+        assert_eq!(
+            config.ca,
+            Path::new("/run/credentials/central.service/ca.crt")
+        );
+        assert_eq!(config.credentials, Path::new("central-1.creds"));
     }
 
     #[test]

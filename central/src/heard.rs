@@ -31,6 +31,67 @@ struct Ear {
     /// When its agent began.
     started_at: Option<UnixMs>,
     other_epoch: Option<(Epoch, Instant)>,
+    /// Since when it is in reach.
+    since: UnixMs,
+    /// When it was last out of reach and came back.
+    cut: Option<(UnixMs, UnixMs)>,
+    /// What was last told of it: online or not.
+    told: Option<bool>,
+}
+
+/// Whether this replica hears as it should. What it does not hear while its own connection is down,
+/// or while it stands still, says nothing about charge points.
+#[derive(Debug)]
+pub struct Listening {
+    since: Option<Instant>,
+    looked: Instant,
+}
+
+/// The longest time between two looks of a replica that does not stand still.
+const STILL_MAX: Duration = Duration::from_secs(5);
+/// After this replica has begun to hear, charge points come back to the same server, some later than
+/// others: an agent notices after 15 s at most, tries every 7 s and is heard every 5 s.
+pub const SETTLE: Duration = Duration::from_secs(30);
+
+impl Listening {
+    /// Not yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            since: None,
+            looked: Instant::now(),
+        }
+    }
+
+    /// Looks whether it hears.
+    pub fn look(&mut self, hears: bool) {
+        let now = Instant::now();
+        if !hears || now - self.looked > STILL_MAX {
+            self.since = None;
+        }
+        self.looked = now;
+        if hears && self.since.is_none() {
+            self.since = Some(now);
+        }
+    }
+
+    /// For how long it has heard without a break.
+    #[must_use]
+    pub fn lasts(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether silence means something.
+    #[must_use]
+    pub fn settled(&self) -> bool {
+        self.lasts() > SETTLE
+    }
+}
+
+impl Default for Listening {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// All that was heard.
@@ -60,6 +121,8 @@ impl Hearing {
         }
         let before = self.ears.get(&heartbeat.cp_id);
         let was_away = before.is_none_or(|ear| now - ear.heard_at > OFFLINE_AFTER);
+        let (since, cut) = came_back(before, was_away, wall);
+        let told = before.and_then(|ear| ear.told);
         let other_epoch = before.and_then(|ear| match &ear.heartbeat {
             Some(last) if last.epoch != heartbeat.epoch && !was_away => {
                 Some((last.epoch.clone(), now))
@@ -83,6 +146,9 @@ impl Hearing {
                 wall,
                 started_at: Some(started_at),
                 other_epoch,
+                since,
+                cut,
+                told,
             },
         );
         was_away
@@ -97,6 +163,8 @@ impl Hearing {
         self.ears
             .entry(cp.clone())
             .and_modify(|ear| {
+                let was_away = now - ear.heard_at > OFFLINE_AFTER;
+                (ear.since, ear.cut) = came_back(Some(ear), was_away, wall);
                 ear.heard_at = now;
                 ear.wall = wall;
             })
@@ -106,7 +174,32 @@ impl Hearing {
                 wall,
                 started_at: None,
                 other_epoch: None,
+                since: wall,
+                cut: None,
+                told: None,
             });
+    }
+
+    /// Whose reach is otherwise than was last told, and since when. `listening` says whether silence
+    /// means something; `new` whether one that is heard for the first time was out of reach before.
+    pub fn news(&mut self, listening: bool, new: bool) -> Vec<(CpId, Reach, UnixMs)> {
+        let mut news = Vec::new();
+        for (cp, ear) in &mut self.ears {
+            let online = ear.heard_at.elapsed() <= OFFLINE_AFTER;
+            if !online && !listening {
+                continue;
+            }
+            let told = ear.told.replace(online);
+            if told == Some(online) || (told.is_none() && !new) {
+                continue;
+            }
+            news.push(if online {
+                (cp.clone(), Reach::Online, ear.since)
+            } else {
+                (cp.clone(), Reach::Offline, ear.wall)
+            });
+        }
+        news
     }
 
     /// One that is out of reach says as much by being unknown, so it can be forgotten.
@@ -147,6 +240,19 @@ impl Hearing {
     }
 }
 
+/// Since when one is in reach that is heard now, and when it was last out of reach.
+fn came_back(
+    before: Option<&Ear>,
+    was_away: bool,
+    wall: UnixMs,
+) -> (UnixMs, Option<(UnixMs, UnixMs)>) {
+    match before {
+        None => (wall, None),
+        Some(ear) if was_away => (wall, Some((ear.wall, wall))),
+        Some(ear) => (ear.since, ear.cut),
+    }
+}
+
 impl Default for Hearing {
     fn default() -> Self {
         Self::new()
@@ -169,5 +275,21 @@ impl Heard for Hearing {
     fn last(&self, cp: &CpId) -> Option<(&Heartbeat, UnixMs)> {
         let ear = self.ears.get(cp)?;
         ear.heartbeat.as_ref().map(|hb| (hb, ear.wall))
+    }
+
+    fn heard_at(&self, cp: &CpId) -> Option<UnixMs> {
+        self.ears.get(cp).map(|ear| ear.wall)
+    }
+
+    fn since(&self, cp: &CpId) -> Option<UnixMs> {
+        let ear = self.ears.get(cp)?;
+        Some(match self.reach(cp) {
+            Reach::Online => ear.since,
+            Reach::Offline | Reach::Unknown | Reach::Unrecognised => ear.wall,
+        })
+    }
+
+    fn cut(&self, cp: &CpId) -> Option<(UnixMs, UnixMs)> {
+        self.ears.get(cp).and_then(|ear| ear.cut)
     }
 }

@@ -4,16 +4,18 @@
 //! - [`config`]: the configuration file
 //! - [`border`]: from bytes to questions
 //! - [`admission`], [`held`]: how much of them
+//! - [`archive`]: verifying, copying and bringing back the streams
 //! - [`audit`]: who did what
 //! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
-//! - [`ledger`], [`snapshots`], [`receipts`]: the streams
+//! - [`ledger`], [`snapshots`], [`receipts`]: the streams; [`reports`]: reading them for operators
 //! - [`orders`]: commands to charge points
 //! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
 //! - [`http`], [`health`], [`metrics`]: for those who watch
 
 pub mod admission;
+pub mod archive;
 pub mod audit;
 pub mod border;
 pub mod config;
@@ -28,6 +30,7 @@ pub mod metrics;
 pub mod orders;
 pub mod out;
 pub mod receipts;
+pub mod reports;
 mod schedule;
 pub mod snapshots;
 mod subscriptions;
@@ -58,6 +61,7 @@ use crate::{
     health::Health,
     metrics::Metrics,
     out::Out,
+    reports::Reports,
 };
 
 /// Soon, since everybody waits for central; replicas do not come back in step.
@@ -122,11 +126,15 @@ async fn signalled() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    // Deadly unless it is caught, and sent by `systemctl reload`.
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => tracing::info!("SIGHUP"),
+        }
     }
-    Ok(())
 }
 
 /// Runs until `stop` is set, then drains.
@@ -214,6 +222,7 @@ async fn serve(
     let (audit, auditing) = Audit::start(
         js.clone(),
         places.audit.clone(),
+        Reports::new(places.cdr.clone(), places.uptime.clone()),
         config.replica.clone(),
         out.clone(),
         Arc::clone(&metrics),
@@ -395,6 +404,7 @@ async fn prepare(
     ev_crash::reach("prepared", "ledger");
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
     ev_crash::reach("prepared", "cdr");
+    let uptime = ledger::ensure(js, &streams::UPTIME, config.stream_replicas).await?;
     let audit = audit::ensure(js, config.stream_replicas).await?;
     ev_crash::reach("prepared", "audit");
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
@@ -426,6 +436,7 @@ async fn prepare(
         js: js.clone(),
         ledger,
         cdr,
+        uptime,
         audit,
         snapshots: bucket,
     };

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ev_contract::ids::{ConnectorId, CpId, SessionId};
+use ev_contract::{
+    codes::Code,
+    ids::{ConnectorId, CpId, SessionId},
+};
 
 use crate::schedule::Schedule;
 
@@ -37,6 +40,8 @@ struct Pending {
     cp: CpId,
     wait: Duration,
     version: u64,
+    attempts: u32,
+    code: Option<Code>,
 }
 
 /// All pending commands.
@@ -74,6 +79,8 @@ impl Orders {
                 cp: cp.clone(),
                 wait: AGAIN_FIRST,
                 version,
+                attempts: 0,
+                code: None,
             },
         );
         if self.in_flight.contains(&subject) {
@@ -121,6 +128,22 @@ impl Orders {
             };
             self.schedule.set(subject.clone(), Instant::now() + wait);
         }
+    }
+
+    /// What the charge point said in an attempt that was not its last word.
+    pub fn said(&mut self, subject: &Subject, code: Option<Code>) {
+        if let Some(pending) = self.pending.get_mut(subject) {
+            pending.attempts = pending.attempts.saturating_add(1);
+            pending.code = code;
+        }
+    }
+
+    /// How often a command was tried in vain, and what the charge point said last.
+    #[must_use]
+    pub fn tried(&self, subject: &Subject) -> (u32, Option<Code>) {
+        self.pending
+            .get(subject)
+            .map_or((0, None), |p| (p.attempts, p.code))
     }
 
     /// A charge point is back: whatever waits for it is due.

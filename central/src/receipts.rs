@@ -44,8 +44,8 @@ impl Copied {
 /// How long one attempt may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 
-/// Writes an entry if its subject is empty, else compares.
-pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes) -> Copied {
+/// Writes an entry if its subject is empty, else compares. Where it stands, if it is there.
+pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes) -> (Copied, u64) {
     let subject = Subject::Cdr {
         session: id.session,
         adjustment: id.adjustment,
@@ -58,9 +58,9 @@ pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes
         ev_crash::reach("receipt", "one");
         let error = match js.send_publish(subject.clone(), message).await {
             Ok(ack) => match ack.await {
-                Ok(_) => {
+                Ok(ack) => {
                     ev_crash::reach("receipt-copied", "one");
-                    return Copied::Written;
+                    return (Copied::Written, ack.sequence);
                 }
                 Err(error) => error,
             },
@@ -68,21 +68,21 @@ pub async fn copy(js: &jetstream::Context, cdr: &Stream, id: CdrId, bytes: Bytes
         };
         // Taken already (10071, 10164), full, or no answer: look what is there.
         match cdr.get_last_raw_message_by_subject(&subject).await {
-            Ok(there) if there.payload == bytes => Copied::There,
+            Ok(there) if there.payload == bytes => (Copied::There, there.sequence),
             Ok(_) => {
                 tracing::error!(
                     subject,
                     "the CDR stream holds another receipt than the ledger"
                 );
-                Copied::Conflict
+                (Copied::Conflict, 0)
             }
             Err(_) => {
                 tracing::warn!(subject, %error, "receipt not written; trying again");
-                Copied::Failed
+                (Copied::Failed, 0)
             }
         }
     };
     tokio::time::timeout(ATTEMPT_MAX, attempt)
         .await
-        .unwrap_or(Copied::Failed)
+        .unwrap_or((Copied::Failed, 0))
 }

@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     Links,
     admission::{Gate, Limits, Refusal},
-    audit::{self, Audit},
+    audit::{self, Audit, Reading},
     border::{self, Ignored, Question, ReplyTo},
     engine::{self, Item, ItemKind},
     health::{Health, Stage},
@@ -323,7 +323,15 @@ impl Shared {
             Ok(Question::Query(asker, query)) => Ok(ItemKind::Query(asker, query)),
             Ok(Question::Audit(operator, page)) => {
                 if let Some(draft) = draft {
-                    self.audit.page(*draft, &reply, operator, page);
+                    self.audit
+                        .page(*draft, &reply, operator, Reading::Audit(page));
+                }
+                return;
+            }
+            Ok(Question::Uptime(operator, page)) => {
+                if let Some(draft) = draft {
+                    self.audit
+                        .page(*draft, &reply, operator, Reading::Uptime(page));
                 }
                 return;
             }

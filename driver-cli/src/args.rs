@@ -6,10 +6,13 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ev_contract::{
     ids::{DriverId, OperatorId, RequestId},
     units::Amount,
-    v1::TariffScope,
+    v1::{EventKind, TariffScope},
 };
 
-use crate::quantity::{self, Money, Place, Price, Seconds, WattHours};
+use crate::{
+    quantity::{self, Money, Place, Price, Seconds, WattHours},
+    report::month::Month,
+};
 
 /// Charge a car: start, watch and stop sessions, see what they cost.
 #[derive(Debug, Parser)]
@@ -165,6 +168,12 @@ pub enum Verb {
         /// On what.
         #[command(subcommand)]
         verb: OpVerb,
+    },
+    /// Write man pages and completions, for packages
+    #[command(hide = true)]
+    Manual {
+        /// Into this folder
+        folder: PathBuf,
     },
     /// Print completions for a shell
     #[command(before_help = "Examples:
@@ -349,6 +358,148 @@ pub enum OpVerb {
   driver-cli op audit --verb session_end --limit 500
   driver-cli op audit --follow --json | jq -c 'select(.outcome == \"denied\")'")]
     Audit(AuditArgs),
+    /// What happens in the fleet, oldest first
+    #[command(before_help = "Examples:
+  driver-cli op events
+  driver-cli op events --follow
+  driver-cli op events --since 12h --kind cut,loss
+  driver-cli op events --cp CP-002 --since 1d
+  driver-cli op events --session 0190a0b0 --json")]
+    Events(EventsArgs),
+    /// A month of sessions, receipts, uptime or energy, for a spreadsheet or a program
+    #[command(before_help = "Examples:
+  driver-cli op export --month 2026-11 > receipts-2026-11.csv
+  driver-cli op export --month 2026-11 --what sessions --site depot
+  driver-cli op export --month 2026-11 --what uptime
+  driver-cli op export --month 2026-11 --what energy --format json --utc")]
+    Export(ExportArgs),
+}
+
+/// `op export`
+#[derive(Debug, Clone, Args)]
+pub struct ExportArgs {
+    /// Which month; a session belongs to the month in which it ended
+    #[arg(long, value_name = "YYYY-MM")]
+    pub month: Month,
+    /// What of it
+    #[arg(long, value_enum, default_value = "receipts")]
+    pub what: What,
+    /// How it is written; --json is json too
+    #[arg(long, value_enum, default_value = "csv")]
+    pub format: Format,
+    /// Only of this site
+    #[arg(long, value_name = "SITE")]
+    pub site: Option<String>,
+    /// The month is that of UTC, not that of each site's time zone
+    #[arg(long)]
+    pub utc: bool,
+    /// Look at all that was ever kept: finds receipts of cabinets whose clock was days ahead
+    #[arg(long)]
+    pub from_the_first: bool,
+}
+
+/// What to export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Sessions that have ended.
+    Sessions,
+    /// Their receipts, with adjustments.
+    Receipts,
+    /// Minutes of each connector.
+    Uptime,
+    /// Energy and money of each site.
+    Energy,
+}
+
+impl What {
+    /// Its word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "sessions",
+            Self::Receipts => "receipts",
+            Self::Uptime => "uptime",
+            Self::Energy => "energy",
+        }
+    }
+}
+
+/// How to write it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Comma-separated, with a header line.
+    Csv,
+    /// One document.
+    Json,
+}
+
+/// `op events`
+#[derive(Debug, Clone, Args)]
+pub struct EventsArgs {
+    /// Go on with what comes, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+    /// Only at this charge point
+    #[arg(long, value_name = "CP")]
+    pub cp: Option<String>,
+    /// Only of this session: its id or the beginning of it
+    #[arg(long, value_name = "SESSION")]
+    pub session: Option<String>,
+    /// What happened since so long ago, for instance 12h or 7d
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = quantity::duration_above_zero)]
+    pub since: Duration,
+    /// Only of these kinds, with commas: cut, loss, fault, session, refusal, operator, or a kind as it
+    /// is shown
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = event_kinds)]
+    pub kind: Vec<Kinds>,
+}
+
+/// Kinds of events under one word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kinds(Vec<EventKind>);
+
+impl EventsArgs {
+    /// Whether a kind is wanted.
+    #[must_use]
+    pub fn kinds(&self, kind: EventKind) -> bool {
+        self.kind.is_empty() || self.kind.iter().any(|kinds| kinds.0.contains(&kind))
+    }
+}
+
+fn event_kinds(text: &str) -> Result<Kinds, String> {
+    use EventKind::{
+        Accepted, Adjusted, Anomaly, ChargerBack, ChargerLost, Cleared, Ended, EnergyEnded,
+        Enrolled, Fault, Missing, Offline, Online, Opened, Operated, Phase, Quarantined, Refused,
+        Revoked, Service, Started, Stopping, Taken,
+    };
+    Ok(Kinds(match text {
+        "cut" => vec![Offline, Online],
+        "loss" => vec![Missing, Quarantined, Anomaly],
+        "fault" => vec![Fault, Cleared, ChargerLost, ChargerBack],
+        "session" => vec![
+            Accepted,
+            Opened,
+            Taken,
+            Started,
+            Phase,
+            Stopping,
+            EnergyEnded,
+            Ended,
+            Adjusted,
+        ],
+        "refusal" => vec![Refused],
+        "operator" => vec![Operated, Service, Enrolled, Revoked],
+        word => match EventKind::from_word(word) {
+            EventKind::Unrecognised => {
+                let known: Vec<_> = EventKind::ALL.iter().map(|k| k.as_str()).collect();
+                return Err(format!(
+                    "it is none of cut, loss, fault, session, refusal, operator, {}",
+                    known.join(", ")
+                ));
+            }
+            kind => vec![kind],
+        },
+    }))
 }
 
 /// `op audit`
@@ -443,6 +594,12 @@ pub enum OpSession {
         /// Only sessions older than this one
         #[arg(long, value_name = "SESSION")]
         before: Option<String>,
+    },
+    /// Show one session in full: what it waits for, and what happened
+    #[command(before_help = "Examples:\n  driver-cli op session show 0190a0b0")]
+    Show {
+        /// The session's id or its beginning
+        session: String,
     },
     /// Start a session for the driver that --driver names
     #[command(

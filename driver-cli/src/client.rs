@@ -13,8 +13,9 @@ use ev_contract::{
     codes::{Code, Problem},
     limits::REQUEST_BYTES_MAX,
     v1::{
-        AuditReply, CpLsReply, DriverUpdate, ErrorReply, HistoryReply, ListReply, OpReply,
-        ReceiptReply, SessionLsReply, Status, StatusReply, TariffLsReply, UpdateType,
+        AuditReply, CpLsReply, DriverUpdate, ErrorReply, EventsReply, HistoryReply, ListReply,
+        OpReply, ReceiptReply, ReceiptsReply, SessionLsReply, Status, StatusReply, TariffLsReply,
+        UpdateType, UptimeReply,
     },
     wire::{self, CONTENT_TYPE, Encoding, Message},
 };
@@ -118,7 +119,10 @@ replies!(
     CpLsReply,
     SessionLsReply,
     TariffLsReply,
-    AuditReply
+    AuditReply,
+    EventsReply,
+    ReceiptsReply,
+    UptimeReply
 );
 
 impl Reply for OpReply {

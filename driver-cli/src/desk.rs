@@ -9,9 +9,10 @@ use ev_contract::{
     time::UnixMs,
     v1::{
         AuditReply, AuditRequest, ChargePointListing, ChargePointView, CpLsReply, CpLsRequest,
-        DriverUpdate, HistoryReply, HistoryRequest, ListReply, ListRequest, OpReply, ReceiptReply,
-        ReceiptRequest, SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest,
-        TariffLsReply, TariffLsRequest,
+        DriverUpdate, EventsReply, EventsRequest, HistoryReply, HistoryRequest, ListReply,
+        ListRequest, OpReply, ReceiptReply, ReceiptRequest, ReceiptsReply, ReceiptsRequest,
+        SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest, TariffLsReply,
+        TariffLsRequest, UptimeReply, UptimeRequest,
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
@@ -425,6 +426,7 @@ impl Desk {
                 to: CENTRAL.to_owned(),
                 driver_id: filter.driver_id.clone(),
                 cp_id: filter.cp_id.clone(),
+                session_id: filter.session_id.clone(),
                 all: filter.all,
                 before,
                 rows,
@@ -454,6 +456,30 @@ impl Desk {
     /// As every query.
     pub async fn audit_page(&self, request: &AuditRequest) -> Result<AuditReply, Failure> {
         self.query("audit", request).await
+    }
+
+    /// A page of what happened.
+    ///
+    /// # Errors
+    /// As every query.
+    pub async fn events_page(&self, request: &EventsRequest) -> Result<EventsReply, Failure> {
+        self.query("events", request).await
+    }
+
+    /// A page of the receipts or adjustments of all sessions.
+    ///
+    /// # Errors
+    /// As every query.
+    pub async fn receipts_page(&self, request: &ReceiptsRequest) -> Result<ReceiptsReply, Failure> {
+        self.query("receipt_ls", request).await
+    }
+
+    /// A page of what was seen of connectors.
+    ///
+    /// # Errors
+    /// As every query.
+    pub async fn uptime_page(&self, request: &UptimeRequest) -> Result<UptimeReply, Failure> {
+        self.query("uptime", request).await
     }
 
     /// The session that `text` means: a full id, or the beginning of exactly one. Open sessions
@@ -616,6 +642,8 @@ pub struct SessionFilter {
     pub driver_id: Option<String>,
     /// Only on this charge point.
     pub cp_id: Option<String>,
+    /// Only this one, ended or not.
+    pub session_id: Option<String>,
     /// Ended ones too.
     pub all: bool,
 }

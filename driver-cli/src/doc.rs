@@ -10,10 +10,10 @@ use ev_contract::{
     time::UnixMs,
     units::{Amount, Currency, MilliWatt, Mwh},
     v1::{
-        Adjustment, AuditKind, AuditOutcome, AuditRow, ChargePointListing, ChargePointView,
-        CpEnrolment, DriverUpdate, EndReason, Flag, MeterSpan, OpReply, Origin, PriceComponent,
-        Reach, Receipt, ReceiptLine, ReceiptReply, ScopedTariff, SessionView, Status, Tariff,
-        TariffScope,
+        Adjustment, AuditKind, AuditOutcome, AuditRow, Awaited, ChargePointListing,
+        ChargePointView, CpEnrolment, DriverUpdate, EndReason, EventKind, EventRow, Flag,
+        MeterSpan, OpReply, Origin, PriceComponent, Reach, Receipt, ReceiptLine, ReceiptReply,
+        ScopedTariff, SessionView, Status, Tariff, TariffScope,
     },
 };
 use serde::{Serialize, Serializer, ser::Error as _};
@@ -22,7 +22,7 @@ use serde_json::value::RawValue;
 use crate::{
     failure::Failure,
     watch::{News, Seen, Source},
-    words,
+    why, words,
 };
 
 /// A time as RFC 3339 text in UTC with milliseconds.
@@ -244,7 +244,18 @@ pub struct SessionDoc {
     reason: Option<String>,
     end: Option<EndDoc>,
     receipt: Option<String>,
+    waits: Option<WaitDoc>,
     pos: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct WaitDoc {
+    #[serde(rename = "for")]
+    awaited: Awaited,
+    since: Time,
+    heard_at: Option<Time>,
+    attempts: u32,
+    code: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -315,6 +326,13 @@ impl From<&SessionView> for SessionDoc {
             reason: view.reason.clone().or_else(|| end_word(view)),
             end: view.end.as_ref().map(EndDoc::from),
             receipt: view.receipt.clone(),
+            waits: view.waits.as_ref().map(|waits| WaitDoc {
+                awaited: waits.awaited,
+                since: Time(waits.since),
+                heard_at: waits.heard_at.map(Time),
+                attempts: waits.attempts,
+                code: waits.code.map(|code| code.to_string()),
+            }),
             pos: view.pos,
         }
     }
@@ -754,10 +772,34 @@ struct CpDoc {
     next_record: u64,
     quarantined: u64,
     missing: u64,
+    anomalies: u64,
+    link_since: Option<Time>,
+    cut_from: Option<Time>,
+    cut_until: Option<Time>,
+    refuses: Vec<RefusesDoc>,
+    refused: Vec<RefusedDoc>,
     tariff: TariffDoc,
     enrolment: Option<CpEnrolment>,
     out_of_service: bool,
     connectors: Vec<ConnectorDoc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct RefusesDoc {
+    connector: Option<u16>,
+    code: String,
+    since: Option<Time>,
+    session_id: Option<String>,
+    raw: Option<String>,
+    text: String,
+    hint: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct RefusedDoc {
+    at: Time,
+    driver_id: Option<String>,
+    code: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -787,14 +829,15 @@ impl CpsDoc {
     #[must_use]
     pub fn new(views: &[ChargePointView], ts: UnixMs) -> Self {
         Self {
-            charge_points: views.iter().map(CpDoc::from).collect(),
+            charge_points: views.iter().map(|view| CpDoc::new(view, ts)).collect(),
             ts: Time(ts),
         }
     }
 }
 
-impl From<&ChargePointView> for CpDoc {
-    fn from(cp: &ChargePointView) -> Self {
+impl CpDoc {
+    fn new(cp: &ChargePointView, ts: UnixMs) -> Self {
+        let refuses = cp.refuses.iter().zip(why::refuses(cp, ts));
         Self {
             cp_id: cp.cp_id.to_string(),
             site_id: cp.site_id.to_string(),
@@ -810,6 +853,30 @@ impl From<&ChargePointView> for CpDoc {
             next_record: cp.next_record,
             quarantined: cp.quarantined,
             missing: cp.missing,
+            anomalies: cp.anomalies,
+            link_since: cp.link_since.map(Time),
+            cut_from: cp.cut_from.map(Time),
+            cut_until: cp.cut_until.map(Time),
+            refuses: refuses
+                .map(|(refuses, why)| RefusesDoc {
+                    connector: refuses.connector.map(|c| c.0),
+                    code: refuses.code.to_string(),
+                    since: refuses.since.map(Time),
+                    session_id: refuses.session_id.map(|id| id.to_string()),
+                    raw: refuses.raw.clone(),
+                    text: why.text,
+                    hint: why.hint,
+                })
+                .collect(),
+            refused: cp
+                .refused
+                .iter()
+                .map(|refused| RefusedDoc {
+                    at: Time(refused.at),
+                    driver_id: refused.driver_id.as_ref().map(ToString::to_string),
+                    code: refused.code.to_string(),
+                })
+                .collect(),
             tariff: (&cp.tariff).into(),
             enrolment: cp.enrolment,
             out_of_service: cp.out_of_service,
@@ -936,6 +1003,56 @@ impl TariffsDoc {
                 })
                 .collect(),
             ts: Time(ts),
+        }
+    }
+}
+
+/// `op events`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EventsDoc {
+    events: Vec<HappenedDoc>,
+    ts: Time,
+}
+
+impl EventsDoc {
+    /// Events as they are shown.
+    #[must_use]
+    pub fn new(events: &[EventRow], ts: UnixMs) -> Self {
+        Self {
+            events: events.iter().map(HappenedDoc::from).collect(),
+            ts: Time(ts),
+        }
+    }
+}
+
+/// Something that happened; with `--follow` a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HappenedDoc {
+    at: Time,
+    kind: EventKind,
+    cp_id: Option<String>,
+    connector: Option<u16>,
+    session_id: Option<String>,
+    driver_id: Option<String>,
+    operator_id: Option<String>,
+    code: Option<String>,
+    detail: Option<String>,
+    pos: Option<u64>,
+}
+
+impl From<&EventRow> for HappenedDoc {
+    fn from(event: &EventRow) -> Self {
+        Self {
+            at: Time(event.at),
+            kind: event.kind,
+            cp_id: event.cp_id.as_ref().map(ToString::to_string),
+            connector: event.connector.map(|c| c.0),
+            session_id: event.session_id.map(|id| id.to_string()),
+            driver_id: event.driver_id.as_ref().map(ToString::to_string),
+            operator_id: event.operator_id.clone(),
+            code: event.code.map(|code| code.to_string()),
+            detail: event.detail.clone(),
+            pos: event.pos,
         }
     }
 }

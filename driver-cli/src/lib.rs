@@ -20,8 +20,10 @@ pub mod journal;
 pub mod price;
 pub mod quantity;
 pub mod render;
+pub mod report;
 pub mod verbs;
 pub mod watch;
+pub mod why;
 pub mod words;
 
 use std::{ffi::OsString, io};

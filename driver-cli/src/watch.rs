@@ -434,6 +434,7 @@ pub(crate) mod tests {
             reason: None,
             end: None,
             receipt: None,
+            waits: None,
             pos,
         }
     }

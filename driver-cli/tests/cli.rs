@@ -215,6 +215,7 @@ fn view(pos: u64, state: Phase) -> SessionView {
             _ => None,
         },
         receipt: None,
+        waits: None,
         pos,
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     clock::HostClock,
     config::ChargePointConfig,
     hardware::{HardwarePort, HwEvent},
+    logbook,
     store::{Store, StoreError},
     uplink::{RawCommand, Uplink, UplinkEvent, heartbeat_pause},
 };
@@ -378,8 +379,12 @@ impl Actor {
         if self.core.storage_problem().is_some() {
             self.unstored.extend(rows);
         } else if !rows.is_empty() {
+            let steps = logbook::steps(&rows);
             match self.store.commit(rows).await {
-                Ok(()) => self.core.stored(),
+                Ok(()) => {
+                    self.core.stored();
+                    logbook::tell(&self.config.id, steps);
+                }
                 Err((rows, e)) => {
                     self.unstored = rows;
                     if let Some((core, input)) = before {
@@ -408,9 +413,11 @@ impl Actor {
         if self.core.storage_problem().is_none() || Instant::now() < self.storage_due {
             return;
         }
+        let steps = logbook::steps(&self.unstored);
         match self.store.commit(std::mem::take(&mut self.unstored)).await {
             Ok(()) => {
                 self.core.stored();
+                logbook::tell(&self.config.id, steps);
                 tracing::info!(cp = %self.config.id, "the disk can be written again");
             }
             Err((rows, e)) => {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 use edge_cp::{
     config::{Config, ConfigError, nats_url_is_usable},
     control::{Request, Verb},
@@ -10,6 +10,7 @@ use edge_cp::{
     sim::SimVerb,
 };
 use ev_contract::{connector::FaultEffect, ids::ConnectorId, units::Mwh};
+use ev_manual::{Manual, Section};
 use ev_service::EXIT_CONFIG;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -41,6 +42,69 @@ Examples (CP may be left out where the agent has one, --connector where CP has o
 Exit codes: 0 ok, 1 other, 2 usage, 5 refused, 6 no answer, 7 no agent
 ";
 
+/// What its man page says beyond the help.
+const MANUAL: Manual = Manual {
+    section: "8",
+    more: &[
+        Section {
+            title: "SIGNALS",
+            entries: &[(
+                "SIGTERM, SIGINT",
+                "End. Running sessions go on in their chargers, and what is unsent waits on the disk.",
+            )],
+        },
+        Section {
+            title: "FILES",
+            entries: &[
+                (
+                    "/etc/edge-cp/NAME.toml",
+                    "The configuration of the service edge-cp@NAME. A path in it may begin with \
+                     $CREDENTIALS_DIRECTORY/, $STATE_DIRECTORY/ or $RUNTIME_DIRECTORY/, which \
+                     systemd sets.",
+                ),
+                (
+                    "/etc/edge-cp/keys/NAME/",
+                    "What that service is given as $CREDENTIALS_DIRECTORY: the credentials of its \
+                     charge points and ca.crt. Root's alone.",
+                ),
+                (
+                    "/var/lib/edge-cp/NAME/",
+                    "$STATE_DIRECTORY: sessions, and records that central does not have yet.",
+                ),
+                (
+                    "/run/edge-cp/NAME/control.sock",
+                    "Where edge-cp ctl finds it, with --socket.",
+                ),
+                (
+                    "/etc/edge-cp/example.toml",
+                    "A configuration to begin with.",
+                ),
+            ],
+        },
+        Section {
+            title: "EXIT STATUS OF run",
+            entries: &[
+                ("0", "Ended as it was told to."),
+                (
+                    "1",
+                    "Cannot serve; the last lines say why. systemd tries again.",
+                ),
+                (
+                    "78",
+                    "The configuration cannot be used; the last lines say what would be right. \
+                     systemd does not try again.",
+                ),
+            ],
+        },
+    ],
+    see_also: &[
+        "central(8)",
+        "driver-cli(1)",
+        "systemctl(1)",
+        "journalctl(1)",
+    ],
+};
+
 /// The agent in a charging cabinet.
 #[derive(Debug, Parser)]
 #[command(version, before_help = EXAMPLES)]
@@ -62,6 +126,12 @@ enum CommandLine {
     /// Act on the spot, through the agent's control socket
     #[command(before_help = CTL_EXAMPLES)]
     Ctl(Ctl),
+    /// Write man pages and completions, for packages
+    #[command(hide = true)]
+    Manual {
+        /// Into this folder
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, ClapArgs)]
@@ -343,6 +413,10 @@ impl Args {
             },
             CommandLine::Run(run) => run.carry_out(),
             CommandLine::Ctl(ctl) => ctl.carry_out(),
+            CommandLine::Manual { folder } => match MANUAL.write(Self::command(), &folder) {
+                Ok(_) => ExitCode::SUCCESS,
+                Err(e) => failure(&format!("manual in {}: {e}", folder.display())),
+            },
         }
     }
 }
@@ -399,12 +473,15 @@ fn watch_signals(stop: watch::Sender<bool>) -> std::io::Result<()> {
     const SIGXFSZ: i32 = 25;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // Deadly unless it is caught, and sent by `systemctl reload`.
+    let mut hang_up = signal(SignalKind::hangup())?;
     let mut too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                _ = hang_up.recv() => tracing::info!("SIGHUP"),
                 _ = too_large.recv() => {}
             }
         }

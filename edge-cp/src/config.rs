@@ -13,6 +13,7 @@ use ev_contract::{
     units::MilliAmp,
     v1::ConnectorSpec,
 };
+use ev_service::Places;
 use serde::Deserialize;
 
 /// Longest path of a Unix socket on Linux (`sun_path` less its end).
@@ -211,7 +212,7 @@ impl Config {
             error(vec![format!("{place}{}", e.message().trim())])
         })?;
         let mut faults = Vec::new();
-        let config = check(file, &mut faults);
+        let config = check(file, &Places::from_env(), &mut faults);
         if faults.is_empty() {
             Ok(config)
         } else {
@@ -220,28 +221,39 @@ impl Config {
     }
 }
 
-fn check(file: File, faults: &mut Vec<String>) -> Config {
+fn check(file: File, places: &Places, faults: &mut Vec<String>) -> Config {
+    let mut find = |key: &str, path: PathBuf| match places.find(&path) {
+        Ok(found) => found,
+        Err(e) => {
+            faults.push(format!("{key}: {e}"));
+            path
+        }
+    };
+    let ca = file.ca.map(|path| find("ca", path));
+    let certificate = file.certificate.map(|path| find("certificate", path));
+    let key = file.key.map(|path| find("key", path));
+    let state_dir = find("state_dir", file.state_dir);
+    let control_socket = file.control_socket.map(|path| find("control_socket", path));
     if !nats_url_is_usable(&file.nats_url) {
         faults.push(format!(
             "nats_url: {:?} is no address of a NATS server; for instance \"nats://127.0.0.1:4222\"",
             file.nats_url
         ));
     }
-    if file.ca.is_none() {
+    if ca.is_none() {
         faults.push("ca: is missing; for instance \"/etc/edge-cp/ca.crt\", which `central enrol certificate` writes".into());
     }
-    let tls =
-        Tls::new(file.ca.unwrap_or_default(), file.certificate, file.key).unwrap_or_else(|e| {
-            faults.push(format!("{}: {e}", e.key()));
-            Tls {
-                ca: PathBuf::new(),
-                identity: None,
-            }
-        });
-    if file.state_dir.as_os_str().is_empty() {
+    let tls = Tls::new(ca.unwrap_or_default(), certificate, key).unwrap_or_else(|e| {
+        faults.push(format!("{}: {e}", e.key()));
+        Tls {
+            ca: PathBuf::new(),
+            identity: None,
+        }
+    });
+    if state_dir.as_os_str().is_empty() {
         faults.push("state_dir: is empty; for instance \"/var/lib/edge-cp\"".into());
     }
-    if let Some(socket) = &file.control_socket {
+    if let Some(socket) = &control_socket {
         let bytes = socket.as_os_str().len();
         if bytes == 0 || bytes > SOCKET_PATH_BYTES_MAX {
             faults.push(format!(
@@ -257,20 +269,29 @@ fn check(file: File, faults: &mut Vec<String>) -> Config {
         _ => {}
     }
     let mut ids = BTreeSet::new();
-    let folder = file.credentials;
+    let keys = Keys {
+        folder: file.credentials,
+        places,
+    };
     let charge_points = file
         .charge_point
         .into_iter()
         .enumerate()
-        .filter_map(|(n, cp)| check_charge_point(cp, n + 1, folder.as_deref(), &mut ids, faults))
+        .filter_map(|(n, cp)| check_charge_point(cp, n + 1, &keys, &mut ids, faults))
         .collect();
     Config {
         nats_url: file.nats_url,
         tls,
-        state_dir: file.state_dir,
-        control_socket: file.control_socket,
+        state_dir,
+        control_socket,
         charge_points,
     }
+}
+
+/// Where credentials are, unless a charge point names its own.
+struct Keys<'a> {
+    folder: Option<PathBuf>,
+    places: &'a Places,
 }
 
 /// Whether a URL can be handed to the NATS client.
@@ -282,7 +303,7 @@ pub fn nats_url_is_usable(url: &str) -> bool {
 fn check_charge_point(
     cp: FileChargePoint,
     n: usize,
-    folder: Option<&Path>,
+    keys: &Keys<'_>,
     ids: &mut BTreeSet<String>,
     faults: &mut Vec<String>,
 ) -> Option<ChargePointConfig> {
@@ -297,13 +318,21 @@ fn check_charge_point(
     }
     let credentials = cp
         .credentials
-        .or_else(|| Some(folder?.join(format!("{}.creds", cp.id))));
-    if credentials.is_none() {
-        faults.push(format!(
-            "{key}, credentials: is missing; `central enrol charge-point {}` writes the file. Name it here, or at the top the folder that has it as {}.creds",
-            cp.id, cp.id
-        ));
-    }
+        .or_else(|| Some(keys.folder.as_ref()?.join(format!("{}.creds", cp.id))));
+    let credentials = match credentials.map(|path| keys.places.find(&path)) {
+        Some(Ok(found)) => Some(found),
+        Some(Err(e)) => {
+            faults.push(format!("{key}, credentials: {e}"));
+            None
+        }
+        None => {
+            faults.push(format!(
+                "{key}, credentials: is missing; `central enrol charge-point {}` writes the file. Name it here, or at the top the folder that has it as {}.creds",
+                cp.id, cp.id
+            ));
+            None
+        }
+    };
     let site: Option<SiteId> = cp
         .site
         .parse()
@@ -502,6 +531,42 @@ seed = 7
         assert!(
             faults("nats_url = \"nats://h\"\nca=\"c\"\nstate_dir=\"s\"")[0]
                 .contains("[[charge_point]]")
+        );
+    }
+
+    #[test]
+    fn a_folder_that_only_the_service_has_is_said_to_be_so_once_for_each_key() {
+        let text = GOOD
+            .replace("/etc/edge-cp/ca.crt", "$CREDENTIALS_DIRECTORY/ca.crt")
+            .replace("/etc/edge-cp/creds", "$CREDENTIALS_DIRECTORY")
+            .replace("\"/tmp/x\"", "\"$STATE_DIRECTORY\"");
+        let file: File = toml::from_str(&text).unwrap();
+        let mut faults = Vec::new();
+        check(file, &Places::default(), &mut faults);
+        let keys: Vec<_> = faults.iter().map(|f| f.split(": ").next()).collect();
+        let expected = [
+            "ca",
+            "state_dir",
+            "charge_point 1 (\"CP-001\"), credentials",
+        ];
+        assert_eq!(keys, expected.map(Some));
+        assert!(
+            faults[0].contains("CREDENTIALS_DIRECTORY=FOLDER"),
+            "{faults:?}"
+        );
+
+        let places = Places {
+            credentials: Some("/run/credentials/x".into()),
+            state: Some("/var/lib/x".into()),
+            runtime: None,
+        };
+        let mut faults = Vec::new();
+        let config = check(toml::from_str(&text).unwrap(), &places, &mut faults);
+        assert_eq!(faults, Vec::<String>::new());
+        assert_eq!(config.state_dir, Path::new("/var/lib/x"));
+        assert_eq!(
+            config.charge_points[0].credentials,
+            Path::new("/run/credentials/x/CP-001.creds")
         );
     }
 

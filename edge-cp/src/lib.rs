@@ -18,6 +18,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod hardware;
+mod logbook;
 mod service;
 pub mod sim;
 pub mod store;

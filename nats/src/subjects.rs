@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    ids::{AuditId, CpId, DriverId, OperatorId, SessionId},
+    ids::{AuditId, CpId, DriverId, OperatorId, ReplicaId, SessionId},
     v1::AuditKind,
 };
 
@@ -35,6 +35,12 @@ pub const AUDIT_ENROLMENTS: &str = "ev.v1.audit.enrol.*";
 pub const LEDGER: &str = "ev.v1.ledger";
 /// All subjects of the CDR stream.
 pub const CDR_ALL: &str = "ev.v1.cdr.>";
+/// Receipts alone.
+pub const CDR_RECEIPTS: &str = "ev.v1.cdr.*";
+/// Adjustments alone.
+pub const CDR_ADJUSTMENTS: &str = "ev.v1.cdr.*.*";
+/// All subjects of what replicas saw of uptime.
+pub const UPTIME_ALL: &str = "ev.v1.uptime.*";
 /// All subjects of the audit.
 pub const AUDIT_ALL: &str = "ev.v1.audit.>";
 /// In the subject of an audit entry, in place of a name that is none.
@@ -77,6 +83,8 @@ pub enum Subject {
     },
     /// An entry of the audit, by who acted.
     Audit { kind: AuditKind, name: String },
+    /// What a replica saw of uptime.
+    Uptime { replica: ReplicaId },
 }
 
 impl fmt::Display for Subject {
@@ -105,6 +113,7 @@ impl fmt::Display for Subject {
                 adjustment: Some(n),
             } => write!(f, "{PREFIX}.cdr.{session}.{n}"),
             Self::Audit { kind, name } => write!(f, "{PREFIX}.audit.{kind}.{name}"),
+            Self::Uptime { replica } => write!(f, "{PREFIX}.uptime.{replica}"),
         }
     }
 }
@@ -163,6 +172,9 @@ impl Subject {
             ("audit", Some(kind), Some(name), None, ..) => Self::Audit {
                 kind: *AuditKind::ALL.iter().find(|k| k.as_str() == kind)?,
                 name: AuditId::new(name).ok()?.to_string(),
+            },
+            ("uptime", Some(replica), None, ..) => Self::Uptime {
+                replica: replica.parse().ok()?,
             },
             _ => return None,
         };
@@ -251,6 +263,9 @@ mod tests {
             Subject::Audit {
                 kind: AuditKind::Driver,
                 name: AUDIT_NOBODY.into(),
+            },
+            Subject::Uptime {
+                replica: "central-1".parse().unwrap(),
             },
         ];
         for subject in all {

@@ -16,8 +16,8 @@ use ev_contract::{
     limits,
     subjects::Subject,
     v1::{
-        AuditKind, AuditOutcome, CpEnrolment, EndCode, EndSource, Flag, Origin, Outcome,
-        PriceComponent, Reach, Status, TimeQuality,
+        AuditKind, AuditOutcome, Availability, Awaited, CpEnrolment, EndCode, EndSource, EventKind,
+        Flag, Origin, Outcome, PriceComponent, Reach, Status, TimeQuality,
     },
     wire::Encoding,
 };
@@ -75,7 +75,8 @@ fn every_word_is_explained() {
     }
     explained! {
         Status Phase ConnectorState Origin EndCode EndSource PriceComponent Flag Reach Service
-        FaultEffect TimeQuality Outcome AuditKind AuditOutcome CpEnrolment
+        FaultEffect TimeQuality Outcome AuditKind AuditOutcome CpEnrolment Awaited EventKind
+        Availability
     }
 }
 
@@ -193,6 +194,7 @@ fn the_subjects_are_those_of_the_crate() {
             .replace("<verb>", "verb")
             .replace("<kind>", "op")
             .replace("<name>", "olga")
+            .replace("<replica>", "central-1")
             .replace("<n>", "1");
         let reserved = row[1] == "reserved";
         assert_eq!(Subject::parse(&subject).is_none(), reserved, "{subject}");

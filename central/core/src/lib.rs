@@ -7,7 +7,8 @@
 //! - [`tx`]: a decision under way; collects what it read and what it writes
 //! - [`decide`]: the business, one file per kind of question
 //! - [`pricing`]: what a session costs, and its receipt
-//! - [`view`]: answers to questions
+//! - [`verify`]: whether a ledger and its receipts are what they should be
+//! - [`view`]: answers to questions; [`insight`] and [`trail`]: those that explain
 //! - [`effects`]: what is to be done because the state is what it is
 //! - [`overdue`]: sessions that have been in a phase for longer than can be meant
 //! - [`ripe`]: what is due because time has passed
@@ -15,11 +16,14 @@
 pub mod decide;
 pub mod effects;
 pub mod frame;
+pub mod insight;
 pub mod keys;
 pub mod model;
 pub mod overdue;
 pub mod pricing;
 pub mod ripe;
 pub mod state;
+pub mod trail;
 pub mod tx;
+pub mod verify;
 pub mod view;

@@ -226,6 +226,11 @@ impl State {
         self.connectors.iter().map(|(at, e)| (at, &e.value))
     }
 
+    /// All drivers.
+    pub fn drivers(&self) -> impl Iterator<Item = (&DriverId, &Driver)> + '_ {
+        self.drivers.iter().map(|(id, e)| (id, &e.value))
+    }
+
     /// Sessions, newest first, before a given one.
     pub fn sessions_before(
         &self,
@@ -286,6 +291,11 @@ impl State {
         self.spools
             .range::<(CpId, Epoch), _>((from, Unbounded))
             .map(|(at, entry)| (at, &entry.value))
+    }
+
+    /// All spools with where they are.
+    pub fn spools_by_place(&self) -> impl Iterator<Item = (&(CpId, Epoch), &Spool)> + '_ {
+        self.spools.iter().map(|(at, e)| (at, &e.value))
     }
 
     /// Spools of a charge point, all epochs.

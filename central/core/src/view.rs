@@ -13,6 +13,7 @@ use ev_contract::{
 };
 
 use crate::{
+    insight,
     keys::Asker,
     model::{Answer, ChargePoint, Connector, Session, Stage},
     pricing,
@@ -25,6 +26,20 @@ pub trait Heard {
     fn reach(&self, cp: &CpId) -> Reach;
     /// Its last heartbeat, and when it came by central's clock.
     fn last(&self, cp: &CpId) -> Option<(&Heartbeat, UnixMs)>;
+    /// When it was last heard of.
+    fn heard_at(&self, cp: &CpId) -> Option<UnixMs> {
+        self.last(cp).map(|(_, at)| at)
+    }
+    /// Since when its reach is what it is; while it is out of reach, when it was last heard.
+    fn since(&self, cp: &CpId) -> Option<UnixMs> {
+        let _ = cp;
+        None
+    }
+    /// From when to when it was last out of reach before it came back.
+    fn cut(&self, cp: &CpId) -> Option<(UnixMs, UnixMs)> {
+        let _ = cp;
+        None
+    }
 }
 
 /// A session for its driver or an operator.
@@ -88,6 +103,7 @@ pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> Sessio
         reason: end.as_ref().map(|e| e.word().to_owned()),
         end,
         receipt: receipt.map(|r| r.number.clone()),
+        waits: None,
         pos: entry.pos,
     }
 }
@@ -365,6 +381,12 @@ pub fn charge_point(
             .map_or(1, |(_, spool)| spool.next),
         quarantined: spools.iter().map(|(_, s)| s.quarantined).sum(),
         missing: spools.iter().map(|(_, s)| s.missing).sum(),
+        anomalies: spools.iter().map(|(_, s)| s.anomalies).sum(),
+        link_since: heard.since(id),
+        cut_from: heard.cut(id).map(|(from, _)| from),
+        cut_until: heard.cut(id).map(|(_, until)| until),
+        refuses: insight::refuses(state, id, cp, heard),
+        refused: Vec::new(),
         tariff: tariff_at(state, id, cp)?,
         enrolment: enrolment.map(|e| {
             if e.revoked {

@@ -12,7 +12,8 @@ use ev_contract::{
     streams::{self, SNAPSHOT_BUCKET},
     subjects::{
         AUDIT_ALL, AUDIT_ENROLMENTS, CDR_ALL, CP_COMMANDS, CP_EVENTS, CP_HEARTBEATS,
-        CP_LIVE_VALUES, CP_SYNCS, DRIVER_REQUESTS, ENROLMENTS, LEDGER, OPERATOR_REQUESTS, WATCH,
+        CP_LIVE_VALUES, CP_SYNCS, DRIVER_REQUESTS, ENROLMENTS, LEDGER, OPERATOR_REQUESTS,
+        UPTIME_ALL, WATCH,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -319,7 +320,13 @@ impl Role {
                 subscriptions_max: 64,
             },
             Self::Maintainer => Grants {
-                publish: vec!["$JS.API.>".into(), "$JS.ACK.>".into(), "$JS.FC.>".into()],
+                publish: vec![
+                    "$JS.API.>".into(),
+                    "$JS.ACK.>".into(),
+                    "$JS.FC.>".into(),
+                    // Copies of streams, out and in.
+                    "$JS.SNAPSHOT.>".into(),
+                ],
                 subscribe: vec![inbox],
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
@@ -389,6 +396,7 @@ fn central_publishes() -> Vec<String> {
         LEDGER,
         CDR_ALL,
         AUDIT_ALL,
+        UPTIME_ALL,
         // Answers to whoever asked through a service import.
         "_R_.>",
         "$JS.API.INFO",
@@ -397,7 +405,8 @@ fn central_publishes() -> Vec<String> {
     .map(str::to_owned)
     .into();
     let (ledger, cdr, audit) = (streams::LEDGER.name, streams::CDR.name, streams::AUDIT.name);
-    for stream in [ledger, cdr, audit, bucket.as_str()] {
+    let uptime = streams::UPTIME.name;
+    for stream in [ledger, cdr, audit, uptime, bucket.as_str()] {
         subjects.extend([
             format!("$JS.API.STREAM.CREATE.{stream}"),
             format!("$JS.API.STREAM.INFO.{stream}"),
@@ -408,8 +417,17 @@ fn central_publishes() -> Vec<String> {
             format!("$JS.API.CONSUMER.DELETE.{stream}.*"),
         ]);
     }
+    // What can be read can be copied: `central backup`.
+    for stream in [ledger, cdr, audit] {
+        subjects.extend([
+            format!("$JS.API.STREAM.SNAPSHOT.{stream}"),
+            format!("$JS.SNAPSHOT.ACK.{stream}.>"),
+        ]);
+    }
     subjects.extend([
         format!("$JS.API.CONSUMER.MSG.NEXT.{audit}.*"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{cdr}.*"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.{uptime}.*"),
         format!("$JS.API.DIRECT.GET.{bucket}"),
         format!("$JS.API.DIRECT.GET.{bucket}.>"),
         format!("$JS.API.STREAM.PURGE.{bucket}"),

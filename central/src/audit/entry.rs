@@ -11,8 +11,8 @@ use ev_contract::{
     subjects::Subject,
     time::UnixMs,
     v1::{
-        AuditEntry, AuditKind, AuditOutcome, AuditReply, CpLsReply, ErrorReply, OpReply,
-        SessionLsReply, Status, TariffLsReply, TariffScope,
+        AuditEntry, AuditKind, AuditOutcome, AuditReply, CpLsReply, ErrorReply, EventsReply,
+        OpReply, ReceiptsReply, SessionLsReply, Status, TariffLsReply, TariffScope, UptimeReply,
     },
     wire::Tag,
 };
@@ -58,7 +58,15 @@ macro_rules! told_what_they_asked {
         fn told(&self) -> Ending { (AuditOutcome::Accepted, None, None) }
     })+ };
 }
-told_what_they_asked!(CpLsReply, SessionLsReply, TariffLsReply, AuditReply);
+told_what_they_asked!(
+    CpLsReply,
+    SessionLsReply,
+    TariffLsReply,
+    AuditReply,
+    EventsReply,
+    ReceiptsReply,
+    UptimeReply
+);
 
 const fn outcome(status: Status) -> AuditOutcome {
     match status {
@@ -96,6 +104,7 @@ pub fn describe(draft: &mut AuditEntry, asked: &Asked) {
         Ok(Question::Request(_, wish)) => describe_wish(draft, wish),
         Ok(Question::Query(_, query)) => describe_query(draft, query),
         Ok(Question::Audit(_, page)) => draft.detail = page.filter(),
+        Ok(Question::Uptime(..)) => {}
     }
 }
 
@@ -150,9 +159,22 @@ fn describe_query(draft: &mut AuditEntry, query: &Query) {
         Query::Status(session) => draft.session_id = session.map(|id| id.to_string()),
         Query::Receipt(session) => draft.session_id = Some(session.to_string()),
         Query::CpLs(cp, _) => draft.cp_id = cp.as_ref().map(ToString::to_string),
-        Query::SessionLs { driver, cp, .. } => {
+        Query::SessionLs {
+            driver,
+            cp,
+            session,
+            ..
+        } => {
             draft.driver_id = driver.as_ref().map(ToString::to_string);
             draft.cp_id = cp.as_ref().map(ToString::to_string);
+            draft.session_id = session.map(|id| id.to_string());
+        }
+        Query::Events { filter, .. } => {
+            draft.cp_id = filter.cp.as_ref().map(ToString::to_string);
+            draft.session_id = filter.session.map(|id| id.to_string());
+        }
+        Query::ReceiptLs(page) => {
+            draft.detail = page.site.as_ref().map(|site| format!("site {site}"));
         }
         Query::List(_) | Query::History(_) | Query::TariffLs => {}
     }

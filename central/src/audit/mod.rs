@@ -27,14 +27,14 @@ use ev_contract::{
     streams,
     subjects::{AUDIT_NOBODY, Subject},
     v1::{AuditEntry, AuditKind, AuditOutcome},
-    wire::{self, Encoding},
+    wire::{self, EncodeError, Encoding},
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use serde::Serialize;
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use self::{
-    entry::{Told, ended},
+    entry::{Ending, Told, ended},
     pages::Page,
 };
 use crate::{
@@ -45,6 +45,7 @@ use crate::{
     ledger,
     metrics::Metrics,
     out::Out,
+    reports::{Begin, Known, ReceiptsPage, Reports, UptimePage},
 };
 
 /// How long an append may take. As long as a client waits before it repeats itself; an election of
@@ -140,7 +141,60 @@ enum Job {
     /// Write an entry, then send the answer.
     Entry(Box<AuditEntry>, Option<Answer>, Held),
     /// Read a page, write that down, then answer.
-    Page(Box<AuditEntry>, ReplyTo, OperatorId, Page, Held),
+    Page(Box<AuditEntry>, ReplyTo, OperatorId, Reading, Held),
+}
+
+/// A page of what operators read in a stream and not in the state.
+#[derive(Debug)]
+pub enum Reading {
+    /// The audit itself.
+    Audit(Page),
+    /// Receipts or adjustments.
+    Receipts(ReceiptsPage, Known),
+    /// What was seen of connectors.
+    Uptime(UptimePage),
+}
+
+impl Reading {
+    /// Whether it begins a walk.
+    fn is_first(&self) -> bool {
+        match self {
+            Self::Audit(page) => page.is_first(),
+            Self::Receipts(ReceiptsPage { begin, .. }, _)
+            | Self::Uptime(UptimePage { begin, .. }) => !matches!(begin, Begin::After(_)),
+        }
+    }
+
+    const fn verb(&self) -> &'static str {
+        match self {
+            Self::Audit(_) => "audit",
+            Self::Receipts(..) => "receipt_ls",
+            Self::Uptime(_) => "uptime",
+        }
+    }
+
+    /// Reads it: what it tells, and its bytes.
+    async fn read(
+        &self,
+        stream: &Stream,
+        reports: &Reports,
+        to: &str,
+        encoding: Encoding,
+    ) -> anyhow::Result<(Ending, Result<Vec<u8>, EncodeError>)> {
+        fn done<T: Serialize + Told>(
+            message: &T,
+            encoding: Encoding,
+        ) -> (Ending, Result<Vec<u8>, EncodeError>) {
+            (message.told(), wire::encode(message, encoding))
+        }
+        Ok(match self {
+            Self::Audit(page) => done(&pages::read(stream, to, page).await?, encoding),
+            Self::Receipts(page, known) => {
+                done(&reports.receipts(to, page, *known).await?, encoding)
+            }
+            Self::Uptime(page) => done(&reports.uptime(to, page).await?, encoding),
+        })
+    }
 }
 
 /// Where entries are put.
@@ -167,6 +221,7 @@ impl Audit {
     pub fn start(
         js: jetstream::Context,
         stream: Stream,
+        reports: Reports,
         replica: ReplicaId,
         out: Out,
         metrics: Arc<Metrics>,
@@ -176,6 +231,7 @@ impl Audit {
         let writer = Writer {
             js,
             stream,
+            reports,
             replica: replica.clone(),
             out: out.clone(),
             metrics: Arc::clone(&metrics),
@@ -231,8 +287,8 @@ impl Audit {
         }
     }
 
-    /// Answers an operator's question for a page of the audit.
-    pub fn page(&self, draft: AuditEntry, reply: &ReplyTo, operator: OperatorId, page: Page) {
+    /// Answers an operator's question for a page of a stream.
+    pub fn page(&self, draft: AuditEntry, reply: &ReplyTo, operator: OperatorId, page: Reading) {
         let taken = self.share.hold(QUESTION_BYTES).is_some_and(|held| {
             self.jobs
                 .try_send(Job::Page(
@@ -290,6 +346,7 @@ type UnderWay = FuturesUnordered<BoxFuture<'static, Done>>;
 struct Writer {
     js: jetstream::Context,
     stream: Stream,
+    reports: Reports,
     replica: ReplicaId,
     out: Out,
     metrics: Arc<Metrics>,
@@ -391,21 +448,29 @@ impl Writer {
                         Err(Refusal::TooMany(_))
                     );
                 let (stream, js, out) = (self.stream.clone(), self.js.clone(), self.out.clone());
+                let reports = self.reports.clone();
                 let (metrics, replica) = (Arc::clone(&self.metrics), self.replica.clone());
                 Box::pin(async move {
-                    let read = pages::read(&stream, operator.as_str(), &page).await;
-                    let (told, bytes) = match &read {
-                        Ok(message) => (message.told(), wire::encode(message, reply.encoding)),
+                    let to = operator.as_str();
+                    let read = page.read(&stream, &reports, to, reply.encoding).await;
+                    let was_read = read.is_ok();
+                    let (told, bytes) = match read {
+                        Ok(read) => read,
                         Err(error) => {
-                            tracing::warn!(error = %format!("{error:#}"), "the audit cannot be read");
-                            let problem = Code::NotReady.about("the audit cannot be read");
+                            let what = match &page {
+                                Reading::Audit(_) => "the audit cannot be read",
+                                Reading::Receipts(..) => "the receipts cannot be read",
+                                Reading::Uptime(_) => "uptime cannot be read",
+                            };
+                            tracing::warn!(error = %format!("{error:#}"), "{what}");
+                            let problem = Code::NotReady.about(what);
                             let message = engine::error_reply(operator.to_string(), None, problem);
                             (message.told(), wire::encode(&message, reply.encoding))
                         }
                     };
                     metrics.answered(
-                        "audit",
-                        if read.is_ok() { "accepted" } else { "error" },
+                        page.verb(),
+                        if was_read { "accepted" } else { "error" },
                         told.1.map_or("", Code::as_str),
                     );
                     let Ok(bytes) = bytes else {

@@ -9,6 +9,7 @@ use ev_enrol::audit::{EnrolVerb, Enrolment, Whose};
 use ev_testkit::{Cluster, NatsServer, PATIENCE, Role, wait_for};
 
 use super::{entry::draft, *};
+use crate::reports::reports_of;
 
 fn message(subject: &str) -> Message {
     Message {
@@ -43,7 +44,14 @@ async fn started(server: &NatsServer) -> (jetstream::Context, Audit, Out, async_
     let metrics = Arc::new(Metrics::new().unwrap());
     let (out, _) = Out::start(client.clone(), Arc::clone(&metrics));
     let stream = ensure(&js, 1).await.unwrap();
-    let (audit, _) = Audit::start(js.clone(), stream, replica(), out.clone(), metrics);
+    let (audit, _) = Audit::start(
+        js.clone(),
+        stream.clone(),
+        reports_of(&stream),
+        replica(),
+        out.clone(),
+        metrics,
+    );
     (js, audit, out, client)
 }
 
@@ -146,7 +154,14 @@ async fn what_waits_at_the_end_is_written_down() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (out, sending) = Out::start(client, Arc::clone(&metrics));
     let stream = ensure(&js, 1).await.unwrap();
-    let (audit, auditing) = Audit::start(js.clone(), stream, replica(), out, metrics);
+    let (audit, auditing) = Audit::start(
+        js.clone(),
+        stream.clone(),
+        reports_of(&stream),
+        replica(),
+        out,
+        metrics,
+    );
     for n in 0..20 {
         let subject = format!("ev.v1.driver.d-{n}.stop");
         audit.refused(&draft(AuditKind::Driver, &message(&subject)), None, "x");
@@ -275,6 +290,7 @@ async fn half_of_the_stream_is_kept_for_operators_and_enrolment() {
     let every = |(each, burst)| Gate::every(each, burst);
     let mut writer = Writer {
         js,
+        reports: reports_of(&stream),
         stream,
         replica: replica(),
         out,

@@ -313,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_a_role_is_the_oldest_whoever_was_heard_of_first() {
+        let (mut table, now) = (table(), Instant::now());
+        let door = |key: &str, cid| Connection {
+            role: Role::Doorkeeper,
+            ..of(key, cid)
+        };
+        table.connected(of("alice", 1), now);
+        assert_eq!(table.first(Role::Doorkeeper), None);
+        table.connected(door("b", 7), now);
+        table.connected(door("a", 9), now);
+        table.connected(door("a", 5), now);
+        assert_eq!(table.first(Role::Doorkeeper), Some(&place(5)));
+        table.ended(&place(5));
+        assert_eq!(table.first(Role::Doorkeeper), Some(&place(7)));
+    }
+
+    #[test]
     fn what_was_closed_makes_room() {
         let (mut table, now) = (table(), Instant::now());
         for cid in 1..=4 {

@@ -21,7 +21,7 @@ use ev_testkit::{Cluster, Keys, NatsServer, PATIENCE, wait_for};
 use jiff::Timestamp;
 
 use super::*;
-use crate::{audit, out::Out};
+use crate::{audit, out::Out, reports::reports_of};
 
 const LIMIT: usize = 8;
 
@@ -48,7 +48,14 @@ impl Watch {
         let (out, _) = Out::start(client, Arc::clone(&metrics));
         let stream = audit::ensure(&js, 1).await?;
         let by = replica.parse()?;
-        let (audit, _) = Audit::start(js.clone(), stream, by, out, Arc::clone(&metrics));
+        let (audit, _) = Audit::start(
+            js.clone(),
+            stream.clone(),
+            reports_of(&stream),
+            by,
+            out,
+            Arc::clone(&metrics),
+        );
         let access = server
             .keys()
             .access(&server.url(), Role::Doorkeeper, replica)?;

@@ -5,33 +5,41 @@ use std::time::Instant;
 
 use central_core::{
     decide::{Act, ENROLMENTS_MAX, Run, Unrecorded, Wish},
+    insight,
     keys::Asker,
     model::{Answer, Session, Stage},
     state::Entry,
+    trail::{Cursor, Filter},
     view,
 };
 use ev_contract::{
     codes::{Code, Problem},
     ids::{CommandId, ConnectorId, CpId, Epoch, OperatorId, RequestId, SessionId},
     limits::REQUEST_LIFE_MS_MAX,
+    time::UnixMs,
     v1::{
-        AuditEntry, AuditKind, CommandReply, CpLsReply, EnrolReply, ErrorReply, EvtReply,
-        HistoryReply, ListReply, OpReply, Outcome, ReceiptReply, ResetCommand, SessionLsReply,
-        SessionView, Status, StatusReply, SyncReply, SyncRequest, TariffLsReply, UnlockCommand,
-        UpdateType,
+        AuditEntry, AuditKind, CommandReply, CpLsReply, EnrolReply, ErrorReply, EventsReply,
+        EvtReply, HistoryReply, ListReply, OpReply, Outcome, ReceiptReply, ResetCommand,
+        SessionLsReply, SessionView, Status, StatusReply, SyncReply, SyncRequest, TariffLsReply,
+        UnlockCommand, UpdateType, WaitView,
     },
-    wire::{Encoding, Tag},
+    wire::Tag,
 };
 
 use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
 use crate::{
-    audit::entry::Told,
+    audit::{Reading, entry::Told},
     border::{Page, Query, ReplyTo},
+    orders,
+    receipts::CdrId,
+    reports::{Known, ReceiptsPage},
 };
 
 /// What an asker is told whose question the ledger could not take; up to twice that, so that many
 /// who are told at once do not come back at once.
 const RETRY_MS: u64 = 500;
+/// Changes of reach in one page of events, the newest: with some 100 bytes each a fifth of a reply.
+const REACH_ROWS_MAX: usize = 1_000;
 
 /// The answer to something that was not decided or looked up.
 #[must_use]
@@ -459,14 +467,28 @@ impl Engine {
             Query::History(page) => self.history(item, asker, page),
             Query::Receipt(id) => self.receipt(item, asker, *id),
             Query::CpLs(cp, page) => self.cp_ls(item, asker, cp.as_ref(), page),
+            Query::Events {
+                after,
+                since,
+                filter,
+                rows,
+            } => {
+                let reply = self.events(asker, *after, *since, filter, *rows);
+                self.tell(item.draft.as_deref(), item.reply.as_ref(), &reply);
+                Ok(())
+            }
+            // Its answer is counted when it has been read.
+            Query::ReceiptLs(page) => return self.receipt_ls(item, asker, page),
             Query::SessionLs {
                 driver,
                 cp,
+                session,
                 all,
                 page,
             } => {
                 let wanted = |s: &Session| {
-                    (*all || !s.is_ended())
+                    (*all || session.is_some() || !s.is_ended())
+                        && session.is_none_or(|id| s.id == id)
                         && driver.as_ref().is_none_or(|d| s.driver.as_ref() == Some(d))
                         && cp.as_ref().is_none_or(|cp| s.cp == *cp)
                 };
@@ -475,7 +497,10 @@ impl Engine {
                     .state()
                     .sessions_before(page.from)
                     .filter(|e| wanted(&e.value));
-                let (sessions, next) = self.page_of(sessions, page.rows);
+                let (mut sessions, next) = self.page_of(sessions, page.rows);
+                for view in &mut sessions {
+                    view.waits = self.waits(view.session_id);
+                }
                 self.tell(
                     item.draft.as_deref(),
                     item.reply.as_ref(),
@@ -532,6 +557,64 @@ impl Engine {
             sessions.iter().map(|e| self.session_view(e)).collect(),
             next,
         )
+    }
+
+    /// What a session waits for, with what this replica has tried.
+    fn waits(&self, id: SessionId) -> Option<WaitView> {
+        let session = &self.log.state().session(id)?.value;
+        let mut waits = insight::waits(session, &self.heard)?;
+        (waits.attempts, waits.code) = self.orders.tried(&orders::Subject::Session(id));
+        Some(waits)
+    }
+
+    fn events(
+        &self,
+        asker: &Asker,
+        after: Option<Cursor>,
+        since: Option<UnixMs>,
+        filter: &Filter,
+        rows: usize,
+    ) -> EventsReply {
+        let (mut events, last, more) = self.trail.page(after, since, filter, rows);
+        if filter.session.is_none() {
+            events.extend(self.trail.reach_since(since, filter, REACH_ROWS_MAX));
+            events.sort_by_key(|event| event.at);
+        }
+        let end = Cursor::end_of(self.log.state().basis().seq);
+        EventsReply {
+            tag: Tag::new(),
+            to: asker.as_str().to_owned(),
+            events,
+            next: last.filter(|_| more).unwrap_or(end).to_string(),
+            more,
+            remembers_from: self.trail.remembers_from().unwrap_or(self.listens_from),
+            listens_from: self.listens_from,
+            ts: wall(),
+        }
+    }
+
+    /// Hands a page of receipts to whoever reads the stream, with what the state knows of it.
+    fn receipt_ls(&self, item: &Item, asker: &Asker, page: &ReceiptsPage) {
+        let state = self.log.state();
+        let waits = |id: &&CdrId| {
+            let ended = match state.session(id.session).map(|e| &e.value.stage) {
+                Some(Stage::Ended { receipt }) => page.wants(receipt),
+                _ => true,
+            };
+            id.adjustment.is_some() == page.adjustments && ended
+        };
+        let known = Known {
+            least: self.cdr_upto[usize::from(page.adjustments)],
+            not_kept: self.uncopied.keys().filter(waits).count() as u64,
+        };
+        let (Some(draft), Some(reply), Asker::Operator(operator)) =
+            (&item.draft, &item.reply, asker)
+        else {
+            return;
+        };
+        let reading = Reading::Receipts(page.clone(), known);
+        self.audit
+            .page((**draft).clone(), reply, operator.clone(), reading);
     }
 
     fn find(&self, asker: &Asker, id: SessionId) -> Result<&Entry<Session>, (Code, String)> {
@@ -687,7 +770,17 @@ impl Engine {
         };
         let charge_points = found
             .into_iter()
-            .filter_map(|(id, cp)| view::charge_point(state, id, cp, &self.heard))
+            .filter_map(|(id, cp)| {
+                let mut view = view::charge_point(state, id, cp, &self.heard)?;
+                for refuses in &mut view.refuses {
+                    let seen = refuses
+                        .connector
+                        .and_then(|at| self.trail.since(id, at, refuses.code));
+                    refuses.since = refuses.since.or(seen);
+                }
+                view.refused = self.trail.refused_at(id);
+                Some(view)
+            })
             .collect();
         self.tell(
             item.draft.as_deref(),
@@ -758,7 +851,7 @@ fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
 
 /// Encodes what goes to the CDR stream. MessagePack, as everything durable.
 pub(super) fn cdr_bytes<T: serde::Serialize>(message: &T) -> Option<bytes::Bytes> {
-    match ev_contract::wire::encode(message, Encoding::MsgPack) {
+    match central_core::verify::cdr_entry(message) {
         Ok(bytes) => Some(bytes.into()),
         Err(error) => {
             tracing::error!(%error, "receipt cannot be encoded");

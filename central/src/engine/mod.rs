@@ -8,6 +8,7 @@
 
 mod answers;
 mod frames;
+mod logbook;
 mod survey;
 mod upkeep;
 
@@ -25,6 +26,7 @@ use central_core::{
     frame::Write,
     model::Stage as SessionStage,
     state::{Alarm, Applied, Log},
+    trail::Trail,
     view,
 };
 use ev_contract::{
@@ -43,13 +45,14 @@ pub use self::{
 };
 use self::{
     frames::{InFlight, Waiting},
+    logbook::Logbook,
     survey::Surveying,
 };
 use crate::{
     audit::Audit,
     config::Config,
     health::{Health, Stage},
-    heard::Hearing,
+    heard::{Hearing, Listening},
     held::Held,
     ledger::{Acked, Entry},
     metrics::Metrics,
@@ -98,7 +101,7 @@ enum TaskDone {
         answer: Option<CommandReply>,
     },
     /// A receipt or adjustment.
-    Copied { id: CdrId, result: Copied },
+    Copied { id: CdrId, result: Copied, seq: u64 },
     /// A snapshot.
     Snapshot { seq: u64, ok: bool },
     /// What the server says of the ledger.
@@ -124,6 +127,8 @@ pub struct Engine {
 
     log: Log,
     heard: Hearing,
+    listening: Listening,
+    trail: Trail,
     orders: Orders,
     waiting: Waiting,
     in_flight: Option<InFlight>,
@@ -144,7 +149,12 @@ pub struct Engine {
     last_forget: Instant,
     looked_late: Instant,
     connects: u64,
+    logbook: Logbook,
     surveying: Surveying,
+    /// When this replica began to listen to charge points.
+    listens_from: UnixMs,
+    /// Up to here the CDR stream is known to go: receipts, adjustments.
+    cdr_upto: [u64; 2],
 
     acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
@@ -176,6 +186,8 @@ pub struct Places {
     pub ledger: Stream,
     /// The receipts.
     pub cdr: Stream,
+    /// What is seen of connectors.
+    pub uptime: Stream,
     /// The audit.
     pub audit: Stream,
     /// The snapshots.
@@ -225,6 +237,10 @@ impl Engine {
             health,
             began: now,
             heard: Hearing::new(),
+            listening: Listening::new(),
+            trail: Trail::new(log.state()),
+            listens_from: wall(),
+            cdr_upto: [0; 2],
             orders: Orders::default(),
             waiting: Waiting::default(),
             in_flight: None,
@@ -234,6 +250,7 @@ impl Engine {
             copy_at: Schedule::default(),
             looked_late: now,
             connects: 0,
+            logbook: Logbook::default(),
             surveying: Surveying::new(),
             copying: 0,
             snapshot_at: applied,
@@ -375,6 +392,7 @@ impl Engine {
             h.frame_since = frame_since;
         });
         self.metrics.connected(connected && hears);
+        self.listening.look(connected && hears && self.serving());
         if self.alarmed() {
             return;
         }
@@ -479,6 +497,7 @@ impl Engine {
             if !valid {
                 continue;
             }
+            self.trail.record(applied.pos, frame.at, record);
             for evidence in &record.evidence {
                 if serving {
                     tracing::warn!(
@@ -523,6 +542,7 @@ impl Engine {
                         mine,
                     );
                 }
+                self.logbook.written(session, pos, mine, Instant::now());
                 if mine && self.serving() {
                     self.tell_watchers(session.id, pos, now);
                 }
@@ -733,7 +753,7 @@ impl Engine {
                 self.asked = self.asked.saturating_sub(1);
                 self.acted(*item, &cp, answer);
             }
-            TaskDone::Copied { id, result } => self.copied(id, result),
+            TaskDone::Copied { id, result, seq } => self.copied(id, result, seq),
             TaskDone::Snapshot { seq, ok } => {
                 self.snapshot_under_way = false;
                 self.metrics.snapshot(if ok { "written" } else { "failed" });
@@ -760,6 +780,7 @@ impl Engine {
     ) {
         let Some(answer) = answer else {
             self.metrics.command(verb, "no_answer", None);
+            self.orders.said(subject, None);
             self.orders.back(subject, false);
             return;
         };
@@ -770,22 +791,24 @@ impl Engine {
             ev_crash::reach("command-answer", verb);
         }
         let finally = answer.outcome.is_final();
+        if !finally {
+            self.orders.said(subject, answer.code);
+        }
         self.orders.back(subject, finally);
         let (orders::Subject::Session(session) | orders::Subject::Standing(session)) = subject
         else {
             return;
         };
-        let verb = match verb {
-            "start" => Verb::Start,
-            _ => Verb::Stop,
-        };
         if finally {
-            tracing::info!(%session, %cp, ?verb, outcome = %answer.outcome,
-                code = answer.code.map(Code::as_str), "charge point answered");
+            self.logbook
+                .answered(*session, &cp, verb, &answer, Instant::now());
             self.waiting.push(Item::answered(CommandAnswer {
                 cp,
                 session: *session,
-                verb,
+                verb: match verb {
+                    "start" => Verb::Start,
+                    _ => Verb::Stop,
+                },
                 epoch: answer.epoch,
                 outcome: answer.outcome,
                 code: answer.code,

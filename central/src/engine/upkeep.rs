@@ -117,12 +117,21 @@ impl Engine {
         if !self.serving() {
             return;
         }
+        self.note_reach();
         self.ask_extent();
         self.release();
         self.snapshot();
         if self.last_forget.elapsed() > FORGET_EVERY {
             self.last_forget = Instant::now();
             self.forget();
+        }
+    }
+
+    /// Writes down whose reach has changed.
+    fn note_reach(&mut self) {
+        let settled = self.listening.settled();
+        for (cp, reach, at) in self.heard.news(settled, settled) {
+            self.trail.reach(&cp, reach, at);
         }
     }
 
@@ -220,9 +229,9 @@ impl Engine {
             let (js, cdr) = (self.js.clone(), self.cdr.clone());
             let results = self.results.0.clone();
             tokio::spawn(async move {
-                let result = receipts::copy(&js, &cdr, id, bytes).await;
+                let (result, seq) = receipts::copy(&js, &cdr, id, bytes).await;
                 // The engine may have ended.
-                let _ = results.send(TaskDone::Copied { id, result }).await;
+                let _ = results.send(TaskDone::Copied { id, result, seq }).await;
             });
         }
     }
@@ -247,11 +256,20 @@ impl Engine {
         }
     }
 
-    pub(super) fn copied(&mut self, id: CdrId, result: Copied) {
+    pub(super) fn copied(&mut self, id: CdrId, result: Copied, seq: u64) {
         self.copying = self.copying.saturating_sub(1);
+        let upto = &mut self.cdr_upto[usize::from(id.adjustment.is_some())];
+        *upto = (*upto).max(seq);
+        if result == Copied::Written {
+            tracing::info!(session_id = %id.session, adjustment = id.adjustment, "receipt written");
+        }
         self.metrics.receipt(result.as_str());
         match result {
             Copied::Written | Copied::There => {
+                if result == Copied::Written {
+                    self.logbook
+                        .copied(id.session, id.adjustment, Instant::now());
+                }
                 self.uncopied.remove(&id);
             }
             Copied::Conflict => {

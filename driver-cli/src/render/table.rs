@@ -1,17 +1,20 @@
 //! Tables for people.
 
 use comfy_table::{CellAlignment, Table, presets};
-use ev_contract::units::Mwh;
-use ev_contract::v1::{
-    AuditEntry, AuditRow, ChargePointListing, ChargePointView, CpEnrolment, ReceiptReply,
-    ScopedTariff, SessionView,
+use ev_contract::{
+    time::UnixMs,
+    units::Mwh,
+    v1::{
+        AuditEntry, AuditRow, ChargePointListing, ChargePointView, CpEnrolment, EventRow, Reach,
+        ReceiptReply, ScopedTariff, SessionView,
+    },
 };
 
 use super::format::{connector, duration, harmless, kw, kwh, local, phase};
 use crate::{
     doc::{self, energy_adjusted, total_adjusted},
     price::{self, money},
-    words,
+    why, words,
 };
 
 fn table(header: &[&str]) -> Table {
@@ -72,9 +75,11 @@ pub fn charge_points(listing: &[ChargePointListing]) -> String {
     table.trim_fmt()
 }
 
-/// `status`, `history`; with the drivers' names for operators.
+/// `status`, `history`; for operators, who give the time, with the drivers' names and what each
+/// session waits for.
 #[must_use]
-pub fn sessions(sessions: &[SessionView], with_driver: bool) -> String {
+pub fn sessions(sessions: &[SessionView], operator: Option<UnixMs>) -> String {
+    let with_driver = operator.is_some();
     let mut header = vec!["SESSION"];
     if with_driver {
         header.push("DRIVER");
@@ -86,7 +91,7 @@ pub fn sessions(sessions: &[SessionView], with_driver: bool) -> String {
         "COST",
         "BEGAN",
         "ENDED",
-        "REASON",
+        if with_driver { "WHY" } else { "REASON" },
     ]);
     let energy_at = if with_driver { 4 } else { 3 };
     let mut table = table(&header);
@@ -110,10 +115,10 @@ pub fn sessions(sessions: &[SessionView], with_driver: bool) -> String {
             s.ended_at
                 .map(|at| local(at, &s.time_zone))
                 .unwrap_or_default(),
-            if ended {
-                harmless(&words::how_it_ended(s))
-            } else {
-                String::new()
+            match operator {
+                _ if ended => harmless(&words::how_it_ended(s)),
+                Some(now) => why::waits(s, now).map(|why| why.text).unwrap_or_default(),
+                None => String::new(),
             },
         ]);
         table.add_row(row);
@@ -179,6 +184,71 @@ pub fn session(s: &SessionView) -> String {
         }
     }
     pairs(&rows)
+}
+
+/// `op session show`.
+#[must_use]
+pub fn session_for_operators(s: &SessionView, events: &[EventRow], now: UnixMs) -> String {
+    let mut text = session(s);
+    if let Some(driver) = &s.driver_id {
+        text.push_str(&format!("\ndriver  {driver}"));
+    }
+    if let Some(why) = why::waits(s, now) {
+        text.push_str(&format!("\n\n{}", harmless(&why.text)));
+        if !why.hint.is_empty() {
+            text.push_str(&format!("\n  what to do: {}", harmless(&why.hint)));
+        }
+    }
+    if !events.is_empty() {
+        text.push_str(&format!("\n\n{}", self::events(events)));
+    }
+    text
+}
+
+/// `op events`.
+#[must_use]
+pub fn events(events: &[EventRow]) -> String {
+    let mut table = table(&["WHEN", "WHAT", "WHERE", "WHO", "SESSION", "DETAIL"]);
+    for event in events {
+        table.add_row(event_cells(event));
+    }
+    table.trim_fmt()
+}
+
+/// `op events --follow`: an event on a line, in columns that are wide enough for most.
+#[must_use]
+pub fn event_line(event: &EventRow) -> String {
+    let [when, what, place, who, session, detail] = event_cells(event);
+    format!("{when}  {what:<12}  {place:<12}  {who:<12}  {session:<36}  {detail}")
+        .trim_end()
+        .to_owned()
+}
+
+fn event_cells(event: &EventRow) -> [String; 6] {
+    let place = event.cp_id.as_ref().map(|cp| match event.connector {
+        Some(connector) => format!("{cp}/{connector}"),
+        None => cp.to_string(),
+    });
+    let operator = event.operator_id.as_ref().map(|id| format!("op {id}"));
+    let driver = event.driver_id.as_ref().map(ToString::to_string);
+    let who: Vec<_> = [operator, driver].into_iter().flatten().collect();
+    let why = [
+        event.code.map(|code| code.to_string()),
+        event.detail.clone(),
+    ];
+    let why: Vec<_> = why.into_iter().flatten().collect();
+    [
+        doc::Time(event.at).to_string(),
+        event.kind.to_string().replace('_', " "),
+        place.unwrap_or_default(),
+        who.join(" for "),
+        event
+            .session_id
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        why.join(", "),
+    ]
+    .map(|cell| harmless(&cell).replace('\n', " "))
 }
 
 /// Every digit of a register: whoever pays may want to check the sum.
@@ -366,13 +436,16 @@ fn revoked(cp: &ChargePointView) -> Option<String> {
 
 /// `op cp show`.
 #[must_use]
-pub fn charge_point(cp: &ChargePointView) -> String {
+pub fn charge_point(cp: &ChargePointView, now: UnixMs) -> String {
     let at = |time| local(time, &cp.time_zone);
+    let since = cp.link_since.map(|t| format!(" since {}", at(t)));
     let mut rows = vec![
         ("charge point", cp.cp_id.to_string()),
         ("site", format!("{} ({})", cp.site_id, cp.time_zone)),
-        ("link", cp.link.to_string()),
+        ("link", format!("{}{}", cp.link, since.unwrap_or_default())),
     ];
+    rows.extend(why::last_cut(cp).map(|cut| ("last cut", cut)));
+    rows.push(("records", why::records(cp)));
     rows.extend(cp.enrolment.map(|e| ("credential", e.to_string())));
     rows.extend(cp.last_heard_at.map(|t| ("last heard", at(t))));
     rows.extend(cp.version.clone().map(|v| ("agent", v)));
@@ -384,14 +457,18 @@ pub fn charge_point(cp: &ChargePointView) -> String {
         cp.spool_depth
             .map(|n| ("spool", format!("{n} records wait"))),
     );
-    rows.extend(
-        cp.access_expires_at
-            .map(|t| ("access", format!("until {}", at(t)))),
-    );
+    if cp.link == Reach::Online && cp.last_heard_at.is_some() && cp.clock_offset_ms.is_none() {
+        rows.push(("clock", "not known yet".to_owned()));
+    }
+    rows.extend(cp.access_expires_at.map(|t| {
+        let word = if t <= now { "ended at" } else { "until" };
+        ("access", format!("{word} {}", at(t)))
+    }));
     rows.extend(cp.epoch.clone().map(|e| ("epoch", e)));
     rows.push(("next record", cp.next_record.to_string()));
     rows.push(("quarantined", cp.quarantined.to_string()));
     rows.push(("missing", cp.missing.to_string()));
+    rows.push(("anomalies", cp.anomalies.to_string()));
     rows.push((
         "tariff",
         format!("{}: {}", cp.tariff.tariff_id, price::in_words(&cp.tariff)),
@@ -404,11 +481,35 @@ pub fn charge_point(cp: &ChargePointView) -> String {
             rows.push(("session", format!("{session} on connector {}", c.connector)));
         }
     }
-    format!(
-        "{}\n\n{}",
+    let mut text = String::new();
+    for why in why::refuses(cp, now) {
+        text.push_str(&format!(
+            "{}\n  what to do: {}\n",
+            harmless(&why.text),
+            harmless(&why.hint)
+        ));
+    }
+    if text.is_empty() {
+        text.push_str("drivers can start here\n");
+    }
+    text.push_str(&format!(
+        "\n{}\n\n{}",
         pairs(&rows),
         charge_points_for_operators(std::slice::from_ref(cp))
-    )
+    ));
+    if !cp.refused.is_empty() {
+        let mut refused = table(&["REFUSED", "DRIVER", "WHY"]);
+        for r in &cp.refused {
+            let driver = r.driver_id.as_ref().map(ToString::to_string);
+            refused.add_row([
+                at(r.at),
+                driver.unwrap_or_default(),
+                harmless(&r.code.message(cp.cp_id.as_str())),
+            ]);
+        }
+        text.push_str(&format!("\n\n{}", refused.trim_fmt()));
+    }
+    text
 }
 
 /// `op tariff ls`.

@@ -31,8 +31,7 @@ pub(super) async fn history(ctx: &Ctx, args: HistoryArgs) -> Result<Exit, Failur
         ctx.output.message("you have no sessions");
         return Ok(Exit::Ok);
     }
-    ctx.output
-        .data(&doc, || table::sessions(&sessions, false))?;
+    ctx.output.data(&doc, || table::sessions(&sessions, None))?;
     if let Some(before) = next {
         ctx.output.message(&format!(
             "older ones: {}",

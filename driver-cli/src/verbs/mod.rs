@@ -3,8 +3,11 @@
 mod audit;
 mod completions;
 mod doctor;
+mod events;
+mod export;
 mod history;
 mod list;
+mod manual;
 mod op;
 mod receipt;
 mod run;
@@ -107,9 +110,12 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
             OpVerb::Driver { verb } => op::driver(ctx, verb).await,
             OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
             OpVerb::Audit(args) => audit::audit(ctx, args).await,
+            OpVerb::Events(args) => events::events(ctx, args).await,
+            OpVerb::Export(args) => export::export(ctx, args).await,
             OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
         },
         Verb::Completions { shell } => completions::completions(shell),
+        Verb::Manual { folder } => manual::manual(&folder),
         Verb::Doctor => doctor::doctor(ctx, doctor::Patient::Driver).await,
     }
 }
@@ -145,7 +151,9 @@ fn asked_about(cli: &Cli) -> About {
             driver_id,
             ..About::default()
         },
-        Verb::Op { .. } | Verb::Completions { .. } | Verb::Doctor => About::default(),
+        Verb::Op { .. } | Verb::Completions { .. } | Verb::Manual { .. } | Verb::Doctor => {
+            About::default()
+        }
     }
 }
 

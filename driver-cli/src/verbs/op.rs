@@ -4,8 +4,8 @@ use ev_contract::{
     ids::{RequestId, SessionId},
     units::Currency,
     v1::{
-        CpActRequest, DriverBlockRequest, IdleFee, OpReply, OpStartRequest, SessionAdjustRequest,
-        SessionEndRequest, TariffSetRequest, TariffTerms,
+        CpActRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply, OpStartRequest,
+        SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
     },
     wire::{CENTRAL, Tag},
 };
@@ -59,7 +59,7 @@ pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
             };
             ctx.output
                 .data(&CpsDoc::new(std::slice::from_ref(view), ts), || {
-                    table::charge_point(view)
+                    table::charge_point(view, ts)
                 })?;
             Ok(Exit::Ok)
         }
@@ -140,10 +140,12 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
                     .filter(|_| ctx.typed.driver)
                     .map(ToString::to_string),
                 cp_id: cp,
+                session_id: None,
                 all,
             };
             ls(ctx, &desk, &filter, rows, before).await
         }
+        OpSession::Show { session } => show(ctx, &desk, &session).await,
         OpSession::Start {
             place,
             connector,
@@ -216,6 +218,47 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
     }
 }
 
+/// One session, what it waits for, and what central remembers of it.
+async fn show(ctx: &Ctx, desk: &Desk, session: &str) -> Result<Exit, Failure> {
+    let id = ctx.query(desk.resolve(session)).await?;
+    let filter = SessionFilter {
+        session_id: Some(id.to_string()),
+        ..SessionFilter::default()
+    };
+    let page = ctx
+        .query(desk.session_ls_page(&filter, None, Some(1)))
+        .await?;
+    let Some(view) = page.sessions.iter().find(|s| s.session_id == id) else {
+        return Err(Failure::refused(
+            ev_contract::codes::Code::SessionNotFound.about(&id.to_string()),
+            crate::failure::About {
+                session_id: Some(id.to_string()),
+                ts: Some(page.ts),
+                ..crate::failure::About::default()
+            },
+        ));
+    };
+    if ctx.output.is_json() {
+        let doc = SessionsDoc::new(std::slice::from_ref(view), None, page.ts);
+        ctx.output.document(&doc)?;
+        return Ok(Exit::Ok);
+    }
+    let events = ctx
+        .query(desk.events_page(&EventsRequest {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            after: None,
+            since: None,
+            cp_id: None,
+            session_id: Some(id.to_string()),
+            rows: None,
+        }))
+        .await?;
+    ctx.output
+        .text(&table::session_for_operators(view, &events.events, page.ts))?;
+    Ok(Exit::Ok)
+}
+
 async fn ls(
     ctx: &Ctx,
     desk: &Desk,
@@ -251,7 +294,7 @@ async fn ls(
     }
     ctx.output
         .data(&SessionsDoc::new(&sessions, next.clone(), ts), || {
-            table::sessions(&sessions, true)
+            table::sessions(&sessions, Some(ts))
         })?;
     if let Some(before) = next {
         ctx.output

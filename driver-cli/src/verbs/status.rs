@@ -23,7 +23,7 @@ pub(super) async fn status(ctx: &Ctx, args: SessionArg) -> Result<Exit, Failure>
     if !reply.sessions.is_empty() {
         let doc = SessionsDoc::new(&reply.sessions, None, reply.ts);
         ctx.output
-            .data(&doc, || table::sessions(&reply.sessions, false))?;
+            .data(&doc, || table::sessions(&reply.sessions, None))?;
         return Ok(Exit::Ok);
     }
     // Whoever was away wants to know how it ended.

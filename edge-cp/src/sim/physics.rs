@@ -549,8 +549,14 @@ impl Plant {
             if let Some(tx) = &outlet.tx {
                 facts.extend(tx_facts(connector, tx));
                 if let Some(phase) = outlet.phase {
-                    let at = outlet.since.phase;
-                    facts.push(phase_fact(spec, connector, outlet, at, phase));
+                    facts.push(HwFact::Phase {
+                        at: outlet.since.phase,
+                        connector,
+                        device_tx: Some(tx.device_tx.clone()),
+                        phase,
+                        // What the register was then is not kept, and what it is comes below.
+                        reading: None,
+                    });
                 }
             }
             facts.push(HwFact::Reading {
@@ -774,6 +780,25 @@ mod tests {
 
     fn delivered(plant: &Plant, spec: &PlantSpec) -> u64 {
         plant.outlets[&ONE].register.0 - spec.settings.register_mwh
+    }
+
+    #[test]
+    fn an_agent_that_comes_is_shown_each_register_with_its_own_time() {
+        let spec = spec(SimulatorConfig::default(), 1);
+        let mut plant = charging(&spec);
+        plant.advance(&spec, 60_000);
+        let now = plant.wall;
+        let readings: Vec<_> = plant
+            .snapshot(&spec)
+            .into_iter()
+            .filter_map(|fact| match fact {
+                HwFact::Reading { reading, .. } => Some(reading),
+                HwFact::Phase { reading, .. } => reading,
+                _ => None,
+            })
+            .collect();
+        assert!(!readings.is_empty());
+        assert!(readings.iter().all(|r| r.at == now), "{readings:?}");
     }
 
     #[test]

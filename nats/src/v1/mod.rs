@@ -4,16 +4,18 @@
 //! Every message has the fields `type` and `to`. `to` is `central` or the id of the driver,
 //! operator or charge point; a receiver passes over what is not addressed to it. In requests from
 //! drivers and operators both may be left out, since the subject already says them; a `type` that
-//! is there must be right. Receipts, adjustments and audit entries are kept and not sent to anybody:
-//! they have no `to`.
+//! is there must be right. Receipts, adjustments, audit entries and what was seen of uptime are kept and
+//! not sent to anybody: they have no `to`.
 
 mod audit;
 mod command;
 mod driver;
 mod edge;
 mod enrol;
+mod insight;
 mod operator;
 mod receipt;
+mod report;
 mod session;
 mod tariff;
 
@@ -22,8 +24,10 @@ pub use command::*;
 pub use driver::*;
 pub use edge::*;
 pub use enrol::*;
+pub use insight::*;
 pub use operator::*;
 pub use receipt::*;
+pub use report::*;
 pub use session::*;
 pub use tariff::*;
 
@@ -70,6 +74,12 @@ types! {
     TariffLsReply = "tariff_ls.reply",
     AuditRequest = "audit",
     AuditReply = "audit.reply",
+    EventsRequest = "events",
+    EventsReply = "events.reply",
+    ReceiptsRequest = "receipt_ls",
+    ReceiptsReply = "receipt_ls.reply",
+    UptimeRequest = "uptime",
+    UptimeReply = "uptime.reply",
     OpReply = "op.reply",
     EnrolRequest = "enrol",
     EnrolReply = "enrol.reply",
@@ -90,4 +100,5 @@ types! {
     Receipt = "receipt.record",
     Adjustment = "adjustment.record",
     AuditEntry = "audit.record",
+    UptimeRecord = "uptime.record",
 }

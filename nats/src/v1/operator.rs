@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LimitsRequest, SessionView, Status, Tariff, TariffScope, TariffTerms, central};
+use super::{
+    LimitsRequest, RefusedView, RefusesView, SessionView, Status, Tariff, TariffScope, TariffTerms,
+    central,
+};
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Service},
@@ -91,6 +94,25 @@ pub struct ChargePointView {
     /// Records that the spool no longer had.
     #[serde(default)]
     pub missing: u64,
+    /// What the hardware said that cannot be, as the agent noticed.
+    #[serde(default)]
+    pub anomalies: u64,
+    /// Since when `link` is what it is, as far as the replica that answers has heard: while offline
+    /// the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_since: Option<UnixMs>,
+    /// When it was last out of reach before it came back: from here …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_from: Option<UnixMs>,
+    /// … to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_until: Option<UnixMs>,
+    /// Why drivers are refused as things stand; empty when they are not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refuses: Vec<RefusesView>,
+    /// The last starts that were refused here, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedView>,
     /// What applies here.
     pub tariff: Tariff,
     /// What central was told of its credential; none for one that it knows from itself alone.
@@ -193,6 +215,9 @@ pub struct SessionLsRequest {
     /// Only on this charge point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cp_id: Option<String>,
+    /// Only this one, ended or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
     /// Ended ones too.
     #[serde(default)]
     pub all: bool,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::WaitView;
 use crate::{
     codes::Code,
     connector::Phase,
@@ -250,6 +251,9 @@ pub struct SessionView {
     /// The receipt's number, in an ended session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<String>,
+    /// What it waits for, while it is open; operators are told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<WaitView>,
     /// Ledger position of its last change.
     pub pos: u64,
 }

@@ -23,6 +23,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(commands());
     cases.extend(charge_point());
     cases.extend(audit());
+    cases.extend(insight());
+    cases.extend(reports());
     cases.extend(enrol());
     cases.push(Case::of("full", receipt()));
     cases.push(Case::of("min", receipt_min()));
@@ -50,6 +52,11 @@ pub fn shapes() -> Vec<Shape> {
         Shape::of("IdleFee", &idle_fee()),
         Shape::of("ScopedTariff", &scoped_tariffs()[0]),
         Shape::of("AuditRow", &audit_row()),
+        Shape::of("WaitView", &wait()),
+        Shape::of("RefusesView", &refuses()),
+        Shape::of("RefusedView", &refused_start()),
+        Shape::of("EventRow", &event()),
+        Shape::of("UptimeChange", &uptime_change()),
         Shape::of("ReceiptLine", &receipt().lines[2]),
         Shape::of("MeterSpan", &receipt().meters[0]),
         Shape::of("Period", &receipt().periods[0]),
@@ -304,6 +311,207 @@ fn audit() -> Vec<Case> {
     ]
 }
 
+fn wait() -> WaitView {
+    WaitView {
+        awaited: Awaited::Stop,
+        since: T,
+        heard_at: Some(T),
+        attempts: 12,
+        code: Some(Code::ClockUnsure),
+    }
+}
+
+fn refuses() -> RefusesView {
+    RefusesView {
+        connector: Some(ONE),
+        code: Code::Faulted,
+        since: Some(T),
+        session_id: Some(session()),
+        raw: Some("HighTemperature".into()),
+    }
+}
+
+fn refused_start() -> RefusedView {
+    RefusedView {
+        at: T,
+        driver_id: Some("bob".parse().expect("an id")),
+        code: Code::Faulted,
+    }
+}
+
+fn event() -> EventRow {
+    EventRow {
+        at: T,
+        kind: EventKind::Refused,
+        pos: Some(1_207),
+        cp_id: Some("CP-001".parse().expect("an id")),
+        connector: Some(ONE),
+        session_id: Some(session()),
+        driver_id: Some("bob".parse().expect("an id")),
+        operator_id: Some("olga".into()),
+        code: Some(Code::Faulted),
+        detail: Some("session_start".into()),
+    }
+}
+
+fn insight() -> Vec<Case> {
+    let request = EventsRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        after: Some("1207.2".into()),
+        since: Some(T),
+        cp_id: Some("CP-001".into()),
+        session_id: Some(session().to_string()),
+        rows: Some(50),
+    };
+    let request_min = EventsRequest {
+        after: None,
+        since: None,
+        cp_id: None,
+        session_id: None,
+        rows: None,
+        ..request.clone()
+    };
+    let blank = EventRow {
+        kind: EventKind::Online,
+        pos: None,
+        cp_id: None,
+        connector: None,
+        session_id: None,
+        driver_id: None,
+        operator_id: None,
+        code: None,
+        detail: None,
+        ..event()
+    };
+    let reply = EventsReply {
+        tag: Tag::new(),
+        to: "olga".into(),
+        events: vec![event(), blank],
+        next: "1208.1".into(),
+        more: true,
+        remembers_from: T,
+        listens_from: T,
+        ts: T,
+    };
+    let reply_min = EventsReply {
+        events: vec![],
+        more: false,
+        ..reply.clone()
+    };
+    vec![
+        Case::of("full", request),
+        Case::of("min", request_min),
+        Case::of("full", reply),
+        Case::of("min", reply_min),
+    ]
+}
+
+fn uptime_change() -> UptimeChange {
+    UptimeChange {
+        cp: "CP-001".parse().expect("an id"),
+        site: "north".parse().expect("an id"),
+        connector: ONE,
+        availability: Availability::Offline,
+    }
+}
+
+fn reports() -> Vec<Case> {
+    let request = ReceiptsRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        adjustments: true,
+        after: Some(1_207),
+        kept_from: Some(T),
+        from: Some(T),
+        until: Some(T.plus_ms(86_400_000)),
+        site_id: Some("north".into()),
+        rows: Some(50),
+    };
+    let request_min = ReceiptsRequest {
+        adjustments: false,
+        after: None,
+        kept_from: None,
+        from: None,
+        until: None,
+        site_id: None,
+        rows: None,
+        ..request.clone()
+    };
+    let reply = ReceiptsReply {
+        tag: Tag::new(),
+        to: "olga".into(),
+        receipts: vec![receipt_min()],
+        adjustments: vec![adjustment()],
+        last_seq: 1_257,
+        more: true,
+        not_kept: 1,
+        strange: 1,
+        ts: T,
+    };
+    let reply_min = ReceiptsReply {
+        receipts: vec![],
+        adjustments: vec![],
+        more: false,
+        not_kept: 0,
+        strange: 0,
+        ..reply.clone()
+    };
+    let record = UptimeRecord {
+        tag: Tag::new(),
+        replica: "central-1".parse().expect("an id"),
+        run: "0199c8f1-7a00-7abc-8def-0123456789ab".into(),
+        n: 7,
+        from: 29_333_333,
+        until: 29_333_343,
+        full: true,
+        changes: vec![uptime_change()],
+    };
+    let record_min = UptimeRecord {
+        full: false,
+        changes: vec![],
+        ..record.clone()
+    };
+    let uptime = UptimeRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        after: Some(1_207),
+        kept_from: Some(T),
+        rows: Some(50),
+    };
+    let uptime_min = UptimeRequest {
+        after: None,
+        kept_from: None,
+        rows: None,
+        ..uptime.clone()
+    };
+    let uptime_reply = UptimeReply {
+        tag: Tag::new(),
+        to: "olga".into(),
+        records: vec![record.clone()],
+        last_seq: 1_257,
+        more: true,
+        ts: T,
+    };
+    let uptime_reply_min = UptimeReply {
+        records: vec![],
+        more: false,
+        ..uptime_reply.clone()
+    };
+    vec![
+        Case::of("full", request),
+        Case::of("min", request_min),
+        Case::of("full", reply),
+        Case::of("min", reply_min),
+        Case::of("full", uptime),
+        Case::of("min", uptime_min),
+        Case::of("full", uptime_reply),
+        Case::of("min", uptime_reply_min),
+        Case::of("full", record),
+        Case::of("min", record_min),
+    ]
+}
+
 fn audit_of_connection(blank: &AuditEntry) -> AuditEntry {
     AuditEntry {
         kind: AuditKind::Connection,
@@ -390,6 +598,7 @@ fn operator() -> Vec<Case> {
         to: "central".into(),
         driver_id: Some("alice".into()),
         cp_id: Some("CP-001".into()),
+        session_id: Some(session().to_string()),
         all: true,
         before: Some(session().to_string()),
         rows: Some(50),
@@ -397,6 +606,7 @@ fn operator() -> Vec<Case> {
     let session_ls_min = SessionLsRequest {
         driver_id: None,
         cp_id: None,
+        session_id: None,
         all: false,
         before: None,
         rows: None,
@@ -806,6 +1016,7 @@ fn session_view() -> SessionView {
         reason: Some("driver".into()),
         end: Some(EndReason::new(EndCode::Driver, EndSource::Driver)),
         receipt: Some("CP-001-1-000042".into()),
+        waits: Some(wait()),
         pos: 1_207,
     }
 }
@@ -827,6 +1038,7 @@ fn session_view_min() -> SessionView {
         reason: None,
         end: None,
         receipt: None,
+        waits: None,
         ..session_view()
     }
 }
@@ -1108,6 +1320,12 @@ fn charge_point_view() -> ChargePointView {
         next_record: 8,
         quarantined: 1,
         missing: 2,
+        anomalies: 3,
+        link_since: Some(T),
+        cut_from: Some(T),
+        cut_until: Some(T.plus_ms(7_560_000)),
+        refuses: vec![refuses()],
+        refused: vec![refused_start()],
         tariff: tariff(),
         enrolment: Some(CpEnrolment::Enrolled),
         out_of_service: true,
@@ -1129,6 +1347,12 @@ fn charge_point_view_min() -> ChargePointView {
         next_record: 0,
         quarantined: 0,
         missing: 0,
+        anomalies: 0,
+        link_since: None,
+        cut_from: None,
+        cut_until: None,
+        refuses: vec![],
+        refused: vec![],
         enrolment: None,
         out_of_service: false,
         connectors: vec![ConnectorView {

@@ -286,6 +286,20 @@ impl Site {
         Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
     }
 
+    /// A replica's configuration file.
+    #[must_use]
+    pub fn central_config(&self, central: usize) -> std::path::PathBuf {
+        self.dir
+            .path()
+            .join(format!("central-{}.toml", central + 1))
+    }
+
+    /// A folder of the test's own.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn socket(&self) -> std::path::PathBuf {
         self.dir.path().join("edge.sock")
     }

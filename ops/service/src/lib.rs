@@ -1,6 +1,8 @@
 //! How a program behaves under systemd. Started by hand, there is nobody to tell and nothing here
 //! does anything but logging.
 
+mod places;
+
 use std::{
     os::fd::AsFd,
     time::{Duration, Instant},
@@ -8,6 +10,8 @@ use std::{
 
 use sd_notify::NotifyState;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+
+pub use places::{PlaceError, Places};
 
 /// Exit status for a configuration that cannot be used (`EX_CONFIG` of sysexits.h). The units say
 /// that a start which ended so is not tried again.
@@ -39,7 +43,7 @@ impl Manager {
 
     /// How the program is. Once `ready` was true the manager takes the program for started; `alive`
     /// says that what must make progress has made some since the last time, and is all that
-    /// the watchdog goes by: whoever cannot say so is killed and started anew.
+    /// the watchdog goes by from then on: whoever cannot say so is killed and started anew.
     pub fn tell(&mut self, ready: bool, alive: bool, status: &str) {
         let status: String = status
             .chars()
@@ -53,7 +57,10 @@ impl Manager {
         if status != self.status {
             states.push(NotifyState::Status(&status));
         }
-        let pings = alive && self.ping_is_due();
+        // The first ping starts the manager's clock: not before all that a start may wait for, a
+        // server that is not there yet or a long ledger, has come.
+        let is_started = ready || self.is_ready;
+        let pings = alive && is_started && self.ping_is_due();
         if pings {
             states.push(NotifyState::Watchdog);
         }

@@ -229,6 +229,8 @@ pub struct World {
     pub replicas: Vec<Replica>,
     pub now: UnixMs,
     pub settings: Settings,
+    /// The test does by hand what nobody does, and the ledger does not come out even.
+    pub uneven: bool,
     ids: u128,
 }
 
@@ -247,6 +249,7 @@ impl World {
                 operator_name: "Stadtwerke".into(),
                 ..Settings::default()
             },
+            uneven: false,
             ids: 0,
         }
     }

@@ -5,7 +5,9 @@
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
 //! - [`enrolments`]: charge points that central knows before they connect
+//! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
+//! - [`verify`]: what `central verify` finds
 //! - [`history`]: random histories against the promises
 
 #[cfg(test)]
@@ -23,8 +25,12 @@ mod metering;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
+mod overdue;
+#[cfg(test)]
 mod requests;
 #[cfg(test)]
 mod spools;
 #[cfg(test)]
 mod stops;
+#[cfg(test)]
+mod verify;

@@ -104,7 +104,7 @@ def check_recording(dev: Any, folder: Path, images: Path | None) -> list[str]:
     about = json.loads((folder / "recording.json").read_text("utf-8"))
     window, known = check.Window(about["start"], about["end"]), set(about["metrics"])
     (folder / "replay" / "prometheus.yml").write_text("global: {scrape_interval: 15s}\n", encoding="utf-8")
-    replay = prom.Server(folder / "replay", dev.free_port(), prom.LOOKBACK_S)
+    replay = prom.Server(folder / "replay", dev.free_port(), dev.die_with_parent, prom.LOOKBACK_S)
     wrong: list[str] = []
     found = []
     with prom.running(replay):
@@ -124,7 +124,7 @@ def record(dev: Any, folder: Path, server: Path, programs: Path) -> None:
     """Plays the half hour under a Prometheus; leaves blocks in `replay` and a word about them."""
     half_hour = evening.Evening(dev, folder / "system", server, programs)
     scrapes(folder / "recorder", half_hour.stack.central_urls)
-    recorder = prom.Server(folder / "recorder", dev.free_port())
+    recorder = prom.Server(folder / "recorder", dev.free_port(), dev.die_with_parent)
     dev.note(f"a scripted half hour, {evening.SPEED} times as fast: {evening.LASTS_S} s")
     try:
         half_hour.start()

@@ -8,6 +8,7 @@ two minutes here are half an hour there; `prom.stretch` gives the recording that
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
@@ -131,6 +132,7 @@ class Evening:
             (98, self.give_up_before_energy),
             (107, self.be_refused_again),
             (110, self.end_the_races),
+            (114, self.answer_an_operator),
         ]
         self.begun = time.monotonic()
         for at_s, step in steps:
@@ -228,6 +230,12 @@ class Evening:
         self.accepted("dave", "CP-001", 2)
         self._good(self.stack.driver("dave", ["stop"]))
 
+    def answer_an_operator(self) -> None:
+        """What ops/docs/dashboards.md says of an operator's evening."""
+        self.says("GroundFailure", "op", "cp", "show", "CP-002")
+        self.says(r"preparing.*plug in", "op", "session", "ls", "--driver", "alice")
+        self.says(r"(?s)spool\W+0\b.*missing\W+0\b", "op", "cp", "show", "CP-002")
+
     # -- what that is made of
 
     def accepted(self, driver: str, cp: str, connector: int, *more: str) -> None:
@@ -255,6 +263,16 @@ class Evening:
 
     def operator(self, *words: str) -> None:
         self._good(self.stack.driver("dave", ["op", *words]))
+
+    def says(self, pattern: str, *words: str) -> None:
+        """An operator's question, without a driver's name of ours among its options."""
+        stack = self.stack
+        argv = [str(stack.programs / "driver-cli"), "--nats-url", stack.nats_url]
+        argv += ["--credentials", str(stack.keys.creds), "--ca", str(stack.keys.ca)]
+        answer = stack._ask([*argv, *words])
+        self._good(answer)
+        if not re.search(pattern, answer.stdout):
+            raise self.dev.Failure(f"`{self.dev.shown(words)}` does not answer it:\n{answer}")
 
     def ctl(self, *words: str) -> None:
         cp = next(word for word in words if word.startswith("CP-"))

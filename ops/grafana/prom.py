@@ -73,7 +73,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=self.in_child,
+                preexec_fn=self.in_child,  # noqa: PLW1509 - it ends with us, however we end
             )
         deadline = time.monotonic() + READY_TIMEOUT_S
         while True:

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# So few questions of one driver that a dozen processes here are a flood.
-LIMITS = "\n[limits]\ndriver_reads = { per_s = 2, burst = 20 }\n"
-FLOOD, FLOOD_EACH = 6, 10
+# So few questions of one driver that some processes at once are a flood, each with so many at most.
+LIMITS = "\n[limits]\ndriver_reads = { per_s = 1, burst = 2 }\n"
+FLOOD, FLOOD_EACH_MAX = 6, 100
 
 # Simulated seconds a second; also by how much the recording is stretched. Prometheus scrapes every
 # second, which becomes its usual 15 seconds.
@@ -59,6 +59,7 @@ class Evening:
         self.stranger = dev.Keys(programs / "central", folder / "stranger")
         self.stranger.make()
         self.begun = 0.0
+        self.flooded = threading.Event()
         self.winners: list[tuple[str, str]] = []
 
     def _second_agent(self, programs: Path) -> tuple[Any, Path]:
@@ -120,6 +121,7 @@ class Evening:
             (58, lambda: self.refused("dave", "CP-002", 1, "charge_point_offline")),
             (60, self.flood),
             (64, self.uplink.heal),
+            (66, self.see_it_held_back),
             (74, lambda: self.stop_and_unplug("carol", "CP-002", 1)),
             (78, lambda: self.ctl("link", "down", "CP-002")),
             (80, lambda: self.ctl("meter", "CP-001", "--connector", "1", "--add", "-500000")),
@@ -208,14 +210,27 @@ class Evening:
         self.winners.append((won[0], f"{cp}/{connector}"))
 
     def flood(self) -> None:
-        """One driver asks far too much, while everything else goes on."""
+        """One driver asks far too much, until it is held back, while everything else goes on."""
 
         def run() -> None:
-            for _ in range(FLOOD_EACH):
+            for _ in range(FLOOD_EACH_MAX):
+                if self.flooded.is_set():
+                    return
                 self.stack.driver("flood", ["--timeout", "1s", "list"])
 
         for _ in range(FLOOD):
             threading.Thread(target=run, daemon=True).start()
+
+    def see_it_held_back(self) -> None:
+        urls = self.stack.central_urls
+        try:
+            self.stack.wait_for(
+                "a flood is held back",
+                self.dev.COMMAND_TIMEOUT_S,
+                lambda: any("ev_refused_total{" in self.dev.http_get(f"{url}/metrics")[1] for url in urls),
+            )
+        finally:
+            self.flooded.set()
 
     def end_the_races(self) -> None:
         for driver, place in self.winners:

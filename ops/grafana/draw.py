@@ -51,7 +51,7 @@ COLOURS = {
     "light-purple": "#deb6f2",
 }
 PALETTE = [
-    "#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#a16eb8",
+    "#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#6ed0e0",
     "#37872d", "#fade2a", "#447ebc", "#c15c17", "#6ed0e0", "#d683ce", "#e5ac0e", "#7eb26d",
 ]  # fmt: skip
 

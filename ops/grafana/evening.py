@@ -8,12 +8,17 @@ two minutes here are half an hour there; `prom.stretch` gives the recording that
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# So few questions of one driver that some processes at once are a flood, each with so many at most.
+LIMITS = "\n[limits]\ndriver_reads = { per_s = 1, burst = 2 }\n"
+FLOOD, FLOOD_EACH_MAX = 6, 100
 
 # Simulated seconds a second; also by how much the recording is stretched. Prometheus scrapes every
 # second, which becomes its usual 15 seconds.
@@ -46,12 +51,15 @@ class Evening:
         )
         self.uplink = dev.Uplink(nats_port)
         self.site_b, self.site_b_socket = self._second_agent(programs)
-        for driver in [*DRIVERS, *RACERS, "probe"]:
+        for config in folder.glob("central-*.toml"):
+            config.write_text(config.read_text() + LIMITS)
+        for driver in [*DRIVERS, *RACERS, "flood", "probe"]:
             self.stack.keys.of("driver", driver)
         self.stack.keys.of("operator", dev.OPERATOR)
         self.stranger = dev.Keys(programs / "central", folder / "stranger")
         self.stranger.make()
         self.begun = 0.0
+        self.flooded = threading.Event()
         self.winners: list[tuple[str, str]] = []
 
     def _second_agent(self, programs: Path) -> tuple[Any, Path]:
@@ -111,7 +119,9 @@ class Evening:
             (48, self.stack.centrals[0].start),
             (52, lambda: self.ctl("unplug", "CP-003", "--connector", "1")),
             (58, lambda: self.refused("dave", "CP-002", 1, "charge_point_offline")),
+            (60, self.flood),
             (64, self.uplink.heal),
+            (66, self.see_it_held_back),
             (74, lambda: self.stop_and_unplug("carol", "CP-002", 1)),
             (78, lambda: self.ctl("link", "down", "CP-002")),
             (80, lambda: self.ctl("meter", "CP-001", "--connector", "1", "--add", "-500000")),
@@ -124,6 +134,7 @@ class Evening:
             (98, self.give_up_before_energy),
             (107, self.be_refused_again),
             (110, self.end_the_races),
+            (114, self.answer_an_operator),
         ]
         self.begun = time.monotonic()
         for at_s, step in steps:
@@ -198,6 +209,29 @@ class Evening:
             raise self.dev.Failure(f"{len(won)} drivers have {cp}/{connector} instead of one: {codes}")
         self.winners.append((won[0], f"{cp}/{connector}"))
 
+    def flood(self) -> None:
+        """One driver asks far too much, until it is held back, while everything else goes on."""
+
+        def run() -> None:
+            for _ in range(FLOOD_EACH_MAX):
+                if self.flooded.is_set():
+                    return
+                self.stack.driver("flood", ["--timeout", "1s", "list"])
+
+        for _ in range(FLOOD):
+            threading.Thread(target=run, daemon=True).start()
+
+    def see_it_held_back(self) -> None:
+        urls = self.stack.central_urls
+        try:
+            self.stack.wait_for(
+                "a flood is held back",
+                self.dev.COMMAND_TIMEOUT_S,
+                lambda: any("ev_refused_total{" in self.dev.http_get(f"{url}/metrics")[1] for url in urls),
+            )
+        finally:
+            self.flooded.set()
+
     def end_the_races(self) -> None:
         for driver, place in self.winners:
             cp, connector = place.split("/")
@@ -210,6 +244,12 @@ class Evening:
     def give_up_before_energy(self) -> None:
         self.accepted("dave", "CP-001", 2)
         self._good(self.stack.driver("dave", ["stop"]))
+
+    def answer_an_operator(self) -> None:
+        """What ops/docs/dashboards.md says of an operator's evening."""
+        self.says("GroundFailure", "op", "cp", "show", "CP-002")
+        self.says(r"preparing.*plug in", "op", "session", "ls", "--driver", "alice")
+        self.says(r"(?s)spool\W+0\b.*missing\W+0\b", "op", "cp", "show", "CP-002")
 
     # -- what that is made of
 
@@ -238,6 +278,16 @@ class Evening:
 
     def operator(self, *words: str) -> None:
         self._good(self.stack.driver("dave", ["op", *words]))
+
+    def says(self, pattern: str, *words: str) -> None:
+        """An operator's question, without a driver's name of ours among its options."""
+        stack = self.stack
+        argv = [str(stack.programs / "driver-cli"), "--nats-url", stack.nats_url]
+        argv += ["--credentials", str(stack.keys.creds), "--ca", str(stack.keys.ca)]
+        answer = stack._ask([*argv, *words])
+        self._good(answer)
+        if not re.search(pattern, answer.stdout):
+            raise self.dev.Failure(f"`{self.dev.shown(words)}` does not answer it:\n{answer}")
 
     def ctl(self, *words: str) -> None:
         cp = next(word for word in words if word.startswith("CP-"))

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def shorten(rules: str, factor: int) -> str:
 class Server:
     """A running Prometheus, with the configuration that is in its folder."""
 
-    def __init__(self, folder: Path, port: int, lookback_s: int = 300) -> None:
+    def __init__(self, folder: Path, port: int, in_child: Callable[[], None], lookback_s: int = 300) -> None:
         self.data = folder / "data"
         self.log = folder / "prometheus.log"
         self.url = f"http://127.0.0.1:{port}"
@@ -62,12 +62,18 @@ class Server:
             f"--query.lookback-delta={lookback_s}s",
             "--log.level=warn",
         ]
+        self.in_child = in_child
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=self.in_child,  # noqa: PLW1509 - it ends with us, however we end
             )
         deadline = time.monotonic() + READY_TIMEOUT_S
         while True:

@@ -12,7 +12,7 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use central_core::state::Alarm;
+use central_core::{frame::Kind, state::Alarm};
 use ev_client::{Term, What};
 use ev_contract::{
     units::Currency,
@@ -312,6 +312,10 @@ impl Metrics {
         for kind in ALARMS {
             self.ledger_alarm.with_label_values(&[kind]).set(0);
         }
+        for kind in KINDS {
+            self.void_records
+                .with_label_values(&[&format!("{kind:?}").to_lowercase()]);
+        }
         for result in ["written", "there", "conflict", "failed"] {
             self.receipts.with_label_values(&[result]);
         }
@@ -588,6 +592,20 @@ pub fn text(families: &[MetricFamily]) -> Result<String, prometheus::Error> {
 
 /// From the fastest answer to the slowest: after 8 s an asker is told that nothing is known.
 const REQUEST_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0];
+
+/// The kinds of records, any of which another replica's can forestall.
+const KINDS: &[Kind] = &[
+    Kind::Refused,
+    Kind::Started,
+    Kind::Stopping,
+    Kind::Operated,
+    Kind::Synced,
+    Kind::Intake,
+    Kind::CommandAnswered,
+    Kind::Released,
+    Kind::Forget,
+    Kind::Enrolled,
+];
 
 /// What can be seen to be wrong with the ledger.
 const ALARMS: [&str; 5] = ["digest_mismatch", "gap", "rewound", "removed", "unreadable"];

@@ -344,6 +344,7 @@ def wall(
         .type(model.DashboardLinkType.DASHBOARDS)
         .tags(["ev"])
         .as_dropdown(False)
+        .include_vars(True)
         .keep_time(True)
     )
     for panel in panels:
@@ -378,8 +379,8 @@ def known_best(metric: str, unknown: str, by: str) -> str:
 
 def counted(metric: str, window: str) -> str:
     """By how much a counter rose. A series that was not there before the window began at zero: `increase`
-    alone would not see the first of each kind."""
-    return f"({metric} unless {metric} offset {window}) or increase({metric}[{window}])"
+    alone would not see the first of each kind. `max_over_time`, since its replica may be gone by now."""
+    return f"(max_over_time({metric}[{window}]) unless {metric} offset {window}) or increase({metric}[{window}])"
 
 
 def per_minute(by: str, metric: str) -> str:

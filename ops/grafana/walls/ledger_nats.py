@@ -166,7 +166,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 Place(12, 12, 6, 7),
             ),
             Look("cpm", least=0),
-            Query(per_minute("kind", "ev_ledger_void_records_total"), "{{kind}}"),
+            Query("60 * sum by (kind) (rate(ev_ledger_void_records_total[$__rate_interval]))", "{{kind}}"),
             stacked=True,
             bars=True,
         ),
@@ -361,7 +361,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 Place(12, 46, 12, 6),
                 "storage-near-limit",
             ),
-            Look("percentunit", None, 0, 1),
+            Look("percentunit", None, 0, 1, axis=(0, 1)),
             Query(
                 "max by (server_id) (gnatsd_varz_jetstream_stats_storage\n"
                 "  / (gnatsd_varz_jetstream_config_max_storage > 0))\n"

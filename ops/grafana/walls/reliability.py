@@ -221,7 +221,7 @@ def build(runbook: str) -> dashboard.Dashboard:
                 "requests-shed messages-dropped",
             ),
             Look("cpm", least=0),
-            Query("60 * sum by (verb, why) (rate(ev_refused_total[$__rate_interval]))", "{{verb}}: {{why}}"),
+            Query(per_minute("verb, why", "ev_refused_total"), "{{verb}}: {{why}}"),
             Query("60 * sum(rate(ev_messages_dropped_total[$__rate_interval]))", "dropped"),
             colours={"dropped": RED},
         ),

@@ -232,7 +232,6 @@ impl Engine {
         health: watch::Sender<Health>,
         beginning: Beginning,
     ) -> Self {
-        let Outlets { out, audit, seen } = outlets;
         let Beginning { log, target, alarm } = beginning;
         let now = Instant::now();
         let applied = log.state().basis().seq;
@@ -248,7 +247,7 @@ impl Engine {
             ledger: places.ledger,
             cdr: places.cdr,
             snapshots: places.snapshots,
-            out,
+            out: outlets.out,
             audit: outlets.audit,
             metrics,
             health,

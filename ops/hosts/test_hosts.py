@@ -234,11 +234,11 @@ class Hosts(unittest.TestCase):
         world.wait_for_energy()
 
     def test_the_journal_has_fields_by_which_a_session_is_found(self) -> None:
-        lines = self.world.hub.run(f"journalctl -u central -o json SESSION={Hosts.session}")
+        lines = self.world.hub.run(f"journalctl -u central -o json SESSION_ID={Hosts.session}")
         entries = [json.loads(line) for line in lines.splitlines()]
         self.assertTrue(entries)
         for entry in entries:
-            self.assertEqual(entry["SESSION"], Hosts.session)
+            self.assertEqual(entry["SESSION_ID"], Hosts.session)
             self.assertEqual(entry["_SYSTEMD_UNIT"], "central.service")
             self.assertNotIn(Hosts.session, entry["MESSAGE"], "it would be said twice")
         self.assertTrue(any(entry.get("CP") == "CP-001" for entry in entries))

@@ -422,8 +422,8 @@ async fn whatever_is_wrong_with_files_is_named() {
                 "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
                 0o644,
             ),
-            7,
-            "cannot be used",
+            2,
+            "holds no certificate that can be read",
         ),
         ("another installation's ca", other.ca(), 7, "not signed by"),
     ] {

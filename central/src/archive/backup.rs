@@ -26,8 +26,12 @@ use super::{
 };
 
 /// In the order in which they are copied.
-pub(super) const STREAMS: [&str; 3] =
-    [streams::CDR.name, streams::LEDGER.name, streams::AUDIT.name];
+pub(super) const STREAMS: [&str; 4] = [
+    streams::CDR.name,
+    streams::LEDGER.name,
+    streams::AUDIT.name,
+    streams::UPTIME.name,
+];
 /// What the server sends at once; it goes on when that is taken.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// Before the first chunk the server may have to read much.

@@ -184,11 +184,12 @@ impl Run {
                 }
                 None => {}
             }
-            self.revive(site)?;
+            self.revive(site).await?;
         }
     }
 
-    fn revive(&mut self, site: &mut Site) -> Result<()> {
+    /// Starts the victim again, until it can be asked.
+    async fn revive(&mut self, site: &mut Site) -> Result<()> {
         let process = self.victim.of(site);
         let last_words = format!("{LAST_WORDS}{}:{}\n", self.point, self.hit);
         ensure!(
@@ -198,7 +199,16 @@ impl Run {
         );
         self.died = true;
         process.set_env(VARIABLE, None);
-        process.restart()
+        process.restart()?;
+        match self.victim {
+            Victim::Central => Ok(()),
+            Victim::Agent => {
+                wait_for("the agent listens", PATIENCE, async || {
+                    site.ctl(&["status"]).await.map(drop)
+                })
+                .await
+            }
+        }
     }
 
     /// Waits for a point that comes by the clock. Questions make frames, and frames make snapshots.
@@ -215,7 +225,7 @@ impl Run {
         tokio::select! {
             () = tokio::time::sleep(REACHED_WITHIN) => Ok(()),
             () = asking => Ok(()),
-            () = self.victim.killed(site) => self.revive(site),
+            () = self.victim.killed(site) => self.revive(site).await,
         }
     }
 

@@ -418,7 +418,7 @@ fn central_publishes() -> Vec<String> {
         ]);
     }
     // What can be read can be copied: `central backup`.
-    for stream in [ledger, cdr, audit] {
+    for stream in [ledger, cdr, audit, uptime] {
         subjects.extend([
             format!("$JS.API.STREAM.SNAPSHOT.{stream}"),
             format!("$JS.SNAPSHOT.ACK.{stream}.>"),

@@ -106,6 +106,7 @@ const ROWS: &[(&str, &[Role], &[Role])] = &[
     ("$JS.API.STREAM.RESTORE.EV_LEDGER",        &[Maintainer],  &[]),
     ("$JS.API.STREAM.SNAPSHOT.EV_LEDGER",       &[Central, Maintainer], &[]),
     ("$JS.API.STREAM.SNAPSHOT.EV_AUDIT",        &[Central, Maintainer], &[]),
+    ("$JS.API.STREAM.SNAPSHOT.EV_UPTIME",       &[Central, Maintainer], &[]),
     ("$JS.API.STREAM.SNAPSHOT.OTHER",           &[Maintainer],  &[]),
     ("$JS.SNAPSHOT.ACK.EV_LEDGER.x",            &[Central, Maintainer], &[]),
     ("$JS.SNAPSHOT.ACK.OTHER.x",                &[Maintainer],  &[]),

@@ -7,6 +7,7 @@
 //! the ledger has everything, and one that is newer than the copied ledger would be another history.
 
 use std::{
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -26,8 +27,12 @@ use super::{
 };
 
 /// In the order in which they are copied.
-pub(super) const STREAMS: [&str; 3] =
-    [streams::CDR.name, streams::LEDGER.name, streams::AUDIT.name];
+pub(super) const STREAMS: [&str; 4] = [
+    streams::CDR.name,
+    streams::LEDGER.name,
+    streams::AUDIT.name,
+    streams::UPTIME.name,
+];
 /// What the server sends at once; it goes on when that is taken.
 const CHUNK_BYTES: usize = 128 * 1024;
 /// Before the first chunk the server may have to read much.
@@ -50,6 +55,11 @@ pub(super) async fn run(nats: &async_nats::Client, to: &Path) -> anyhow::Result<
     };
     let mut partial = name.to_owned();
     partial.push(".partial");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .with_context(|| format!("making {}", parent.display()))?;
     let partial = Partial(parent.join(partial));
     make_folder(&partial.0)?;
     let mut copies = Vec::new();
@@ -74,7 +84,6 @@ impl Drop for Partial {
 }
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
     if path.exists() {
         // Of one that was killed.
         std::fs::remove_dir_all(path).with_context(|| format!("removing {}", path.display()))?;

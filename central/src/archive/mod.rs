@@ -53,7 +53,7 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-/// Copy ledger, receipts and audit of a running system into a new folder.
+/// Copy ledger, receipts, audit and uptime of a running system into a new folder.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  central backup --config /etc/ev/central.toml --to /var/backups/ev/2026-11-24",

@@ -170,7 +170,10 @@ pub enum Verb {
         verb: OpVerb,
     },
     /// Write man pages and completions, for packages
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        before_help = "Examples:\n  driver-cli manual target/manual"
+    )]
     Manual {
         /// Into this folder
         folder: PathBuf,

@@ -72,9 +72,12 @@ impl Watch {
         }
     }
 
-    /// Begins anew: what was said may not have been written.
+    /// Begins anew, with the next minute: what was said may not have been written.
     pub fn begin_anew(&mut self) {
-        *self = Self::new(self.replica.clone());
+        *self = Self {
+            last: self.last,
+            ..Self::new(self.replica.clone())
+        };
     }
 
     /// Whether a minute has yet to be looked at.
@@ -290,6 +293,8 @@ mod tests {
         look(&mut watch, 1_439, up);
         assert_eq!(look(&mut watch, 1_440, up), [(2, 1_440, 1_441, true, 1)]);
         watch.begin_anew();
+        // Not at once: what could not be written a moment ago cannot be written now.
+        assert!(!watch.is_due(1_440) && watch.is_due(1_441));
         assert_eq!(look(&mut watch, 1_441, up), [(1, 1_441, 1_442, true, 1)]);
         // A clock that was set back.
         assert_eq!(look(&mut watch, 1_400, up), [(1, 1_400, 1_401, true, 1)]);

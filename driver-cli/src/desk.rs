@@ -495,7 +495,11 @@ impl Desk {
         if !could_be_a_prefix(&prefix) {
             return Err(Failure::NotFound {
                 message: format!("`{text}` is neither a session id nor the beginning of one"),
-                hint: "`status` and `history` show the ids".to_owned(),
+                hint: match &self.who {
+                    Who::Driver(_) => "`status` and `history` show the ids",
+                    Who::Operator(_) => "`op session ls --all` shows the ids",
+                }
+                .to_owned(),
             });
         }
         let open = match &self.who {

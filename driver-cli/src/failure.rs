@@ -2,7 +2,10 @@
 
 use std::io;
 
-use ev_contract::{codes::Problem, time::UnixMs};
+use ev_contract::{
+    codes::{Code, Problem},
+    time::UnixMs,
+};
 
 use crate::exit::Exit;
 
@@ -127,6 +130,30 @@ impl Failure {
         }))
     }
 
+    /// The same, for an operator: central's hints name verbs of drivers.
+    #[must_use]
+    pub fn for_operators(mut self) -> Self {
+        if let Self::Refused(refusal) = &mut self {
+            let problem = &mut refusal.problem;
+            match problem.code {
+                Code::UnknownChargePoint => {
+                    "`op cp ls` shows the charge points".clone_into(&mut problem.hint);
+                }
+                Code::SessionNotFound => {
+                    problem.message = problem.message.replacen(
+                        "you have no session",
+                        "central knows no session",
+                        1,
+                    );
+                    "`op session ls --all` shows those that it knows, `op export` has older ones"
+                        .clone_into(&mut problem.hint);
+                }
+                _ => {}
+            }
+        }
+        self
+    }
+
     /// A usage error.
     #[must_use]
     pub fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -247,6 +274,30 @@ impl Failure {
             | Self::File { .. }
             | Self::Other { .. }
             | Self::BrokenPipe => About::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_are_pointed_at_operators_verbs() {
+        for (code, about) in [
+            (Code::UnknownChargePoint, "CP-009"),
+            (Code::SessionNotFound, "0190a0b0"),
+        ] {
+            let failure = Failure::refused(code.about(about), About::default()).for_operators();
+            let Failure::Refused(refusal) = failure else {
+                panic!("{failure:?}");
+            };
+            let Problem { message, hint, .. } = refusal.problem;
+            assert!(hint.starts_with("`op "), "{hint}");
+            assert!(
+                message.contains(about) && !message.contains("you "),
+                "{message}"
+            );
         }
     }
 }

@@ -7,6 +7,7 @@
 //! the ledger has everything, and one that is newer than the copied ledger would be another history.
 
 use std::{
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -54,6 +55,11 @@ pub(super) async fn run(nats: &async_nats::Client, to: &Path) -> anyhow::Result<
     };
     let mut partial = name.to_owned();
     partial.push(".partial");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .with_context(|| format!("making {}", parent.display()))?;
     let partial = Partial(parent.join(partial));
     make_folder(&partial.0)?;
     let mut copies = Vec::new();
@@ -78,7 +84,6 @@ impl Drop for Partial {
 }
 
 fn make_folder(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
     if path.exists() {
         // Of one that was killed.
         std::fs::remove_dir_all(path).with_context(|| format!("removing {}", path.display()))?;

@@ -39,15 +39,19 @@ pub(super) async fn run(
              central, and restore into a server that is empty"
         );
     }
-    for (done, name) in STREAMS.iter().enumerate() {
-        let (copy, path) = manifest.stream(from, name)?;
-        let made = make(nats, &js, copy, &path, replicas)
+    let copies: Vec<_> = STREAMS
+        .iter()
+        .map(|name| manifest.stream(from, name))
+        .collect::<anyhow::Result<_>>()?;
+    let mut begun = Vec::new();
+    for (copy, path) in copies {
+        let made = make(nats, &js, copy, &path, replicas, &mut begun)
             .await
-            .with_context(|| format!("restoring {name}"));
+            .with_context(|| format!("restoring {}", copy.name));
         if let Err(error) = made {
-            for made in &STREAMS[..=done] {
+            for name in begun {
                 // Half of a system is worse than none; the next attempt says what is left.
-                let _ = js.delete_stream(*made).await;
+                let _ = js.delete_stream(name).await;
             }
             return Err(error);
         }
@@ -68,17 +72,21 @@ async fn is_absent(js: &jetstream::Context, name: &str) -> anyhow::Result<bool> 
     }
 }
 
-async fn make(
+/// Notes in `begun` that the server takes the stream from here: what it has refused may be somebody
+/// else's, who made it meanwhile.
+async fn make<'a>(
     nats: &async_nats::Client,
     js: &jetstream::Context,
-    copy: &StreamCopy,
+    copy: &'a StreamCopy,
     path: &Path,
     replicas: usize,
+    begun: &mut Vec<&'a str>,
 ) -> anyhow::Result<()> {
     let mut config = copy.config.clone();
     config["num_replicas"] = json!(replicas);
     let wish = json!({ "config": config, "state": copy.state });
     let said = ask(nats, format!("$JS.API.STREAM.RESTORE.{}", copy.name), &wish).await?;
+    begun.push(&copy.name);
     let to = said["deliver_subject"]
         .as_str()
         .context("the server does not say where to")?

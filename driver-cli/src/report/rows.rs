@@ -67,6 +67,31 @@ fn flags(receipt: &Receipt) -> String {
     words.join(" ")
 }
 
+/// The columns of [`SessionRow`].
+pub const SESSION_NAMES: &[&str] = &[
+    "session_id",
+    "driver_id",
+    "site_id",
+    "cp_id",
+    "connector",
+    "origin",
+    "status",
+    "reason",
+    "reason_source",
+    "reason_raw",
+    "accepted_at",
+    "started_at",
+    "energy_ended_at",
+    "ended_at",
+    "ended_at_site",
+    "time_zone",
+    "energy_wh",
+    "adjusted_energy_wh",
+    "idle_s",
+    "receipt",
+    "flags",
+];
+
 /// A session that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SessionRow {
@@ -122,6 +147,39 @@ impl SessionRow {
         }
     }
 }
+
+/// The columns of [`ReceiptRow`].
+pub const RECEIPT_NAMES: &[&str] = &[
+    "number",
+    "session_id",
+    "driver_id",
+    "operator",
+    "site_id",
+    "cp_id",
+    "connector",
+    "status",
+    "ended_at",
+    "ended_at_site",
+    "time_zone",
+    "energy_wh",
+    "idle_s",
+    "tariff_id",
+    "tariff_version",
+    "currency",
+    "energy_amount",
+    "start_amount",
+    "idle_amount",
+    "exact",
+    "total",
+    "net",
+    "vat",
+    "vat_percent",
+    "adjustments",
+    "adjusted_energy_wh",
+    "adjusted_total",
+    "adjustment_reasons",
+    "flags",
+];
 
 /// A receipt with what was adjusted since.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -202,6 +260,22 @@ impl ReceiptRow {
         }
     }
 }
+
+/// The columns of [`EnergyRow`].
+pub const ENERGY_NAMES: &[&str] = &[
+    "month",
+    "site_id",
+    "currency",
+    "sessions",
+    "completed",
+    "energy_wh",
+    "adjusted_energy_wh",
+    "total",
+    "net",
+    "vat",
+    "adjustments",
+    "adjusted_total",
+];
 
 /// What a site has delivered in a currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -391,6 +465,21 @@ pub(crate) mod tests {
             cell("adjustment_reasons"),
             "CP-001-1-000042-A1: slow, \"very\" slow"
         );
+    }
+
+    #[test]
+    fn the_names_of_columns_are_those_of_the_rows() {
+        fn names(row: &impl Serialize) -> Vec<String> {
+            cells(row).unwrap().into_iter().map(|(n, _)| n).collect()
+        }
+        let receipt = receipt(1, 0);
+        let mut energy = Energy::default();
+        energy.add(&receipt, &[]);
+        let session = SessionRow::new(&receipt, &[], Calendar::Utc);
+        assert_eq!(names(&session), SESSION_NAMES);
+        let paper = ReceiptRow::new(&receipt, &[], Calendar::Utc);
+        assert_eq!(names(&paper), RECEIPT_NAMES);
+        assert_eq!(names(&energy.rows("2025-11")[0]), ENERGY_NAMES);
     }
 
     #[test]

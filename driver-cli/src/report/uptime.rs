@@ -299,6 +299,25 @@ impl Serialize for Percent {
     }
 }
 
+/// The columns of [`UptimeRow`].
+pub const UPTIME_NAMES: &[&str] = &[
+    "month",
+    "cp_id",
+    "connector",
+    "site_id",
+    "minutes",
+    "up",
+    "in_use_unseen",
+    "planned",
+    "down",
+    "offline",
+    "faulted",
+    "charger_offline",
+    "unknown",
+    "uptime_percent",
+    "uptime_percent_least",
+];
+
 /// A connector's month.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UptimeRow {
@@ -327,6 +346,7 @@ mod tests {
     use ev_contract::{v1::UptimeChange, wire::Tag};
 
     use super::*;
+    use crate::report::csv_row::cells;
 
     const UP: Availability = Availability::Up;
     const OFFLINE: Availability = Availability::Offline;
@@ -464,6 +484,8 @@ mod tests {
         uptime.used(place("CP-001"), &site, at(109, 1), at(160, 30_000));
         uptime.used(place("CP-001"), &site, at(210, 0), at(220, 0));
         let row = uptime.rows("2026-11", |_| (100, 230)).remove(0);
+        let names: Vec<_> = cells(&row).unwrap().into_iter().map(|(n, _)| n).collect();
+        assert_eq!(names, UPTIME_NAMES);
         assert_eq!((row.up, row.in_use_unseen), (50, 50));
         assert_eq!((row.offline, row.faulted, row.unknown), (10, 50, 20));
     }

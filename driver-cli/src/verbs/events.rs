@@ -9,7 +9,7 @@ use ev_contract::{
     wire::{CENTRAL, Tag},
 };
 
-use super::Ctx;
+use super::{Ctx, op};
 use crate::{
     args::EventsArgs,
     desk::{Desk, wall_now},
@@ -71,7 +71,7 @@ pub(super) async fn events(ctx: &Ctx, args: EventsArgs) -> Result<Exit, Failure>
     let (last, forgotten) = loop {
         let page = ctx.query(desk.events_page(&request)).await?;
         asked += 1;
-        let forgotten = (page.remembers_from > since).then_some(page.remembers_from);
+        let forgotten = op::forgotten(since, page.remembers_from);
         request.after = Some(page.next.clone());
         request.since = Some(UnixMs(page.ts.0 - REACH_OVERLAP_MS));
         let more = page.more && asked < PAGES_MAX;
@@ -81,11 +81,12 @@ pub(super) async fn events(ctx: &Ctx, args: EventsArgs) -> Result<Exit, Failure>
         }
     };
     found.sort_by_key(|event| event.at);
+    if let Some(cp) = args.cp.as_deref().filter(|_| found.is_empty()) {
+        // A slip of the pen is not a quiet night.
+        op::known(ctx, &desk, cp).await?;
+    }
     if let Some(from) = forgotten {
-        ctx.output.message(&format!(
-            "central remembers what happened since {}; of what was before, see `op audit` and `op export`",
-            Time(from)
-        ));
+        ctx.output.message(&from);
     }
     if last.listens_from > since {
         ctx.output.message(&format!(

@@ -25,7 +25,7 @@ use crate::{
         csv_row::cells,
         month::Calendar,
         rows::{self, ADJUSTMENTS_MAX, Adjustments, Energy, ReceiptRow, SessionRow},
-        uptime::{Uptime, minute},
+        uptime::{UPTIME_NAMES, Uptime, minute},
     },
 };
 
@@ -41,8 +41,15 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 pub(super) async fn export(ctx: &Ctx, args: ExportArgs) -> Result<Exit, Failure> {
     let desk = ctx.operator_desk().await?;
-    let (_, end) = args.month.anywhere();
-    if end > wall_now() {
+    let (begin, end) = args.month.anywhere();
+    let now = wall_now();
+    if begin > now {
+        return Err(Failure::usage(
+            format!("{} has not begun", args.month),
+            "name a month that has",
+        ));
+    }
+    if end > now {
         ctx.output.message(&format!(
             "{} is not over: this is what there is so far",
             args.month
@@ -322,6 +329,8 @@ impl<'a> Walk<'a> {
 struct Sheet {
     format: Format,
     csv: csv::Writer<BufWriter<Stdout>>,
+    /// Of columns, for when there is no row.
+    names: &'static [&'static str],
     head: String,
     rows: u64,
 }
@@ -348,6 +357,12 @@ impl Sheet {
         Self {
             format,
             csv: csv::Writer::from_writer(BufWriter::new(Stdout)),
+            names: match args.what {
+                What::Sessions => rows::SESSION_NAMES,
+                What::Receipts => rows::RECEIPT_NAMES,
+                What::Energy => rows::ENERGY_NAMES,
+                What::Uptime => UPTIME_NAMES,
+            },
             head: format!(
                 "{{\"what\":\"{}\",\"month\":\"{}\",\"rows\":[",
                 args.what.as_str(),
@@ -385,7 +400,12 @@ impl Sheet {
 
     fn end(&mut self, walk: &Walk<'_>) -> Result<(), Failure> {
         match self.format {
-            Format::Csv => self.csv.flush().map_err(cannot_write),
+            Format::Csv => {
+                if self.rows == 0 {
+                    self.csv.write_record(self.names).map_err(not_written)?;
+                }
+                self.csv.flush().map_err(cannot_write)
+            }
             Format::Json => {
                 let mut out = lock();
                 if self.rows == 0 {

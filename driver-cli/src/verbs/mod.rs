@@ -104,19 +104,23 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
         Verb::History(args) => history::history(ctx, args).await,
         Verb::Receipt { session } => receipt::receipt(ctx, &session).await,
         Verb::Run(args) => run::run(ctx, args).await,
-        Verb::Op { verb } => match verb {
-            OpVerb::Cp { verb } => op::cp(ctx, verb).await,
-            OpVerb::Session { verb } => op::session(ctx, verb).await,
-            OpVerb::Driver { verb } => op::driver(ctx, verb).await,
-            OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
-            OpVerb::Audit(args) => audit::audit(ctx, args).await,
-            OpVerb::Events(args) => events::events(ctx, args).await,
-            OpVerb::Export(args) => export::export(ctx, args).await,
-            OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
-        },
+        Verb::Op { verb } => operate(ctx, verb).await.map_err(Failure::for_operators),
         Verb::Completions { shell } => completions::completions(shell),
         Verb::Manual { folder } => manual::manual(&folder),
         Verb::Doctor => doctor::doctor(ctx, doctor::Patient::Driver).await,
+    }
+}
+
+async fn operate(ctx: &Ctx, verb: OpVerb) -> Result<Exit, Failure> {
+    match verb {
+        OpVerb::Cp { verb } => op::cp(ctx, verb).await,
+        OpVerb::Session { verb } => op::session(ctx, verb).await,
+        OpVerb::Driver { verb } => op::driver(ctx, verb).await,
+        OpVerb::Tariff { verb } => op::tariff(ctx, verb).await,
+        OpVerb::Audit(args) => audit::audit(ctx, args).await,
+        OpVerb::Events(args) => events::events(ctx, args).await,
+        OpVerb::Export(args) => export::export(ctx, args).await,
+        OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use ev_contract::{
     ids::{RequestId, SessionId},
+    time::UnixMs,
     units::Currency,
     v1::{
         CpActRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply, OpStartRequest,
@@ -15,7 +16,7 @@ use crate::{
     args::{CpAct, OpCp, OpDriver, OpSession, OpTariff, TariffSet},
     command::Command,
     desk::{Desk, SessionFilter},
-    doc::{CpsDoc, OpDoc, OpsDoc, SessionsDoc, TariffsDoc},
+    doc::{CpsDoc, OpDoc, OpsDoc, SessionsDoc, TariffsDoc, Time},
     exit::Exit,
     failure::Failure,
     quantity::{Money, Price},
@@ -30,6 +31,26 @@ const NO_CHARGE_POINTS: &str =
 
 /// What a verb does to a charge point.
 type Act = fn(CpActRequest) -> Command;
+
+/// Refuses a charge point that central does not know.
+pub(super) async fn known(ctx: &Ctx, desk: &Desk, cp: &str) -> Result<(), Failure> {
+    let (views, ts) = ctx.query(desk.cp_ls(Some(cp))).await?;
+    if views.iter().any(|view| view.cp_id.as_str() == cp) {
+        return Ok(());
+    }
+    Err(unknown(cp, ts))
+}
+
+fn unknown(cp: &str, ts: UnixMs) -> Failure {
+    Failure::refused(
+        ev_contract::codes::Code::UnknownChargePoint.about(cp),
+        crate::failure::About {
+            cp_id: Some(cp.to_owned()),
+            ts: Some(ts),
+            ..crate::failure::About::default()
+        },
+    )
+}
 
 pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
     let desk = ctx.operator_desk().await?;
@@ -48,14 +69,7 @@ pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
         OpCp::Show { cp } => {
             let (views, ts) = ctx.query(desk.cp_ls(Some(&cp))).await?;
             let Some(view) = views.iter().find(|v| v.cp_id.as_str() == cp) else {
-                return Err(Failure::refused(
-                    ev_contract::codes::Code::UnknownChargePoint.about(&cp),
-                    crate::failure::About {
-                        cp_id: Some(cp),
-                        ts: Some(ts),
-                        ..crate::failure::About::default()
-                    },
-                ));
+                return Err(unknown(&cp, ts));
             };
             ctx.output
                 .data(&CpsDoc::new(std::slice::from_ref(view), ts), || {
@@ -219,6 +233,16 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
 }
 
 /// One session, what it waits for, and what central remembers of it.
+/// What is to be said where central does not remember all that has happened since a time.
+pub(super) fn forgotten(since: UnixMs, remembers_from: UnixMs) -> Option<String> {
+    (remembers_from > since).then(|| {
+        format!(
+            "central remembers what happened since {}; of what was before, see `op audit` and `op export`",
+            Time(remembers_from)
+        )
+    })
+}
+
 async fn show(ctx: &Ctx, desk: &Desk, session: &str) -> Result<Exit, Failure> {
     let id = ctx.query(desk.resolve(session)).await?;
     let filter = SessionFilter {
@@ -254,6 +278,9 @@ async fn show(ctx: &Ctx, desk: &Desk, session: &str) -> Result<Exit, Failure> {
             rows: None,
         }))
         .await?;
+    if let Some(from) = forgotten(view.accepted_at, events.remembers_from) {
+        ctx.output.message(&from);
+    }
     ctx.output
         .text(&table::session_for_operators(view, &events.events, page.ts))?;
     Ok(Exit::Ok)

@@ -47,8 +47,9 @@ async fn verify(site: &Site) -> Result<(Option<i32>, Value)> {
     Ok((code, report))
 }
 
+/// Makes one in a folder that is made with it.
 async fn backup(site: &Site, name: &str) -> Result<PathBuf> {
-    let to = site.dir().join(name);
+    let to = site.dir().join("backups").join(name);
     let config = site.central_config(0);
     let (code, said) = central(&[&"backup", &"--config", &config, &"--to", &to]).await?;
     ensure!(code == Some(0), "{code:?}: {said}");
@@ -123,9 +124,10 @@ async fn a_system_comes_back_from_a_backup_with_every_session_and_receipt() -> R
 
     // Of central's last words nothing is in the backup: they are lost with the server.
     site.centrals[0].kill9()?;
-    let (cdrs, ledger) = (
+    let (cdrs, ledger, uptime) = (
         messages(&site, streams::CDR.name).await?,
         messages(&site, streams::LEDGER.name).await?,
+        messages(&site, streams::UPTIME.name).await?,
     );
     empty_the_server(&mut site).await?;
     let (code, said) = restore(&site, &folder).await?;
@@ -135,6 +137,11 @@ async fn a_system_comes_back_from_a_backup_with_every_session_and_receipt() -> R
     ensure!(
         !restored.is_empty() && ledger.starts_with(&restored),
         "another ledger"
+    );
+    let restored = messages(&site, streams::UPTIME.name).await?;
+    ensure!(
+        !restored.is_empty() && uptime.starts_with(&restored),
+        "another account of uptime"
     );
 
     site.central_again(0).await?;

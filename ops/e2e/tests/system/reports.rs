@@ -261,15 +261,23 @@ async fn a_month_has_every_receipt_and_its_adjustments() -> Result<()> {
     #[expect(clippy::cast_precision_loss, reason = "some kilowatt-hours")]
     let right = energy as f64 / 1_000.0;
     ensure!((wh - right).abs() < 0.001, "{wh} Wh, not {right}");
+    let kept = "both centrals know that everything is kept";
     let args = ["export", "--utc", "--month", &month, "--what", "energy"];
-    let csv = says(&site, &args, &["SITE-A"]).await?;
+    let csv = wait_for(kept, PATIENCE, async || {
+        says(&site, &args, &["SITE-A"]).await
+    })
+    .await?;
     ensure!(csv.starts_with("month,site_id,currency,sessions,") && csv.lines().count() == 2);
-    let other = said(&site, &["export", "--month", &month, "--site", "elsewhere"]).await?;
+    let args = ["export", "--month", &month, "--site", "elsewhere"];
+    let other = wait_for(kept, PATIENCE, async || said(&site, &args).await).await?;
     ensure!(
         other.starts_with("number,session_id,") && other.lines().count() == 1,
         "{other}"
     );
-    let past = document(&site, &["export", "--month", "2020-01"]).await?;
+    let past = wait_for(kept, PATIENCE, async || {
+        document(&site, &["export", "--month", "2020-01"]).await
+    })
+    .await?;
     ensure!(past["count"] == 0 && past["not_kept"] == 0, "{past}");
     Ok(())
 }

@@ -343,13 +343,13 @@ impl Role {
                 connects_as: CLIENT,
             },
             // What its charge points may do together, and no more: whoever holds it can be each of
-            // them.
+            // them. Live values are not carried: drivers listen for theirs from whichever charge
+            // point, and a hub tells a leaf of such a wish only where the leaf may speak for all.
             Self::Leaf => Grants {
                 publish: vec![
                     with(CARRIED, CP_EVENTS, 0),
                     with(CARRIED, CP_SYNCS, 0),
                     with(CARRIED, CP_HEARTBEATS, 0),
-                    with(CARRIED, CP_LIVE_VALUES, 0),
                     // Answers to commands. The leaf itself sends only what it may at all times, and
                     // lets each charge point answer what that was asked.
                     "_R_.>".into(),

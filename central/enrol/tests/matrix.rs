@@ -222,12 +222,10 @@ async fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
 }
 
 /// What a leaf's credential for CP-001 may send, and hear.
-const LEAF_SENDS: [&str; 7] = [
+const LEAF_SENDS: [&str; 5] = [
     "ev.v1.cp.CP-001.evt",
     "ev.v1.cp.CP-001.sync",
     "ev.v1.cp.CP-001.hb",
-    "ev.v1.cp.CP-001.live.alice.SESSION",
-    "ev.v1.cp.CP-001.live.bob.SESSION",
     "_R_.x.y",
     // The server takes acknowledgements from every leaf. EDGE has no stream, and none leaves it.
     "$JS.ACK.EV_LEDGER.c.1",

@@ -4,7 +4,7 @@ mod support;
 
 use anyhow::{Result, ensure};
 use ev_enrol::Role::{Central, ChargePoint, Leaf};
-use ev_testkit::{Keys, LeafServer, NatsServer, PATIENCE, wait_for};
+use ev_testkit::{Cluster, Keys, LeafServer, NatsServer, PATIENCE, wait_for};
 use support::Raw;
 
 /// Ids are case sensitive, and so must tags be.
@@ -112,6 +112,50 @@ async fn a_leaf_carries_its_charge_points_both_ways() -> Result<()> {
         assert_eq!(cp.judged().await?.len(), 1, "a second answer");
     }
     Ok(())
+}
+
+/// Its link is to one server, central's connection to another.
+#[tokio::test]
+async fn a_leaf_of_a_hub_of_three_carries_both_ways() -> Result<()> {
+    let keys = Keys::new()?;
+    keys.leaves()?;
+    let hub = Cluster::start_with_keys(&keys).await?;
+    let creds = keys.leaf_creds("SITE-A", &CARRIED)?;
+    let mut central = Raw::connect(&hub.node(1).url(), &keys.creds(Central, "central-a")?).await?;
+    central.subscribe("ev.v1.cp.*.hb", None).await?;
+    let inbox = format!("{}.1", central.inbox);
+    central.subscribe(&inbox, None).await?;
+    central.round_trip().await?;
+    let leaf = LeafServer::start(&keys, "SITE-A", &creds, hub.node(0).leaf_port()).await?;
+    let mut cp = Raw::connect(&leaf.url(), &keys.creds(ChargePoint, "CP-001")?).await?;
+    cp.subscribe("ev.v1.cp.CP-001.cmd.*", None).await?;
+    // Until all three have heard who listens where.
+    wait_for("a heartbeat arrives", PATIENCE, async || {
+        cp.publish("ev.v1.cp.CP-001.hb", None, "beat").await?;
+        cp.round_trip().await?;
+        central.round_trip().await?;
+        ensure!(!central.heard.is_empty(), "nothing");
+        Ok(())
+    })
+    .await?;
+    wait_for("a command is answered", PATIENCE, async || {
+        central
+            .publish("ev.v1.cp.CP-001.cmd.stop", Some(&inbox), "stop")
+            .await?;
+        central.round_trip().await?;
+        cp.round_trip().await?;
+        for command in std::mem::take(&mut cp.heard) {
+            let reply = command.reply.unwrap_or_default();
+            cp.publish(&reply, None, "done").await?;
+        }
+        ensure!(
+            central.heard.iter().any(|h| h.payload == "done"),
+            "{:?}",
+            central.heard
+        );
+        Ok(())
+    })
+    .await
 }
 
 #[tokio::test]

@@ -173,7 +173,8 @@ impl Keys {
         Ok(realm.commit(vec![draft], now_s)?.remove(0).path)
     }
 
-    /// The shipped configuration of one server that lets leaf nodes in.
+    /// The shipped configuration of one server that lets leaf nodes in; from here on those of a
+    /// cluster do so too.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -181,6 +182,15 @@ impl Keys {
         let path = self.conf("single-leaves");
         let text = "include \"single.conf\"\ninclude \"hub-leafnodes.conf\"\n";
         fs::write(&path, text).context("write a hub's configuration")?;
+        for stem in ["cluster-1", "cluster-2", "cluster-3"] {
+            let conf = self.conf(stem);
+            let shipped = fs::read_to_string(&conf)?;
+            fs::write(
+                &conf,
+                format!("{shipped}\ninclude \"hub-leafnodes.conf\"\n"),
+            )
+            .context("write a hub's configuration")?;
+        }
         Ok(path)
     }
 

@@ -44,7 +44,7 @@ impl LeafServer {
             .arg(monitor_port.to_string())
             .env("EV_NATS_LEAF_NAME", format!("\"{site}\""))
             .env("EV_NATS_LEAF_CREDS", quoted(&own))
-            .env("EV_NATS_HUB", format!("\"tls://127.0.0.1:{hub_port}\""));
+            .env("EV_NATS_HUB", format!("[\"tls://127.0.0.1:{hub_port}\"]"));
         for (key, value) in keys.env() {
             command = command.env(key, value);
         }

@@ -206,9 +206,9 @@ pub struct Grants {
     pub connects_as: &'static str,
 }
 
-/// Charge points behind one leaf node. Its credential names each of them, and the server expands
-/// the template for each when the leaf connects.
-pub const LEAF_CHARGE_POINTS_MAX: usize = 200;
+/// Charge points behind one leaf node. Its credential names each of them, and comes to central in a
+/// header of whatever they ask: with the longest ids it stays below the 8 KiB that central reads.
+pub const LEAF_CHARGE_POINTS_MAX: usize = 64;
 
 /// The bearer's name, as the server's templates have it.
 const NAME: &str = "{{name()}}";
@@ -222,7 +222,7 @@ const CLIENT: &str = "STANDARD";
 /// As a leaf node connects.
 const LEAFNODE: &str = "LEAFNODE";
 /// Of a leaf: those of its charge points, and the server's own.
-const LEAF_SUBSCRIPTIONS_MAX: u32 = 4_000;
+const LEAF_SUBSCRIPTIONS_MAX: u32 = 1_100;
 /// Subscriptions of an agent.
 const AGENT_SUBSCRIPTIONS_MAX: u32 = 16;
 /// Room for headers, and for what is beyond a bound by little: central answers that with a code,

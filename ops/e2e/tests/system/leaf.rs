@@ -39,7 +39,9 @@ async fn a_session_behind_a_leaf_starts_charges_and_ends_with_its_receipt(
     ensure!(leaves["leafnodes"] == 1, "{leaves}");
     wait_for("the door counts a leaf", PATIENCE, async || {
         let leaf = site.metric(0, "ev_connections{role=\"leaf\"}").await?;
-        let agents = site.metric(0, "ev_connections{role=\"charge-point\"}").await?;
+        let agents = site
+            .metric(0, "ev_connections{role=\"charge-point\"}")
+            .await?;
         ensure!((leaf, agents) == (1.0, 0.0), "{leaf} {agents}");
         Ok(())
     })

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
+use data_encoding::BASE64URL_NOPAD;
 use ev_client::Credential;
 use ev_contract::{
     v1::{AuditEntry, AuditOutcome},
@@ -73,6 +74,14 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         &["operator", "olga"],
         &["maintainer", "mona"],
         &["doorkeeper", "central-a"],
+        &[
+            "leaf",
+            "SITE-A",
+            "--charge-point",
+            "CP-001",
+            "--charge-point",
+            "Cp-2",
+        ],
         &["driver", "bob", "--no-push"],
         &["rotate", "driver", "bob", "--no-push"],
         &["rotate", "driver", "--all", "--no-push"],
@@ -92,13 +101,14 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         ("enrol", "enrol"),
         ("doorkeeper", "central-a"),
         ("registrar", "registrar"),
+        ("leaf", "SITE-A"),
     ] {
         let credential = Credential::read(&keys.join(format!("creds/{role}/{name}.creds")))?;
         assert_eq!((credential.name(), credential.role()), (name, Some(role)));
     }
     for path in files(&keys)? {
         let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
-        let is_public = ["auth.conf", "operator.jwt"]
+        let is_public = ["auth.conf", "leaf-auth.conf", "operator.jwt"]
             .iter()
             .any(|public| path.ends_with(public))
             || path.extension().is_some_and(|e| e == "crt");
@@ -117,6 +127,69 @@ fn each_enrolment_is_one_command_and_secrets_are_their_owners_alone() -> Result<
         }
     }
     assert_eq!(fs::metadata(&keys)?.permissions().mode() & 0o777, 0o700);
+    Ok(())
+}
+
+/// For which charge points the credential of a leaf says that it is.
+fn carried(keys: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(keys.join("creds/leaf/SITE-A.creds"))?;
+    let claims = text.lines().nth(1).and_then(|jwt| jwt.split('.').nth(1));
+    let claims = BASE64URL_NOPAD.decode(claims.context("a token")?.as_bytes())?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims)?;
+    let tags: Vec<String> = serde_json::from_value(claims["nats"]["tags"].clone())?;
+    let of = |tag: &String| tag.strip_prefix("cp:").map(str::to_owned);
+    Ok(tags.iter().filter_map(of).collect())
+}
+
+#[test]
+fn a_leaf_is_enrolled_for_some_charge_points_and_keeps_them_when_rotated() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let keys = dir.path();
+    assert!(enrol(keys, &["init"])?.status.success());
+    let two = [
+        "leaf",
+        "SITE-A",
+        "--charge-point",
+        "CP-001",
+        "--charge-point",
+        "Cp-2",
+    ];
+    assert!(enrol(keys, &two)?.status.success());
+    assert_eq!(carried(keys)?, ["CP-001", "Cp-2"]);
+    for (words, why) in [
+        (
+            &["leaf", "SITE-A", "--charge-point", "CP-003"][..],
+            "`rotate` replaces it",
+        ),
+        (
+            &["leaf", "SITE-A", "--charge-point", "CP.*", "--again"],
+            "ids are 1 to 64",
+        ),
+        (
+            &["leaf", "SITE.*", "--charge-point", "CP-001"],
+            "ids are 1 to 64",
+        ),
+        (
+            &["leaf", "SITE-B", "--from", "/dev/null"],
+            "it names nobody",
+        ),
+    ] {
+        let output = enrol(keys, words)?;
+        assert!(!output.status.success(), "{words:?}");
+        assert!(text(&output).contains(why), "{}", text(&output));
+    }
+    assert_eq!(carried(keys)?, ["CP-001", "Cp-2"]);
+    for words in [
+        &["rotate", "leaf", "SITE-A", "--no-push"][..],
+        &["rotate", "leaf", "--all", "--no-push"],
+    ] {
+        let output = enrol(keys, words)?;
+        assert!(output.status.success(), "{}", text(&output));
+        assert_eq!(carried(keys)?, ["CP-001", "Cp-2"], "{words:?}");
+    }
+    let again = ["leaf", "SITE-A", "--charge-point", "CP-003", "--again"];
+    assert!(enrol(keys, &again)?.status.success());
+    assert_eq!(carried(keys)?, ["CP-003"]);
     Ok(())
 }
 

@@ -80,9 +80,12 @@ impl Whose {
             Role::Driver => DriverId::new(name).map(Self::Driver),
             Role::Operator => OperatorId::new(name).map(Self::Operator),
             Role::ChargePoint => CpId::new(name).map(Self::ChargePoint),
-            Role::Central | Role::Maintainer | Role::Enrol | Role::Registrar | Role::Doorkeeper => {
-                role.check_name(name).map(|()| Self::Part(role, own()))
-            }
+            Role::Central
+            | Role::Maintainer
+            | Role::Enrol
+            | Role::Registrar
+            | Role::Doorkeeper
+            | Role::Leaf => role.check_name(name).map(|()| Self::Part(role, own())),
         };
         whose.unwrap_or_else(|_| Self::Nobody(role, own()))
     }

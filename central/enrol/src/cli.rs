@@ -66,6 +66,12 @@ enum Verb {
     Maintainer(Somebody),
     /// Enrol the eyes of a replica of central at the door: sees who connects, closes connections.
     Doorkeeper(Somebody),
+    /// Enrol a site's leaf node, for the charge points behind it and no others.
+    #[command(before_help = "Examples:
+  central enrol leaf SITE-A --charge-point CP-001 --charge-point CP-002
+  central enrol leaf SITE-A --from cabinets.txt
+  central enrol leaf SITE-A --charge-point CP-001 --again     another list")]
+    Leaf(Leaf),
     /// Say who has which credential, and until when.
     List {
         /// Only this role.
@@ -169,6 +175,30 @@ struct Somebody {
     /// Pass over who has a credential that is good.
     #[arg(long)]
     missing: bool,
+    #[command(flatten)]
+    servers: ServerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Leaf {
+    /// The site's id, as in subjects: A-Z a-z 0-9 _ -
+    site: String,
+    /// A charge point behind it; several times for several.
+    #[arg(
+        long = "charge-point",
+        value_name = "NAME",
+        required_unless_present = "from"
+    )]
+    charge_points: Vec<String>,
+    /// A file with a charge point on each line; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// For how many days the credential is good.
+    #[arg(long)]
+    days: Option<u32>,
+    /// Add a credential beside one that is good.
+    #[arg(long)]
+    again: bool,
     #[command(flatten)]
     servers: ServerArgs,
 }

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ev_contract::ids::CpId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -36,6 +37,9 @@ pub struct Issued {
     /// Since when it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked_at_s: Option<i64>,
+    /// For which charge points, where it is a leaf's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carries: Vec<CpId>,
 }
 
 impl Issued {

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
+use ev_contract::ids::CpId;
 use nkeys::KeyPair;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512_256};
 
-use crate::roles::{Account, CROSSINGS, Kind, Role};
+use crate::roles::{Account, CP_TAG, CROSSINGS, Kind, Role};
 
 /// How long a charge point may take to answer a command before the answer is no longer let
 /// through. Central repeats a command after seconds.
@@ -77,11 +78,14 @@ pub(crate) fn operator(signing: &str, system_account: &str) -> Value {
 }
 
 /// A credential: nothing but whose it is. What it may do stands in the role's template.
-pub(crate) fn user(role: Role, account_id: &str) -> Value {
+/// And, of a leaf, for which charge points.
+pub(crate) fn user(role: Role, account_id: &str, carried: &[CpId]) -> Value {
+    let mut tags = vec![format!("role:{role}")];
+    tags.extend(carried.iter().map(|cp| format!("{CP_TAG}:{cp}")));
     json!({
         "type": "user", "version": 2,
         "issuer_account": account_id,
-        "tags": [format!("role:{role}")],
+        "tags": tags,
     })
 }
 
@@ -129,7 +133,7 @@ pub(crate) fn account(
             "subs": NO_LIMIT, "data": NO_LIMIT, "payload": NO_LIMIT,
             "imports": imports.len(), "exports": exports.len(), "wildcards": true,
             "disallow_bearer": true,
-            "conn": account.connections_max(), "leaf": 0,
+            "conn": account.connections_max(), "leaf": account.leaves_max(),
             "mem_storage": jetstream, "disk_storage": jetstream,
             "streams": jetstream, "consumer": jetstream,
         },
@@ -148,6 +152,7 @@ fn scope(role: Role, key: &str) -> Value {
         "subs": grants.subscriptions_max,
         "data": NO_LIMIT,
         "payload": grants.payload_max,
+        "allowed_connection_types": [grants.connects_as],
     });
     if grants.answers {
         template["resp"] = json!({"max": 1, "ttl": ANSWER_TTL_S * NS_PER_S});

@@ -11,6 +11,7 @@
 //!   outbox                  what central and its audit have yet to hear
 //!   outbox.unreadable       lines of it that were spoilt, if there were any
 //!   operator.jwt, auth.conf public: what nats-server needs
+//!   leaf-auth.conf          public: what a leaf node needs
 //!   tls/                    certificates, see [`crate::certificate`]
 //! ```
 //!
@@ -26,7 +27,7 @@ use std::{
 };
 
 use ev_client::shown_time;
-use ev_contract::ids::InvalidId;
+use ev_contract::ids::{CpId, InvalidId};
 use nkeys::KeyPair;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ use crate::{
     issued::{self, Holder, KEPT_DAYS},
     jwt::{self, About},
     outbox::Outbox,
-    roles::{Account, Role},
+    roles::{Account, LEAF_CHARGE_POINTS_MAX, Role},
 };
 
 /// Where keys are unless somebody says otherwise.
@@ -102,6 +103,9 @@ pub enum RealmError {
     /// A life that is too short or too long.
     #[error("{0} days are not within 1 to {DAYS_MAX}")]
     Days(u32),
+    /// A leaf for nobody, or for too many.
+    #[error("a leaf carries 1 to {LEAF_CHARGE_POINTS_MAX} charge points, not {0}")]
+    Carries(usize),
     /// Somebody has a credential already.
     #[error(
         "{role} {name} has a credential until {until}; `rotate` replaces it, --again adds another"
@@ -428,6 +432,12 @@ impl Realm {
         self.dir.join("auth.conf")
     }
 
+    /// What a leaf node includes.
+    #[must_use]
+    pub fn leaf_auth_conf(&self) -> PathBuf {
+        self.dir.join("leaf-auth.conf")
+    }
+
     /// Where a credential is written.
     #[must_use]
     pub fn creds(&self, role: Role, name: &str) -> PathBuf {
@@ -599,7 +609,8 @@ impl Realm {
         })
     }
 
-    /// Signs a credential. Nothing is written.
+    /// Signs a credential. Nothing is written. A leaf's is for the charge points that its last one
+    /// was for.
     ///
     /// # Errors
     /// [`RealmError`].
@@ -612,6 +623,39 @@ impl Realm {
         now_s: i64,
     ) -> Result<Draft, RealmError> {
         role.check_name(name)?;
+        let last = self.holder(role, name)?.credentials.pop();
+        let carries = last.map(|one| one.carries).unwrap_or_default();
+        self.draft_carrying(signer, role, name, carries, expires_at_s, now_s)
+    }
+
+    /// Signs the credential of a leaf for these charge points. Nothing is written.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn draft_leaf(
+        &self,
+        signer: &KeyPair,
+        site: &str,
+        carries: Vec<CpId>,
+        expires_at_s: i64,
+        now_s: i64,
+    ) -> Result<Draft, RealmError> {
+        Role::Leaf.check_name(site)?;
+        if !(1..=LEAF_CHARGE_POINTS_MAX).contains(&carries.len()) {
+            return Err(RealmError::Carries(carries.len()));
+        }
+        self.draft_carrying(signer, Role::Leaf, site, carries, expires_at_s, now_s)
+    }
+
+    fn draft_carrying(
+        &self,
+        signer: &KeyPair,
+        role: Role,
+        name: &str,
+        carries: Vec<CpId>,
+        expires_at_s: i64,
+        now_s: i64,
+    ) -> Result<Draft, RealmError> {
         let key = KeyPair::new_user();
         let token = jwt::sign(
             About {
@@ -619,7 +663,7 @@ impl Realm {
                 subject: &key.public_key(),
                 issued_at_s: now_s,
                 expires_at_s: Some(expires_at_s),
-                nats: jwt::user(role, self.account_id(role.account())),
+                nats: jwt::user(role, self.account_id(role.account()), &carries),
             },
             signer,
         )?;
@@ -633,6 +677,7 @@ impl Realm {
                 issued_at_s: now_s,
                 expires_at_s,
                 revoked_at_s: None,
+                carries,
             },
             file: format!(
                 "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
@@ -1055,7 +1100,36 @@ impl Realm {
              resolver_preload {{\n{preload}}}\n",
             sys = self.account_id(Account::Sys),
         );
-        write(&self.auth_conf(), PUBLIC, &text)
+        write(&self.auth_conf(), PUBLIC, &text)?;
+        self.write_leaf_auth_conf(&operator, tokens)
+    }
+
+    /// What a leaf node includes. Nobody but charge points gets in there, and it is told of changes
+    /// by this file alone.
+    fn write_leaf_auth_conf(
+        &self,
+        operator: &str,
+        tokens: &[AccountToken],
+    ) -> Result<(), RealmError> {
+        let (edge, sys) = (
+            self.account_id(Account::Edge),
+            self.account_id(Account::Sys),
+        );
+        let preload: String = tokens
+            .iter()
+            .filter(|t| matches!(t.account, Account::Edge | Account::Sys))
+            .map(|t| format!("    # {}\n    {}: {}\n", t.account, t.id, t.jwt))
+            .collect();
+        let text = format!(
+            "# Written by `central enrol`: whom a leaf node trusts. Nothing in it is secret. A leaf\n\
+             # node learns what was revoked when it is given this file anew and reloaded.\n\
+             operator: {operator}\
+             system_account: {sys}\n\
+             EV_EDGE_ACCOUNT: {edge}\n\
+             resolver: MEMORY\n\
+             resolver_preload {{\n{preload}}}\n",
+        );
+        write(&self.leaf_auth_conf(), PUBLIC, &text)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use clap::ValueEnum;
 use ev_contract::{
-    ids::{CpId, DriverId, InvalidId, OperatorId, ReplicaId},
+    ids::{CpId, DriverId, InvalidId, OperatorId, ReplicaId, SiteId},
     limits::{EVT_BYTES_MAX, REQUEST_BYTES_MAX},
     streams::{self, SNAPSHOT_BUCKET},
     subjects::{
@@ -73,6 +73,15 @@ impl Account {
             Self::Registrars => 16,
             // A doorkeeper per central and its replacement, and some at enrolling.
             Self::Sys => 32,
+        }
+    }
+
+    /// Leaf nodes that may be linked at once; they take places of `max_connections` too.
+    #[must_use]
+    pub const fn leaves_max(self) -> i64 {
+        match self {
+            Self::Edge => 300,
+            _ => 0,
         }
     }
 
@@ -175,9 +184,12 @@ pub enum Role {
     Doorkeeper,
     /// Tells central and its audit of credentials; used by `central enrol` itself.
     Registrar,
+    /// A nats-server at a site, which carries what its charge points say and hear.
+    Leaf,
 }
 
-/// What a role may do. `{{name()}}` stands for the credential's name.
+/// What a role may do. `{{name()}}` stands for the credential's name, `{{tag(cp)}}` for each charge
+/// point that it was enrolled for.
 #[derive(Debug, Clone)]
 pub struct Grants {
     /// Where it may publish.
@@ -190,10 +202,29 @@ pub struct Grants {
     pub payload_max: usize,
     /// Subscriptions of one connection.
     pub subscriptions_max: u32,
+    /// How its bearers connect, as the server calls it.
+    pub connects_as: &'static str,
 }
+
+/// Charge points behind one leaf node. Its credential names each of them, and comes to central in a
+/// header of whatever they ask: with the longest ids it stays below the 8 KiB that central reads.
+pub const LEAF_CHARGE_POINTS_MAX: usize = 64;
 
 /// The bearer's name, as the server's templates have it.
 const NAME: &str = "{{name()}}";
+/// The kind of tag that names a charge point behind a leaf node. In lower case, as the server looks
+/// for it.
+pub(crate) const CP_TAG: &str = "cp";
+/// The charge points that a leaf's credential is for, as the server's templates have them.
+const CARRIED: &str = "{{tag(cp)}}";
+/// As agents, people and programs connect.
+const CLIENT: &str = "STANDARD";
+/// As a leaf node connects.
+const LEAFNODE: &str = "LEAFNODE";
+/// Of a leaf: those of its charge points, and the server's own.
+const LEAF_SUBSCRIPTIONS_MAX: u32 = 1_100;
+/// Subscriptions of an agent.
+const AGENT_SUBSCRIPTIONS_MAX: u32 = 16;
 /// Room for headers, and for what is beyond a bound by little: central answers that with a code,
 /// while the server just closes the connection.
 const PAYLOAD_SLACK: usize = 64 * 1024;
@@ -202,7 +233,7 @@ const PAYLOAD_SERVER_MAX: usize = 1024 * 1024;
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Central,
         Self::ChargePoint,
         Self::Driver,
@@ -211,6 +242,7 @@ impl Role {
         Self::Enrol,
         Self::Doorkeeper,
         Self::Registrar,
+        Self::Leaf,
     ];
 
     /// Its name on the command line and in file names.
@@ -225,6 +257,7 @@ impl Role {
             Self::Enrol => "enrol",
             Self::Doorkeeper => "doorkeeper",
             Self::Registrar => "registrar",
+            Self::Leaf => "leaf",
         }
     }
 
@@ -233,7 +266,7 @@ impl Role {
     pub const fn account(self) -> Account {
         match self {
             Self::Central | Self::Maintainer => Account::Core,
-            Self::ChargePoint => Account::Edge,
+            Self::ChargePoint | Self::Leaf => Account::Edge,
             Self::Driver => Account::Drivers,
             Self::Operator => Account::Operators,
             Self::Registrar => Account::Registrars,
@@ -250,7 +283,8 @@ impl Role {
             | Self::ChargePoint
             | Self::Enrol
             | Self::Doorkeeper
-            | Self::Registrar => 365,
+            | Self::Registrar
+            | Self::Leaf => 365,
             Self::Driver => 90,
             Self::Operator => 30,
             Self::Maintainer => 1,
@@ -266,6 +300,7 @@ impl Role {
         match self {
             Self::Central | Self::Doorkeeper => ReplicaId::from_str(name).map(drop),
             Self::ChargePoint => CpId::from_str(name).map(drop),
+            Self::Leaf => SiteId::from_str(name).map(drop),
             Self::Driver => DriverId::from_str(name).map(drop),
             Self::Operator | Self::Maintainer | Self::Enrol | Self::Registrar => {
                 OperatorId::from_str(name).map(drop)
@@ -292,6 +327,7 @@ impl Role {
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
                 subscriptions_max: 1_000,
+                connects_as: CLIENT,
             },
             Self::ChargePoint => Grants {
                 publish: vec![
@@ -303,7 +339,29 @@ impl Role {
                 subscribe: vec![own(CP_COMMANDS, 0), inbox],
                 answers: true,
                 payload_max: EVT_BYTES_MAX + PAYLOAD_SLACK,
-                subscriptions_max: 16,
+                subscriptions_max: AGENT_SUBSCRIPTIONS_MAX,
+                connects_as: CLIENT,
+            },
+            // What its charge points may do together, and no more: whoever holds it can be each of
+            // them. Live values are not carried: drivers listen for theirs from whichever charge
+            // point, and a hub tells a leaf of such a wish only where the leaf may speak for all.
+            Self::Leaf => Grants {
+                publish: vec![
+                    with(CARRIED, CP_EVENTS, 0),
+                    with(CARRIED, CP_SYNCS, 0),
+                    with(CARRIED, CP_HEARTBEATS, 0),
+                    // Answers to commands. The leaf itself sends only what it may at all times, and
+                    // lets each charge point answer what that was asked.
+                    "_R_.>".into(),
+                ],
+                subscribe: vec![
+                    with(CARRIED, CP_COMMANDS, 0),
+                    format!("{}.>", ev_client::inbox_prefix(CARRIED)),
+                ],
+                answers: false,
+                payload_max: EVT_BYTES_MAX + PAYLOAD_SLACK,
+                subscriptions_max: LEAF_SUBSCRIPTIONS_MAX,
+                connects_as: LEAFNODE,
             },
             Self::Driver => Grants {
                 publish: vec![own(DRIVER_REQUESTS, 0)],
@@ -311,6 +369,7 @@ impl Role {
                 answers: false,
                 payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
                 subscriptions_max: 64,
+                connects_as: CLIENT,
             },
             Self::Operator => Grants {
                 publish: vec![own(OPERATOR_REQUESTS, 0)],
@@ -318,6 +377,7 @@ impl Role {
                 answers: false,
                 payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
                 subscriptions_max: 64,
+                connects_as: CLIENT,
             },
             Self::Maintainer => Grants {
                 publish: vec![
@@ -331,6 +391,7 @@ impl Role {
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
                 subscriptions_max: 64,
+                connects_as: CLIENT,
             },
             Self::Registrar => Grants {
                 publish: vec![own(ENROLMENTS, 0), AUDIT_ENROLMENTS.into()],
@@ -338,6 +399,7 @@ impl Role {
                 answers: false,
                 payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
                 subscriptions_max: 8,
+                connects_as: CLIENT,
             },
             Self::Enrol => Grants {
                 publish: vec![
@@ -349,6 +411,7 @@ impl Role {
                 answers: false,
                 payload_max: PAYLOAD_SERVER_MAX,
                 subscriptions_max: 8,
+                connects_as: CLIENT,
             },
             Self::Doorkeeper => Grants {
                 publish: vec![
@@ -374,6 +437,7 @@ impl Role {
                 answers: false,
                 payload_max: REQUEST_BYTES_MAX,
                 subscriptions_max: 16,
+                connects_as: CLIENT,
             },
         }
     }
@@ -438,6 +502,11 @@ fn central_publishes() -> Vec<String> {
 
 /// A pattern of the contract with the bearer's name in place of the nth `*`.
 fn own(pattern: &str, nth: usize) -> String {
+    with(NAME, pattern, nth)
+}
+
+/// A pattern of the contract with something in place of the nth `*`.
+fn with(what: &str, pattern: &str, nth: usize) -> String {
     let mut stars = 0;
     let tokens: Vec<&str> = pattern
         .split('.')
@@ -445,7 +514,7 @@ fn own(pattern: &str, nth: usize) -> String {
             let is_star = token == "*";
             stars += usize::from(is_star);
             if is_star && stars == nth + 1 {
-                NAME
+                what
             } else {
                 token
             }
@@ -484,7 +553,10 @@ mod tests {
 
     #[test]
     fn the_accounts_connections_fit_into_one_server() {
-        let all: i64 = Account::ALL.iter().map(|a| a.connections_max()).sum();
+        let all: i64 = Account::ALL
+            .iter()
+            .map(|a| a.connections_max() + a.leaves_max())
+            .sum();
         assert!(all < 20_000, "{all}");
     }
 

@@ -222,6 +222,63 @@ async fn everybody_may_do_what_the_table_says_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// What a leaf's credential for CP-001 may send, and hear.
+const LEAF_SENDS: [&str; 5] = [
+    "ev.v1.cp.CP-001.evt",
+    "ev.v1.cp.CP-001.sync",
+    "ev.v1.cp.CP-001.hb",
+    "_R_.x.y",
+    // The server takes acknowledgements from every leaf. EDGE has no stream, and none leaves it.
+    "$JS.ACK.EV_LEDGER.c.1",
+];
+const LEAF_HEARS: [&str; 2] = ["ev.v1.cp.CP-001.cmd.start", "_INBOX_CP-001.x"];
+
+/// The same rows for a leaf node, by the hub's own judgement: whoever has stolen its credential has
+/// no nats-server in between that would keep to what it may. Each violation ends the connection.
+#[tokio::test]
+async fn a_leaf_may_do_what_its_charge_points_may_and_nothing_else() -> Result<()> {
+    let keys = Keys::new()?;
+    let hub = NatsServer::start_with_conf(&keys, &keys.leaves()?).await?;
+    let creds = keys.leaf_creds("SITE-A", &["CP-001"])?;
+    let open = async || -> Result<Raw> {
+        let mut raw = Raw::open_leaf(hub.leaf_port(), &creds).await?;
+        raw.round_trip().await?;
+        Ok(raw)
+    };
+    let mut raw = open().await?;
+    let mut wrong = Vec::new();
+    let mut refused = 0;
+    for (row, _, _) in ROWS.iter().filter(|(s, _, _)| !s.contains(['*', '>'])) {
+        let subject = row.replace("SESSION", SESSION);
+        for (what, line, list) in [
+            (
+                "sends",
+                format!("LMSG {subject} 0\r\n\r\n"),
+                &LEAF_SENDS[..],
+            ),
+            ("hears", format!("LS+ {subject}\r\n"), &LEAF_HEARS[..]),
+            (
+                "hears in a group",
+                format!("LS+ {subject} q 1\r\n"),
+                &LEAF_HEARS[..],
+            ),
+        ] {
+            raw.send(&line).await?;
+            let may = raw.round_trip().await.is_ok();
+            if !may {
+                refused += 1;
+                raw = open().await?;
+            }
+            if may != list.contains(row) {
+                wrong.push(format!("it {what} {subject}: {may}"));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(refused > 100, "the table was walked: {refused}");
+    Ok(())
+}
+
 /// Where answers to foreign questions may go is decided by the question alone.
 #[tokio::test]
 async fn a_charge_point_answers_only_what_it_was_asked_and_once() -> Result<()> {

@@ -53,7 +53,9 @@ impl ConnectionLimits {
             Role::Operator => Some(self.operator),
             Role::ChargePoint => Some(self.charge_point),
             Role::Central => Some(self.central),
-            Role::Maintainer | Role::Enrol | Role::Doorkeeper | Role::Registrar => None,
+            Role::Maintainer | Role::Enrol | Role::Doorkeeper | Role::Registrar | Role::Leaf => {
+                None
+            }
         }
     }
 }

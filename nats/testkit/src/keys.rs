@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use ev_client::{Access, Pauses, Tls};
+use ev_contract::ids::CpId;
 use ev_enrol::certificate::{self, Certificate};
 use ev_enrol::push::{Servers, push};
 use ev_enrol::{Realm, Role};
@@ -22,7 +23,15 @@ const HOSTS: [&str; 2] = ["127.0.0.1", "localhost"];
 const CERT_DAYS: u32 = 365;
 /// Beyond when programs begin to warn.
 const CREDS_DAYS: u32 = 90;
-const CONFS: [&str; 5] = ["common", "single", "cluster-1", "cluster-2", "cluster-3"];
+const CONFS: [&str; 7] = [
+    "common",
+    "single",
+    "cluster-1",
+    "cluster-2",
+    "cluster-3",
+    "hub-leafnodes",
+    "leaf",
+];
 
 /// Keys of an installation that lasts as long as a test: accounts, credentials, certificates, and
 /// the shipped configurations beside them. Clones are the same keys.
@@ -146,6 +155,43 @@ impl Keys {
         );
         fs::write(self.conf("common"), text).context("write common.conf")?;
         Ok(self.conf("single"))
+    }
+
+    /// The credential of a site's leaf node for these charge points.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn leaf_creds(&self, site: &str, charge_points: &[&str]) -> Result<PathBuf> {
+        let mut realm = self.realm()?;
+        let carries = charge_points
+            .iter()
+            .map(|cp| CpId::new(*cp))
+            .collect::<Result<Vec<_>, _>>()?;
+        let (now_s, signer) = (now_s(), realm.signer(Role::Leaf)?);
+        let expires_at_s = now_s + i64::from(CREDS_DAYS) * 24 * 3_600;
+        let draft = realm.draft_leaf(&signer, site, carries, expires_at_s, now_s)?;
+        Ok(realm.commit(vec![draft], now_s)?.remove(0).path)
+    }
+
+    /// The shipped configuration of one server that lets leaf nodes in; from here on those of a
+    /// cluster do so too.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn leaves(&self) -> Result<PathBuf> {
+        let path = self.conf("single-leaves");
+        let text = "include \"single.conf\"\ninclude \"hub-leafnodes.conf\"\n";
+        fs::write(&path, text).context("write a hub's configuration")?;
+        for stem in ["cluster-1", "cluster-2", "cluster-3"] {
+            let conf = self.conf(stem);
+            let shipped = fs::read_to_string(&conf)?;
+            fs::write(
+                &conf,
+                format!("{shipped}\ninclude \"hub-leafnodes.conf\"\n"),
+            )
+            .context("write a hub's configuration")?;
+        }
+        Ok(path)
     }
 
     /// The authority that vouches for the servers.

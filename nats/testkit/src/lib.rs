@@ -11,6 +11,8 @@
 
 mod cluster;
 mod keys;
+mod leaf;
+mod monitor;
 mod nats;
 mod ports;
 mod process;
@@ -21,6 +23,7 @@ mod wait;
 pub use cluster::Cluster;
 pub use ev_enrol::{Role, certificate};
 pub use keys::Keys;
+pub use leaf::LeafServer;
 pub use nats::NatsServer;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder, hush};

@@ -4,10 +4,9 @@ use anyhow::{Context, Result, bail, ensure};
 use ev_enrol::Role;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::keys::{Keys, quoted};
+use crate::monitor;
 use crate::ports::free_port;
 use crate::process::Process;
 use crate::programs::{nats_server_program, workspace_root};
@@ -17,9 +16,6 @@ use crate::wait::{PATIENCE, wait_for};
 /// moment the server binds it. Three in a row is no coincidence.
 const START_ATTEMPTS_MAX: u32 = 3;
 
-/// A monitoring answer is a few kilobytes; more is not ours.
-const MONITOR_ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
 /// A nats-server with JetStream, the shipped configuration, and a data folder
 /// of its own. Dropping it kills it and removes the data.
 #[derive(Debug)]
@@ -27,6 +23,7 @@ pub struct NatsServer {
     process: Process,
     client_port: u16,
     monitor_port: u16,
+    leaf_port: u16,
     data: TempDir,
     keys: Keys,
 }
@@ -110,7 +107,7 @@ impl NatsServer {
     /// Starts the process and does not wait for it.
     pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>, keys: &Keys) -> Result<Self> {
         let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;
-        let (client_port, monitor_port) = (free_port(), free_port());
+        let (client_port, monitor_port, leaf_port) = (free_port(), free_port(), free_port());
         let name = conf.file_stem().map_or_else(
             || String::from("nats-server"),
             |stem| format!("nats-server-{}", stem.to_string_lossy()),
@@ -123,6 +120,7 @@ impl NatsServer {
             .arg(client_port.to_string())
             .arg("--http_port")
             .arg(monitor_port.to_string())
+            .env("EV_NATS_LEAF_LISTEN", format!("\"127.0.0.1:{leaf_port}\""))
             .env("EV_NATS_STORE", quoted(data.path()))
             .env("EV_NATS_ACCOUNTS", quoted(&data.path().join("accounts")));
         for (key, value) in keys.env() {
@@ -139,6 +137,7 @@ impl NatsServer {
             process: command.spawn()?,
             client_port,
             monitor_port,
+            leaf_port,
             data,
             keys: keys.clone(),
         })
@@ -152,6 +151,12 @@ impl NatsServer {
     #[must_use]
     pub fn client_port(&self) -> u16 {
         self.client_port
+    }
+
+    /// Where it lets leaf nodes in, with [`Keys::leaves`].
+    #[must_use]
+    pub fn leaf_port(&self) -> u16 {
+        self.leaf_port
     }
 
     #[must_use]
@@ -197,24 +202,7 @@ impl NatsServer {
     /// # Errors
     /// When it does not answer with JSON.
     pub async fn monitor(&self, path: &str) -> Result<Value> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.monitor_port))
-            .await
-            .context("connect to the monitoring port")?;
-        // HTTP/1.0, so that the answer ends with the connection and is not chunked.
-        stream
-            .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
-            .await
-            .with_context(|| format!("ask for {path}"))?;
-        let mut answer = String::new();
-        stream
-            .take(MONITOR_ANSWER_BYTES_MAX)
-            .read_to_string(&mut answer)
-            .await
-            .with_context(|| format!("read {path}"))?;
-        let (_, body) = answer
-            .split_once("\r\n\r\n")
-            .with_context(|| format!("{path} answered without a body"))?;
-        serde_json::from_str(body).with_context(|| format!("{path} answered no JSON"))
+        monitor::page(self.monitor_port, path).await
     }
 
     /// SIGTERM, and waits until it is gone.

@@ -10,8 +10,8 @@ use ev_contract::{
     wire::{self, Encoding},
 };
 use ev_testkit::{
-    Keys, NatsServer, PATIENCE, Process, Role, TcpProxy, crash_program, free_port, our_program,
-    wait_for,
+    Keys, LeafServer, NatsServer, PATIENCE, Process, Role, TcpProxy, crash_program, free_port,
+    our_program, wait_for,
 };
 use futures::StreamExt;
 use serde_json::Value;
@@ -47,6 +47,8 @@ pub struct Layout {
     pub sim_speed: u32,
     /// Programs with crash points.
     pub crash_points: bool,
+    /// The charge points are behind a leaf node, and [`Site::uplink`] is between it and the server.
+    pub leaf: bool,
     /// Lines for `central.toml`.
     pub central_extra: String,
     /// Lines for each `[charge_point.simulator]`.
@@ -64,6 +66,7 @@ impl Layout {
             charger,
             sim_speed: 60,
             crash_points: false,
+            leaf: false,
             central_extra: String::new(),
             simulator_extra: String::new(),
         }
@@ -81,8 +84,10 @@ impl Layout {
 pub struct Site {
     /// The server.
     pub nats: NatsServer,
-    /// Between the agent and the server.
+    /// Between the agent, or its leaf node, and the server.
     pub uplink: TcpProxy,
+    /// What the agent connects to, where that is a leaf node.
+    pub leaf: Option<LeafServer>,
     /// The replicas.
     pub centrals: Vec<Process>,
     /// The agent.
@@ -97,8 +102,7 @@ impl Site {
     /// # Errors
     /// When something does not start; the message says what.
     pub async fn start(layout: &Layout) -> Result<Self> {
-        let nats = NatsServer::start().await?;
-        let uplink = TcpProxy::start(nats.url()).await?;
+        let (nats, uplink, leaf) = servers(layout).await?;
         let dir = TempDir::with_prefix("ev-site-").context("make a folder for a site")?;
         let mut centrals = Vec::new();
         let mut http_ports = Vec::new();
@@ -121,17 +125,16 @@ impl Site {
             centrals.push(spawn(layout, "central", &path, &[])?);
             http_ports.push(port);
         }
+        let agents = leaf.as_ref().map_or_else(|| uplink.url(), LeafServer::url);
         let path = dir.path().join("edge-cp.toml");
-        std::fs::write(
-            &path,
-            edge_toml(layout, &uplink.url(), nats.keys(), dir.path())?,
-        )
-        .context("write the agent's configuration")?;
+        std::fs::write(&path, edge_toml(layout, &agents, nats.keys(), dir.path())?)
+            .context("write the agent's configuration")?;
         let speed = layout.sim_speed.to_string();
         let agent = spawn(layout, "edge-cp", &path, &["--sim-speed", &speed])?;
         let site = Self {
             nats,
             uplink,
+            leaf,
             centrals,
             agent,
             http_ports,
@@ -420,6 +423,25 @@ impl Site {
         })
         .await
     }
+}
+
+/// The server, what can cut it off, and the leaf node behind that.
+async fn servers(layout: &Layout) -> Result<(NatsServer, TcpProxy, Option<LeafServer>)> {
+    if !layout.leaf {
+        let nats = NatsServer::start().await?;
+        let uplink = TcpProxy::start(nats.url()).await?;
+        return Ok((nats, uplink, None));
+    }
+    let keys = Keys::new()?;
+    let nats = NatsServer::start_with_conf(&keys, &keys.leaves()?).await?;
+    let uplink = TcpProxy::start(format!("nats://127.0.0.1:{}", nats.leaf_port())).await?;
+    let names: Vec<String> = (1..=layout.charge_points)
+        .map(|n| format!("CP-{n:03}"))
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let creds = keys.leaf_creds("SITE-A", &names)?;
+    let leaf = LeafServer::start(&keys, "SITE-A", &creds, uplink.addr().port()).await?;
+    Ok((nats, uplink, Some(leaf)))
 }
 
 fn spawn(layout: &Layout, program: &str, config: &Path, extra: &[&str]) -> Result<Process> {

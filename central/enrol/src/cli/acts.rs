@@ -6,10 +6,10 @@ use std::{
 };
 
 use ev_client::shown_time;
-use ev_contract::time::UnixMs;
+use ev_contract::{ids::CpId, time::UnixMs};
 
 use super::{
-    Args, ServerArgs, Somebody, Verb,
+    Args, Leaf, ServerArgs, Somebody, Verb,
     desk::{Desk, Failure},
     names,
 };
@@ -30,6 +30,7 @@ pub(super) fn act(args: &Args) -> Result<(), Failure> {
         Verb::Operator(who) => enrol(args, Role::Operator, who)?,
         Verb::Maintainer(who) => enrol(args, Role::Maintainer, who)?,
         Verb::Doorkeeper(who) => enrol(args, Role::Doorkeeper, who)?,
+        Verb::Leaf(leaf) => enrol_leaf(args, leaf)?,
         Verb::List { role, all } => {
             let desk = Desk::open(args)?;
             let roles = role.map_or_else(|| Role::ALL.to_vec(), |role| vec![role]);
@@ -146,6 +147,43 @@ fn enrol(args: &Args, role: Role, who: &Somebody) -> Result<(), Failure> {
         .for_each(say);
     desk.tell_later(&who.servers);
     Ok(())
+}
+
+fn enrol_leaf(args: &Args, leaf: &Leaf) -> Result<(), Failure> {
+    let (verb, role, site) = (EnrolVerb::Enrol, Role::Leaf, leaf.site.as_str());
+    let mut desk = Desk::open(args)?;
+    let names = names::all(&leaf.charge_points, leaf.from.as_deref())?;
+    let drafted = draft_leaf(&desk, leaf, &names);
+    let whose = Whose::of(role, site);
+    let draft = told_if_refused(&mut desk, verb, &whose, drafted, &leaf.servers)?;
+    let detail = format!("carries {}", names.join(", "));
+    let key = draft.issued().key.clone();
+    let entry = desk.entry(verb, whose.clone(), Some(&key), Some(detail));
+    desk.put(vec![entry], Urgency::Usual)?;
+    let now_s = desk.now_s;
+    let enrolled = desk.realm.commit(vec![draft], now_s);
+    desk.tried(verb, &whose, enrolled)?.iter().for_each(say);
+    println!(
+        "it carries {} charge points; the leaf also needs {}",
+        names.len(),
+        desk.realm.leaf_auth_conf().display()
+    );
+    desk.tell_later(&leaf.servers);
+    Ok(())
+}
+
+fn draft_leaf(desk: &Desk, leaf: &Leaf, names: &[String]) -> Result<Draft, RealmError> {
+    if leaf.again {
+        Role::Leaf.check_name(&leaf.site)?;
+    } else {
+        desk.realm.check_new(Role::Leaf, &leaf.site, desk.now_s)?;
+    }
+    let carries = names.iter().map(CpId::new).collect::<Result<Vec<_>, _>>()?;
+    let days = leaf.days.unwrap_or_else(|| Role::Leaf.days());
+    let expires_at_s = crate::realm::expiry(days, desk.now_s)?;
+    let signer = desk.realm.signer(Role::Leaf)?;
+    desk.realm
+        .draft_leaf(&signer, &leaf.site, carries, expires_at_s, desk.now_s)
 }
 
 fn draft(desk: &Desk, role: Role, names: &[String], days: u32) -> Result<Vec<Draft>, RealmError> {

@@ -240,6 +240,7 @@ const fn code(error: &RealmError) -> Code {
     match error {
         RealmError::Name(_) => Code::InvalidId,
         RealmError::Days(_)
+        | RealmError::Carries(_)
         | RealmError::Enrolled { .. }
         | RealmError::Unknown { .. }
         | RealmError::Host(_)

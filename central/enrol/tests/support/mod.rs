@@ -88,6 +88,19 @@ impl Raw {
         Self::open_with(url, keys, credentials, |_| {}).await
     }
 
+    /// Like [`Raw::open`], at a hub's port for leaf nodes and as one: publishes with `LMSG`, listens
+    /// with `LS+`.
+    pub async fn open_leaf(port: u16, credentials: &Path) -> Result<Self> {
+        let url = format!("nats://127.0.0.1:{port}");
+        Self::open_with(&url, credentials, Some(credentials), |connect| {
+            // Only clients have a language.
+            connect["lang"].take();
+            connect["name"] = "SITE-A".into();
+            connect["server_id"] = "any".into();
+        })
+        .await
+    }
+
     /// Like [`Raw::open`], saying something else in CONNECT.
     pub async fn open_with(
         url: &str,
@@ -249,7 +262,7 @@ impl Raw {
                     let headers: usize = words.pop().context("size")?.parse()?;
                     return self.rest(&words, headers, total).await.map(Said::Message);
                 }
-                "INFO" | "+OK" => {}
+                "INFO" | "+OK" | "LS+" | "LS-" => {}
                 other => bail!("what is {other}?"),
             }
         }

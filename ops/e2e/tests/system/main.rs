@@ -12,6 +12,7 @@ mod door;
 mod enrolment;
 mod faults;
 mod input;
+mod leaf;
 mod ledger;
 mod local;
 mod metrics;

@@ -1,14 +1,12 @@
 //! `op audit`
 
-use std::time::Duration;
-
 use ev_contract::{
     time::UnixMs,
     v1::{AuditRequest, AuditRow},
     wire::{CENTRAL, Tag},
 };
 
-use super::Ctx;
+use super::{Ctx, newer::Newer};
 use crate::{
     args::AuditArgs,
     desk::{Desk, wall_now},
@@ -20,8 +18,6 @@ use crate::{
 
 /// Most pages that are walked back. With a filter a page looks at a thousand entries: a million.
 const PAGES_MAX: usize = 1_000;
-/// Between two questions for what is new. A person who follows does not notice.
-const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn audit(ctx: &Ctx, args: AuditArgs) -> Result<Exit, Failure> {
     let desk = ctx.operator_desk().await?;
@@ -85,37 +81,18 @@ async fn follow(
     mut request: AuditRequest,
     mut last: u64,
 ) -> Result<Exit, Failure> {
-    let mut told = false;
+    let mut newer = Newer::default();
     loop {
         request.after = Some(last);
-        let page = ctx
-            .query(async { Ok(desk.audit_page(&request).await) })
-            .await?;
-        match page {
-            Ok(page) => {
-                told = false;
-                show(ctx, &page.entries)?;
-                let moved = page.last_seq > last;
-                last = last.max(page.last_seq);
-                if page.more && moved {
-                    continue;
-                }
+        if let Some(page) = newer.page(ctx, desk.audit_page(&request)).await? {
+            show(ctx, &page.entries)?;
+            let moved = page.last_seq > last;
+            last = last.max(page.last_seq);
+            if page.more && moved {
+                continue;
             }
-            // It comes back, and nothing is missed meanwhile.
-            Err(failure @ (Failure::Unknown { .. } | Failure::Unreachable { .. })) => {
-                if !told {
-                    ctx.output
-                        .message(&format!("{}; going on", failure.message()));
-                    told = true;
-                }
-            }
-            Err(failure) => return Err(failure),
         }
-        ctx.query(async {
-            tokio::time::sleep(FOLLOW_EVERY).await;
-            Ok(())
-        })
-        .await?;
+        newer.pause(ctx).await?;
     }
 }
 

@@ -1,6 +1,6 @@
 //! `op events`
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use ev_contract::{
     ids::CpId,
@@ -9,7 +9,7 @@ use ev_contract::{
     wire::{CENTRAL, Tag},
 };
 
-use super::{Ctx, op};
+use super::{Ctx, newer::Newer, op};
 use crate::{
     args::EventsArgs,
     desk::{Desk, wall_now},
@@ -21,8 +21,6 @@ use crate::{
 
 /// Most pages of one walk: a replica remembers 50,000 events, 200 a page.
 const PAGES_MAX: usize = 400;
-/// Between two questions for what is new. A person who follows does not notice.
-const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How far back changes of reach are asked for again, since replicas notice them at different times.
 const REACH_OVERLAP_MS: i64 = 90_000;
 
@@ -122,36 +120,17 @@ async fn follow(
     mut request: EventsRequest,
     mut shown: Shown,
 ) -> Result<Exit, Failure> {
-    let mut told = false;
+    let mut newer = Newer::default();
     loop {
-        let page = ctx
-            .query(async { Ok(desk.events_page(&request).await) })
-            .await?;
-        match page {
-            Ok(page) => {
-                told = false;
-                show(ctx, &wanted(args, &mut shown, &page))?;
-                request.after = Some(page.next.clone());
-                request.since = Some(UnixMs(page.ts.0 - REACH_OVERLAP_MS));
-                if page.more {
-                    continue;
-                }
+        if let Some(page) = newer.page(ctx, desk.events_page(&request)).await? {
+            show(ctx, &wanted(args, &mut shown, &page))?;
+            request.after = Some(page.next.clone());
+            request.since = Some(UnixMs(page.ts.0 - REACH_OVERLAP_MS));
+            if page.more {
+                continue;
             }
-            // It comes back, and nothing of the ledger is missed meanwhile.
-            Err(failure @ (Failure::Unknown { .. } | Failure::Unreachable { .. })) => {
-                if !told {
-                    ctx.output
-                        .message(&format!("{}; going on", failure.message()));
-                    told = true;
-                }
-            }
-            Err(failure) => return Err(failure),
         }
-        ctx.query(async {
-            tokio::time::sleep(FOLLOW_EVERY).await;
-            Ok(())
-        })
-        .await?;
+        newer.pause(ctx).await?;
     }
 }
 

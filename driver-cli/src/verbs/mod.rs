@@ -8,6 +8,7 @@ mod export;
 mod history;
 mod list;
 mod manual;
+mod newer;
 mod op;
 mod receipt;
 mod run;

@@ -48,10 +48,15 @@ pub(super) async fn run(
         let made = make(nats, &js, copy, &path, replicas, &mut begun)
             .await
             .with_context(|| format!("restoring {}", copy.name));
-        if let Err(error) = made {
+        if let Err(mut error) = made {
             for name in begun {
-                // Half of a system is worse than none; the next attempt says what is left.
-                let _ = js.delete_stream(name).await;
+                // Half of a system is worse than none.
+                if let Err(left) = js.delete_stream(&name).await {
+                    error = error.context(format!(
+                        "{name} was begun and could not be removed again ({left}); remove it before \
+                         the next attempt"
+                    ));
+                }
             }
             return Err(error);
         }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 /// Askers of one kind that are remembered at once, at 24 bytes each. An asker is forgotten when its
 /// allowance is whole again, so this many must have asked within the last seconds to fill it.
-pub const ASKERS_MAX: usize = 65_536;
+pub const ASKERS_MAX: usize = 262_144;
 /// Between two looks for askers that can be forgotten, when the memory is full: a look visits all.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Shortest time to wait that a refused asker is told. A reply is on its way for about as long.

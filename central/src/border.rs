@@ -2,7 +2,7 @@
 //! from the payload.
 
 use central_core::{
-    decide::{Act, Announcement, Ask, Incoming, Run, Wish},
+    decide::{Act, Announcement, Ask, Wish},
     keys::Asker,
     trail::{Cursor, Filter},
 };
@@ -10,15 +10,15 @@ use ev_contract::{
     codes::{Code, Problem},
     ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
     limits::{
-        CONNECTORS_MAX, EDGE_RECORD_BYTES_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX,
-        EVT_BYTES_MAX, EVT_RECORDS_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX,
+        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX,
+        EVT_BYTES_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX,
         TEXT_BYTES_MAX,
     },
     subjects::{self, Subject},
     time::UnixMs,
     v1::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
-        EvtRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
+        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
         ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
         StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
         UptimeRequest,
@@ -168,7 +168,8 @@ pub fn reply_to(message: &async_nats::Message) -> Result<ReplyTo, Ignored> {
     })
 }
 
-fn encoding(message: &async_nats::Message) -> Encoding {
+/// In which encoding a message is.
+pub(crate) fn encoding(message: &async_nats::Message) -> Encoding {
     Encoding::from_header(
         message
             .headers
@@ -234,6 +235,7 @@ pub fn read(message: &async_nats::Message) -> Result<Asked, Ignored> {
 /// since the subject alone counts; but whoever means it would be surprised, and whoever tries it is
 /// to be seen.
 fn speaks_for(message: &async_nats::Message, asker: &Asker) -> Option<Problem> {
+    const CLAIMS: [&str; 2] = ["driver_id", "operator_id"];
     #[derive(serde::Deserialize)]
     struct Claims {
         #[serde(default)]
@@ -241,8 +243,15 @@ fn speaks_for(message: &async_nats::Message, asker: &Asker) -> Option<Problem> {
         #[serde(default)]
         operator_id: Option<String>,
     }
-    let claims: Claims = (message.payload.len() <= REQUEST_BYTES_MAX)
-        .then(|| wire::decode(&message.payload, encoding(message)).ok())
+    let encoding = encoding(message);
+    // A key of MessagePack lies there letter by letter, so that nearly all need no second reading;
+    // JSON can spell it in many ways.
+    let may_claim = encoding == Encoding::Json
+        || CLAIMS
+            .iter()
+            .any(|key| memchr::memmem::find(&message.payload, key.as_bytes()).is_some());
+    let claims: Claims = (may_claim && message.payload.len() <= REQUEST_BYTES_MAX)
+        .then(|| wire::decode(&message.payload, encoding).ok())
         .flatten()?;
     let (field, claimed) = match asker {
         Asker::Driver(_) => ("driver_id", claims.driver_id?),
@@ -766,63 +775,6 @@ pub fn read_announcement(
         revoked: told.revoked,
     };
     Ok((by, announcement))
-}
-
-/// Reads a run of spool records.
-///
-/// # Errors
-/// A sentence for the charge point.
-pub fn read_run(message: &async_nats::Message) -> Result<Run, (String, Problem)> {
-    let cp = cp_of(message)?;
-    let invalid = |what: &str| (cp.to_string(), Code::InvalidRequest.about(what));
-    if message.payload.len() > EVT_BYTES_MAX {
-        return Err((
-            cp.to_string(),
-            Code::TooLarge.about(&format!(
-                "{} bytes, allowed are {EVT_BYTES_MAX}",
-                message.payload.len()
-            )),
-        ));
-    }
-    let evt: EvtRequest =
-        wire::decode(&message.payload, encoding(message)).map_err(|e| invalid(&e.0))?;
-    if evt.to != CENTRAL {
-        return Err(invalid("it is not addressed to central"));
-    }
-    if evt.records.len() > EVT_RECORDS_MAX {
-        return Err((
-            cp.to_string(),
-            Code::TooLarge.about(&format!(
-                "{} records, allowed are {EVT_RECORDS_MAX}",
-                evt.records.len()
-            )),
-        ));
-    }
-    if evt.from == 0 || evt.first == 0 || evt.first > evt.from || evt.from > u64::MAX / 2 {
-        return Err(invalid(
-            "from and first: records are numbered from 1, first is at most from",
-        ));
-    }
-    Ok(Run {
-        cp,
-        epoch: evt.epoch,
-        first: evt.first,
-        from: evt.from,
-        records: evt.records.into_iter().map(incoming).collect(),
-    })
-}
-
-fn incoming(raw: rmpv::Value) -> Incoming {
-    let mut bytes = Vec::new();
-    let record = match rmpv::encode::write_value(&mut bytes, &raw) {
-        Err(error) => Err(error.to_string()),
-        Ok(()) if bytes.len() > EDGE_RECORD_BYTES_MAX => Err(format!(
-            "it has {} bytes, allowed are {EDGE_RECORD_BYTES_MAX}",
-            bytes.len()
-        )),
-        Ok(()) => wire::decode(&bytes, Encoding::MsgPack).map_err(|e| e.0),
-    };
-    Incoming { raw, record }
 }
 
 /// Which charge point a message comes from.

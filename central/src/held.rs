@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use ev_contract::limits::EVT_BYTES_MAX;
+use central_core::decide::Incoming;
+use ev_contract::limits::{EVT_BYTES_MAX, EVT_RECORDS_MAX};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What a question holds beside its own bytes: its place in queues, its decision, its reply.
@@ -12,8 +13,8 @@ pub const QUESTION_BYTES: usize = 1_024;
 const DRIVERS_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Operators' requests: few people, and a flood of drivers must leave them theirs.
 const OPERATORS_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Runs of spool records as they lie in memory, where each value takes [`rmpv::Value`]'s size.
-/// Some 20,000 small ones, or 50 full ones of typical records.
+/// Runs of spool records as they lie in memory. Some 20,000 small ones, or 400 full ones of typical
+/// records.
 const RECORDS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Syncs: 8,192 charge points that come back in the same moment.
 const SYNCS_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -86,29 +87,12 @@ pub const QUESTIONS_MAX: usize =
 /// Heartbeats that wait.
 pub const HEARTBEATS_MAX: usize = HEARTBEATS_BYTES_MAX / QUESTION_BYTES;
 
-// The largest run of the smallest values must be possible, or its charge point would never get it
-// out.
+// The largest run must be possible, or its charge point would never get it out.
 const _: () = assert!(
-    RECORDS_BYTES_MAX > QUESTION_BYTES + 2 * EVT_BYTES_MAX * size_of::<rmpv::Value>(),
+    RECORDS_BYTES_MAX
+        > QUESTION_BYTES + 2 * EVT_BYTES_MAX + EVT_RECORDS_MAX * size_of::<Incoming>(),
     "a run fits into an idle central"
 );
-
-/// What a value holds in memory.
-#[must_use]
-pub fn bytes_of(value: &rmpv::Value) -> usize {
-    size_of::<rmpv::Value>()
-        + match value {
-            rmpv::Value::Nil
-            | rmpv::Value::Boolean(_)
-            | rmpv::Value::Integer(_)
-            | rmpv::Value::F32(_)
-            | rmpv::Value::F64(_) => 0,
-            rmpv::Value::String(text) => text.as_bytes().len(),
-            rmpv::Value::Binary(bytes) | rmpv::Value::Ext(_, bytes) => bytes.len(),
-            rmpv::Value::Array(values) => values.iter().map(bytes_of).sum(),
-            rmpv::Value::Map(pairs) => pairs.iter().map(|(k, v)| bytes_of(k) + bytes_of(v)).sum(),
-        }
-}
 
 #[cfg(test)]
 mod tests {
@@ -124,13 +108,5 @@ mod tests {
         drop(first);
         assert!(share.hold(1_000).is_some());
         assert!(share.hold(1_001).is_none());
-    }
-
-    #[test]
-    fn a_small_message_that_unfolds_in_memory_counts_as_what_it_becomes() {
-        let nils = rmpv::Value::Array(vec![rmpv::Value::Nil; 16_000]);
-        let mut wire = Vec::new();
-        rmpv::encode::write_value(&mut wire, &nils).unwrap();
-        assert!(bytes_of(&nils) > 10 * wire.len());
     }
 }

@@ -2,7 +2,7 @@
 //! `central-core`.
 //!
 //! - [`config`]: the configuration file
-//! - [`border`]: from bytes to questions
+//! - [`border`], [`run`]: from bytes to questions
 //! - [`admission`], [`held`]: how much of them
 //! - [`archive`]: verifying, copying and bringing back the streams
 //! - [`audit`]: who did what
@@ -10,7 +10,7 @@
 //! - [`engine`]: the loop that owns the state
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams; [`reports`]: reading them for operators
 //! - [`uptime`]: what is seen of connectors, written down
-//! - [`orders`]: commands to charge points
+//! - [`orders`], [`calls`]: commands to charge points
 //! - [`heard`]: heartbeats of charge points
 //! - [`out`]: what leaves
 //! - [`reload`]: another configuration while it runs
@@ -20,6 +20,7 @@ pub mod admission;
 pub mod archive;
 pub mod audit;
 pub mod border;
+pub mod calls;
 pub mod config;
 pub mod door;
 pub mod engine;
@@ -34,6 +35,7 @@ pub mod out;
 pub mod receipts;
 pub mod reload;
 pub mod reports;
+pub mod run;
 mod schedule;
 pub mod snapshots;
 mod subscriptions;
@@ -232,7 +234,7 @@ async fn serve(
     reminding.spawn(remind(terms, config.door_access()?, Arc::clone(&metrics)));
     let client = links.main.clone();
     let js = jetstream::new(client.clone());
-    let (places, beginning) = loop {
+    let (places, beginning, answers) = loop {
         tokio::select! {
             prepared = prepare(&config, &links, &js) => match prepared {
                 Ok(prepared) => break prepared,
@@ -285,6 +287,7 @@ async fn serve(
             questions,
             heartbeats,
             entries,
+            answers,
             configs,
             stop,
         })
@@ -445,7 +448,7 @@ async fn prepare(
     config: &Config,
     links: &Links,
     js: &jetstream::Context,
-) -> anyhow::Result<(Places, Beginning)> {
+) -> anyhow::Result<(Places, Beginning, mpsc::Receiver<calls::Heard>)> {
     let ledger = ledger::ensure(js, &streams::LEDGER, config.stream_replicas).await?;
     ev_crash::reach("prepared", "ledger");
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
@@ -476,6 +479,9 @@ async fn prepare(
     } else {
         None
     };
+    let (inbox, answers) = calls::listen(&links.main)
+        .await
+        .context("listening to charge points' answers")?;
     let places = Places {
         client: links.main.clone(),
         intake: [&links.requests, &links.records, &links.presence].map(Clone::clone),
@@ -485,6 +491,7 @@ async fn prepare(
         uptime,
         audit,
         snapshots: bucket,
+        inbox,
     };
     Ok((
         places,
@@ -493,5 +500,6 @@ async fn prepare(
             target: extent.last,
             alarm,
         },
+        answers,
     ))
 }

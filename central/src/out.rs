@@ -19,6 +19,8 @@ const OUT_MAX: usize = 65_536;
 /// Refusals of floods that wait. They go when nothing else does, and those beyond are dropped and
 /// counted: a flood is answered as far as that costs nobody else anything.
 const REFUSALS_MAX: usize = 4_096;
+/// Messages taken from the queue together: each taking wakes somebody up.
+const TAKEN_AT_ONCE_MAX: usize = 256;
 /// How long one publish may take before it counts as dropped.
 const PUBLISH_WAIT: Duration = Duration::from_secs(2);
 /// Handed to the client library, which does not count bytes, before it is asked whether they are
@@ -30,6 +32,8 @@ const FLUSH_WAIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Message {
     subject: String,
+    /// Where an answer is to go, if one is wanted.
+    reply: Option<String>,
     payload: Bytes,
     encoding: Encoding,
     _held: Held,
@@ -56,31 +60,42 @@ impl Out {
         let counted = Arc::clone(&metrics);
         let task = tokio::spawn(async move {
             let mut unflushed = 0;
+            let mut batch = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
             loop {
-                let message = tokio::select! {
+                tokio::select! {
                     biased;
-                    Some(message) = waiting.recv() => message,
-                    Some(message) = refused.recv() => message,
-                    else => break,
-                };
-                unflushed += message.payload.len();
-                let flush = unflushed > UNFLUSHED_BYTES_MAX;
-                if flush {
-                    unflushed = 0;
-                }
-                match tokio::time::timeout(PUBLISH_WAIT, publish(&client, message, flush)).await {
-                    Ok(Ok(())) => {
-                        if ev_crash::ARMED {
-                            // What has been sent is to have left before the end.
-                            let _ = client.flush().await;
-                            ev_crash::reach("sent", "one");
+                    Some(message) = waiting.recv() => {
+                        batch.push(message);
+                        while batch.len() < TAKEN_AT_ONCE_MAX
+                            && let Ok(message) = waiting.try_recv()
+                        {
+                            batch.push(message);
                         }
                     }
-                    Ok(Err(error)) => {
-                        counted.dropped();
-                        tracing::debug!(%error, "message not published");
+                    Some(message) = refused.recv() => batch.push(message),
+                    else => break,
+                }
+                for message in batch.drain(..) {
+                    unflushed += message.payload.len();
+                    let flush = unflushed > UNFLUSHED_BYTES_MAX;
+                    if flush {
+                        unflushed = 0;
                     }
-                    Err(_) => counted.dropped(),
+                    let published = publish(&client, message, flush);
+                    match tokio::time::timeout(PUBLISH_WAIT, published).await {
+                        Ok(Ok(())) => {
+                            if ev_crash::ARMED {
+                                // What has been sent is to have left before the end.
+                                let _ = client.flush().await;
+                                ev_crash::reach("sent", "one");
+                            }
+                        }
+                        Ok(Err(error)) => {
+                            counted.dropped();
+                            tracing::debug!(%error, "message not published");
+                        }
+                        Err(_) => counted.dropped(),
+                    }
                 }
             }
             if tokio::time::timeout(FLUSH_WAIT, client.flush())
@@ -99,6 +114,23 @@ impl Out {
         (out, task)
     }
 
+    /// Asks somebody something in MessagePack; the answer goes to `reply`.
+    pub fn ask<T: Serialize>(&self, subject: String, reply: String, message: &T) {
+        match wire::encode(message, Encoding::MsgPack) {
+            Ok(payload) => self.put_bytes(
+                &self.queue,
+                subject,
+                Some(reply),
+                payload.into(),
+                Encoding::MsgPack,
+            ),
+            Err(error) => {
+                self.metrics.dropped();
+                tracing::error!(%error, %subject, "message cannot be encoded");
+            }
+        }
+    }
+
     /// Sends a message.
     pub fn send<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
         self.put(&self.queue, subject, message, encoding);
@@ -106,7 +138,7 @@ impl Out {
 
     /// Sends a message that is encoded.
     pub fn send_bytes(&self, subject: String, payload: Bytes, encoding: Encoding) {
-        self.put_bytes(&self.queue, subject, payload, encoding);
+        self.put_bytes(&self.queue, subject, None, payload, encoding);
     }
 
     /// Sends the refusal of one message of a flood, if there is nothing better to do.
@@ -126,7 +158,7 @@ impl Out {
         encoding: Encoding,
     ) {
         match wire::encode(message, encoding) {
-            Ok(payload) => self.put_bytes(queue, subject, payload.into(), encoding),
+            Ok(payload) => self.put_bytes(queue, subject, None, payload.into(), encoding),
             Err(error) => {
                 self.metrics.dropped();
                 tracing::error!(%error, %subject, "message cannot be encoded");
@@ -138,6 +170,7 @@ impl Out {
         &self,
         queue: &mpsc::Sender<Message>,
         subject: String,
+        reply: Option<String>,
         payload: Bytes,
         encoding: Encoding,
     ) {
@@ -147,6 +180,7 @@ impl Out {
             .is_some_and(|held| {
                 let message = Message {
                     subject,
+                    reply,
                     payload,
                     encoding,
                     _held: held,
@@ -164,9 +198,14 @@ async fn publish(
     message: Message,
     flush: bool,
 ) -> Result<(), async_nats::Error> {
-    match message.encoding {
-        Encoding::MsgPack => client.publish(message.subject, message.payload).await?,
-        Encoding::Json => {
+    match (message.reply, message.encoding) {
+        (Some(reply), _) => {
+            client
+                .publish_with_reply(message.subject, reply, message.payload)
+                .await?;
+        }
+        (None, Encoding::MsgPack) => client.publish(message.subject, message.payload).await?,
+        (None, Encoding::Json) => {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, CONTENT_TYPE_JSON);
             client

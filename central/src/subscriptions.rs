@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_nats::{Message, Subscriber};
-use central_core::keys::Asker;
+use central_core::{decide::Command, keys::Asker};
 use ev_contract::{
     codes::{Code, Problem},
     subjects::{self, Subject},
@@ -30,7 +30,7 @@ use crate::{
     border::{self, Ignored, Question, ReplyTo},
     engine::{self, Item, ItemKind},
     health::{Health, Stage},
-    held::{self, HEARTBEATS_MAX, Held, QUESTION_BYTES, QUESTIONS_MAX, Shares},
+    held::{HEARTBEATS_MAX, Held, QUESTION_BYTES, QUESTIONS_MAX, Shares},
     metrics::Metrics,
     out::Out,
 };
@@ -339,7 +339,7 @@ impl Shared {
             Box::new(draft)
         });
         let item = match asked.question {
-            Ok(Question::Request(ask, wish)) => Ok(ItemKind::Request(ask, wish)),
+            Ok(Question::Request(ask, wish)) => Ok(ItemKind::Decide(Command::Request(ask, wish))),
             Ok(Question::Query(asker, query)) => Ok(ItemKind::Query(asker, query)),
             Ok(Question::Audit(operator, page)) => {
                 if let Some(draft) = draft {
@@ -486,7 +486,7 @@ impl Shared {
                     .shares
                     .syncs
                     .hold(QUESTION_BYTES + message.payload.len());
-                self.put(ItemKind::Sync(cp, sync), &reply, "sync", None, held)
+                self.put(ItemKind::Decide(Command::Sync(cp, sync)), &reply, "sync", None, held)
                     .map_err(|problem| (to, problem, true))
             });
         let Err((to, error, flood)) = taken else {
@@ -527,7 +527,7 @@ impl Shared {
                 .shares
                 .operators
                 .hold(QUESTION_BYTES + message.payload.len());
-            let kind = ItemKind::Announced(by, announcement);
+            let kind = ItemKind::Announced(by, Command::Announce(announcement));
             self.put(kind, &reply, "enrol", None, held)
                 .map_err(|problem| (to, problem, true))
         });
@@ -556,13 +556,14 @@ impl Shared {
         let taken = self
             .admit_charge_point(gate, message, "evt", count)
             .and_then(|()| {
-                let run = border::read_run(message).map_err(not_flooding)?;
+                let run = crate::run::read(message).map_err(not_flooding)?;
                 let to = run.cp.to_string();
-                // Each record lies there twice: as it came, and as what it says.
-                let bytes: usize = run.records.iter().map(|r| 2 * held::bytes_of(&r.raw)).sum();
-                let held = self.shares.records.hold(QUESTION_BYTES + bytes);
+                let held = self
+                    .shares
+                    .records
+                    .hold(QUESTION_BYTES + crate::run::bytes_of(&run));
                 let draft = Box::new(audit::entry::draft(AuditKind::Cp, message));
-                self.put(ItemKind::Run(run), &reply, "evt", Some(draft), held)
+                self.put(ItemKind::Decide(Command::Intake(run)), &reply, "evt", Some(draft), held)
                     .map_err(|problem| (to, problem, true))
             });
         let Err((to, error, flood)) = taken else {

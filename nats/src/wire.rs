@@ -5,7 +5,7 @@
 //! is no map at the top are refused. A map and not an array, because an array breaks when a field
 //! is added.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData, ops::Range};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, de::DeserializeOwned};
 
@@ -161,8 +161,10 @@ fn decode_msgpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
     // It refuses the level at which its count reaches zero.
     deserializer.set_max_depth(NESTING_MAX + 1);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|e| located(&e.path().to_string(), e.inner()))?;
+    // Keeping the path costs more than decoding: only what cannot be read is read with it.
+    let Ok(value) = T::deserialize(&mut deserializer) else {
+        return Err(why_not_msgpack::<T>(bytes));
+    };
     drop(deserializer);
     if rest.is_empty() {
         Ok(value)
@@ -171,6 +173,61 @@ fn decode_msgpack<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
             "{} bytes follow after the message",
             rest.len()
         )))
+    }
+}
+
+/// Where each element of an array lies that is a field of a message in MessagePack; none when the
+/// message has no such field. For elements that are each read by themselves.
+///
+/// # Errors
+/// [`DecodeError`] for bytes that are no message, or where that field is no array.
+pub fn elements(bytes: &[u8], field: &str) -> Result<Option<Vec<Range<usize>>>, DecodeError> {
+    let wrong = |what: &dyn fmt::Display| located(field, what);
+    let mut rest = bytes;
+    let fields = rmp::decode::read_map_len(&mut rest).map_err(|e| wrong(&e))?;
+    let mut found = None;
+    for _ in 0..fields {
+        let key = &rest[..];
+        pass_over(&mut rest)?;
+        let mut named = key;
+        let is_it = rmp::decode::read_str_len(&mut named)
+            .is_ok_and(|len| named.get(..len as usize) == Some(field.as_bytes()));
+        if !is_it {
+            pass_over(&mut rest)?;
+            continue;
+        }
+        if found.is_some() {
+            return Err(DecodeError(format!("duplicate field `{field}`")));
+        }
+        let count = rmp::decode::read_array_len(&mut rest).map_err(|e| wrong(&e))?;
+        let mut spans = Vec::new();
+        for _ in 0..count {
+            let from = bytes.len() - rest.len();
+            pass_over(&mut rest)?;
+            spans.push(from..bytes.len() - rest.len());
+        }
+        found = Some(spans);
+    }
+    Ok(found)
+}
+
+fn pass_over(rest: &mut &[u8]) -> Result<(), DecodeError> {
+    let mut deserializer = rmp_serde::Deserializer::new(rest);
+    deserializer.set_max_depth(NESTING_MAX + 1);
+    de::IgnoredAny::deserialize(&mut deserializer)
+        .map(drop)
+        .map_err(|e| located("", &e))
+}
+
+/// Where and why bytes that cannot be read cannot be read.
+#[cold]
+fn why_not_msgpack<T: DeserializeOwned>(bytes: &[u8]) -> DecodeError {
+    let mut rest = bytes;
+    let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
+    deserializer.set_max_depth(NESTING_MAX + 1);
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Err(error) => located(&error.path().to_string(), error.inner()),
+        Ok(_) => DecodeError("the payload cannot be read".into()),
     }
 }
 
@@ -188,12 +245,23 @@ fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         )));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer)
-        .map_err(|e| located(&e.path().to_string(), e.inner()))?;
+    let Ok(value) = T::deserialize(&mut deserializer) else {
+        return Err(why_not_json::<T>(bytes));
+    };
     deserializer
         .end()
         .map_err(|_| DecodeError("bytes follow after the message".into()))?;
     Ok(value)
+}
+
+/// The same for JSON.
+#[cold]
+fn why_not_json<T: DeserializeOwned>(bytes: &[u8]) -> DecodeError {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Err(error) => located(&error.path().to_string(), error.inner()),
+        Ok(_) => DecodeError("the payload cannot be read".into()),
+    }
 }
 
 /// The deepest level of `{` and `[` outside of strings, in bytes that may not be JSON at all.
@@ -245,6 +313,40 @@ mod tests {
     }
     impl Message for Probe {
         const TYPE: &'static str = "probe";
+    }
+
+    #[test]
+    fn elements_lie_where_they_are_said_to_lie() {
+        let message = rmpv::Value::Map(vec![
+            ("type".into(), "probe".into()),
+            (7.into(), vec![rmpv::Value::Nil].into()),
+            (
+                "records".into(),
+                vec![
+                    "one".into(),
+                    rmpv::Value::Map(vec![("records".into(), rmpv::Value::Nil)]),
+                    3.into(),
+                ]
+                .into(),
+            ),
+            ("records_".into(), rmpv::Value::Nil),
+        ]);
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, &message).unwrap();
+        let read = |span: &Range<usize>| {
+            rmpv::decode::read_value(&mut &bytes[span.clone()]).unwrap()
+        };
+        let spans = elements(&bytes, "records").unwrap().unwrap();
+        assert_eq!(spans.iter().map(read).collect::<Vec<_>>()[..], *message["records"].as_array().unwrap());
+        assert_eq!(elements(&bytes, "record").unwrap(), None);
+        assert!(elements(&bytes, "type").is_err(), "no array");
+        for cut in 0..bytes.len() {
+            assert!(elements(&bytes[..cut], "records").is_err(), "cut at {cut}");
+        }
+        let twice = [&[0x82][..], b"\xa1r\x90", b"\xa1r\x90"].concat();
+        assert!(elements(&twice, "r").is_err(), "named twice");
+        let endless = b"\x81\xa1r\xdd\xff\xff\xff\xff\xc0";
+        assert!(elements(endless, "r").is_err(), "more than there are");
     }
 
     fn probe() -> Probe {

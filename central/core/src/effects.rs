@@ -20,6 +20,18 @@ pub enum Order {
     Stop(StopCommand),
 }
 
+/// Whether an open session waits for a command.
+#[must_use]
+pub const fn has_order(session: &Session) -> bool {
+    match session.stage {
+        Stage::Ended { .. } => false,
+        Stage::Ordered => true,
+        Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => {
+            session.stop.is_some()
+        }
+    }
+}
+
 /// The command that an open session waits for, written for an attempt at `now`.
 #[must_use]
 pub fn order(session: &Session, now: UnixMs) -> Option<Order> {

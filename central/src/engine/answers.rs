@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use central_core::{
-    decide::{Act, ENROLMENTS_MAX, Run, Unrecorded, Wish},
+    decide::{Act, Command, ENROLMENTS_MAX, Run, Unrecorded, Wish},
     insight,
     keys::Asker,
     model::{Answer, Session, Stage},
@@ -26,7 +26,7 @@ use ev_contract::{
     wire::Tag,
 };
 
-use super::{Engine, Item, ItemKind, TaskDone, frames::Whom, send_command, wall};
+use super::{About, Engine, Item, ItemKind, frames::Whom, wall};
 use crate::{
     audit::{Reading, entry::Told},
     border::{Page, Query, ReplyTo},
@@ -118,7 +118,7 @@ impl Engine {
         }
         self.counted(item, "error", code.as_str());
         match &item.kind {
-            ItemKind::Sync(cp, _) => self.reply(
+            ItemKind::Decide(Command::Sync(cp, _)) => self.reply(
                 item.reply.as_ref(),
                 &SyncReply {
                     tag: Tag::new(),
@@ -129,7 +129,7 @@ impl Engine {
                     ts: wall(),
                 },
             ),
-            ItemKind::Run(run) => self.reply(
+            ItemKind::Decide(Command::Intake(run)) => self.reply(
                 item.reply.as_ref(),
                 &EvtReply {
                     tag: Tag::new(),
@@ -140,11 +140,11 @@ impl Engine {
                     ts: wall(),
                 },
             ),
-            ItemKind::Request(..)
+            ItemKind::Decide(Command::Request(..))
             | ItemKind::Query(..)
-            | ItemKind::Answered(_)
-            | ItemKind::Release(_)
-            | ItemKind::Forget(_)
+            | ItemKind::Decide(Command::Answered(_))
+            | ItemKind::Decide(Command::Release(_))
+            | ItemKind::Decide(Command::Forget(_) | Command::Announce(_))
             | ItemKind::Announced(..)
             | ItemKind::Barrier => self.tell(
                 item.draft.as_deref(),
@@ -171,7 +171,7 @@ impl Engine {
 
     /// Answers a request by what is recorded of it; `None` when the id was used for something else.
     pub(super) fn answer_request(&mut self, item: Item, recorded: Option<Answer>) {
-        let ItemKind::Request(ask, wish) = &item.kind else {
+        let ItemKind::Decide(Command::Request(ask, wish)) = &item.kind else {
             return;
         };
         let Some(recorded) = recorded else {
@@ -235,7 +235,7 @@ impl Engine {
     /// Passes a one-off act on to the charge point; its answer is the answer. The charge point
     /// remembers the command, so that a repeat does it once.
     fn pass_on(&mut self, item: Item, cp: &CpId, connector: Option<i64>, act: Act) {
-        let ItemKind::Request(ask, _) = &item.kind else {
+        let ItemKind::Decide(Command::Request(ask, _)) = &item.kind else {
             return;
         };
         if self.asked >= super::ASKED_MAX {
@@ -249,12 +249,9 @@ impl Engine {
         };
         let now = wall();
         let expires_at = ask.expires_at.min(now.plus_ms(REQUEST_LIFE_MS_MAX));
-        let client = self.client.clone();
-        let results = self.results.0.clone();
-        let cp = cp.clone();
-        let to = cp.clone();
-        let asked: std::pin::Pin<Box<dyn Future<Output = Option<CommandReply>> + Send>> = match act
-        {
+        self.asked += 1;
+        let (cp, to) = (cp.clone(), cp.clone());
+        match act {
             Act::Unlock => {
                 let only = self.log.state().charge_point(&cp).and_then(|e| {
                     match e.value.connectors.as_slice() {
@@ -275,13 +272,9 @@ impl Engine {
                     expires_at,
                     ts: now,
                 };
-                Box::pin(send_command(
-                    client,
-                    cp.clone(),
-                    "unlock",
-                    Some(id),
-                    &command,
-                ))
+                let about = About::Act(Box::new(item));
+                self.calls
+                    .ask(&self.out, cp, "unlock", Some(id), &command, about);
             }
             Act::Reset => {
                 let command = ResetCommand {
@@ -291,32 +284,16 @@ impl Engine {
                     expires_at,
                     ts: now,
                 };
-                Box::pin(send_command(
-                    client,
-                    cp.clone(),
-                    "reset",
-                    Some(id),
-                    &command,
-                ))
+                let about = About::Act(Box::new(item));
+                self.calls
+                    .ask(&self.out, cp, "reset", Some(id), &command, about);
             }
-        };
-        self.asked += 1;
-        tokio::spawn(async move {
-            let answer = asked.await;
-            // The engine may have ended.
-            let _ = results
-                .send(TaskDone::Acted {
-                    item: Box::new(item),
-                    cp,
-                    answer,
-                })
-                .await;
-        });
+        }
     }
 
     /// The charge point has answered a one-off act, or has not.
     pub(super) fn acted(&mut self, item: Item, cp: &CpId, answer: Option<CommandReply>) {
-        let ItemKind::Request(ask, _) = &item.kind else {
+        let ItemKind::Decide(Command::Request(ask, _)) = &item.kind else {
             return;
         };
         let problem =

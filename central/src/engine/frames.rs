@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use central_core::{
     decide::{
-        Announcement, Ask, Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
+        Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
     },
     frame::{FRAME_BYTES_MAX, Forget, Frame, RECORDS_MAX, Record},
     keys::{Asker, EventId},
@@ -20,8 +20,8 @@ use central_core::{
 };
 use ev_contract::{
     codes::Code,
-    ids::{CpId, OperatorId, SessionId},
-    v1::{AuditEntry, Reach, SyncRequest},
+    ids::{OperatorId, SessionId},
+    v1::{AuditEntry, Reach},
 };
 use uuid::Uuid;
 
@@ -75,22 +75,12 @@ pub struct Item {
 /// What it is.
 #[derive(Debug)]
 pub enum ItemKind {
-    /// A request.
-    Request(Ask, Wish),
+    /// To be decided.
+    Decide(Command),
     /// A question to the state.
     Query(Asker, Query),
-    /// A charge point presents itself.
-    Sync(CpId, SyncRequest),
-    /// Spool records.
-    Run(Run),
-    /// A charge point's answer to a command.
-    Answered(CommandAnswer),
-    /// A stopped session out of reach.
-    Release(SessionId),
-    /// Old things may go.
-    Forget(Forget),
     /// Somebody tells of credentials.
-    Announced(OperatorId, Announcement),
+    Announced(OperatorId, Command),
     /// Nothing but a frame.
     Barrier,
 }
@@ -134,36 +124,30 @@ impl Item {
     }
 
     pub(super) fn answered(answer: CommandAnswer) -> Self {
-        Self::own(ItemKind::Answered(answer))
+        Self::own(ItemKind::Decide(Command::Answered(answer)))
     }
 
     pub(super) fn release(session: SessionId) -> Self {
-        Self::own(ItemKind::Release(session))
+        Self::own(ItemKind::Decide(Command::Release(session)))
     }
 
     pub(super) fn forget(forget: Forget) -> Self {
-        Self::own(ItemKind::Forget(forget))
+        Self::own(ItemKind::Decide(Command::Forget(forget)))
     }
 
     pub(super) fn probed(mut self, there: bool) -> Self {
         self.probed = true;
-        if let ItemKind::Request(_, Wish::Start { reach, .. }) = &mut self.kind {
+        if let ItemKind::Decide(Command::Request(_, Wish::Start { reach, .. })) = &mut self.kind {
             *reach = if there { Reach::Online } else { Reach::Offline };
         }
         self
     }
 
-    fn command(&self) -> Option<Command> {
-        Some(match &self.kind {
-            ItemKind::Request(ask, wish) => Command::Request(ask.clone(), wish.clone()),
-            ItemKind::Sync(cp, sync) => Command::Sync(cp.clone(), sync.clone()),
-            ItemKind::Run(run) => Command::Intake(run.clone()),
-            ItemKind::Answered(answer) => Command::Answered(answer.clone()),
-            ItemKind::Release(session) => Command::Release(*session),
-            ItemKind::Forget(forget) => Command::Forget(forget.clone()),
-            ItemKind::Announced(_, announcement) => Command::Announce(announcement.clone()),
-            ItemKind::Query(..) | ItemKind::Barrier => return None,
-        })
+    fn command(&self) -> Option<&Command> {
+        match &self.kind {
+            ItemKind::Decide(command) | ItemKind::Announced(_, command) => Some(command),
+            ItemKind::Query(..) | ItemKind::Barrier => None,
+        }
     }
 }
 
@@ -210,18 +194,19 @@ impl Lane {
 impl ItemKind {
     const fn lane(&self) -> Lane {
         match self {
-            Self::Request(
-                Ask {
-                    asker: Asker::Driver(_),
-                    ..
+            Self::Decide(command) => match command {
+                Command::Request(ask, _) => match ask.asker {
+                    Asker::Driver(_) => Lane::Drivers,
+                    Asker::Operator(_) => Lane::Operators,
                 },
-                _,
-            )
-            | Self::Query(Asker::Driver(_), _) => Lane::Drivers,
-            Self::Request(..) | Self::Query(..) | Self::Announced(..) => Lane::Operators,
-            Self::Sync(..) => Lane::Syncs,
-            Self::Run(_) => Lane::Records,
-            Self::Answered(_) | Self::Release(_) | Self::Forget(_) | Self::Barrier => Lane::Own,
+                Command::Sync(..) => Lane::Syncs,
+                Command::Intake(_) => Lane::Records,
+                Command::Announce(_) => Lane::Operators,
+                Command::Answered(_) | Command::Release(_) | Command::Forget(_) => Lane::Own,
+            },
+            Self::Query(Asker::Driver(_), _) => Lane::Drivers,
+            Self::Query(Asker::Operator(_), _) | Self::Announced(..) => Lane::Operators,
+            Self::Barrier => Lane::Own,
         }
     }
 }
@@ -264,13 +249,13 @@ impl Waiting {
         };
         for lane in order {
             let queue = &mut self.lanes[lane as usize];
-            let mut later = VecDeque::new();
+            let mut later = Vec::new();
             let mut taken = 0;
             while taken < RECORDS_MAX
                 && let Some(item) = queue.pop_front()
             {
                 if item.not_before.is_some_and(|at| at > now) || must_wait(&item) {
-                    later.push_back(item);
+                    later.push(item);
                     continue;
                 }
                 taken += 1;
@@ -280,8 +265,9 @@ impl Waiting {
                     beyond.push_back(item);
                 }
             }
-            later.append(queue);
-            *queue = later;
+            for item in later.into_iter().rev() {
+                queue.push_front(item);
+            }
         }
         due.append(&mut beyond);
         due
@@ -353,7 +339,7 @@ impl Engine {
         if self.alarmed() {
             return;
         }
-        if let ItemKind::Request(ask, _) = &item.kind
+        if let ItemKind::Decide(Command::Request(ask, _)) = &item.kind
             && let Some(known) = known(self.log.state(), ask)
         {
             let known = match known {
@@ -366,11 +352,11 @@ impl Engine {
             self.answer_request(item, known);
             return;
         }
-        if let ItemKind::Sync(cp, _) | ItemKind::Run(Run { cp, .. }) = &item.kind {
+        if let ItemKind::Decide(Command::Sync(cp, _)) | ItemKind::Decide(Command::Intake(Run { cp, .. })) = &item.kind {
             self.heard.sign_of_life(cp, super::wall());
         }
         // Whether a charge point is there is asked before it is said that it is not.
-        if let ItemKind::Request(_, Wish::Start { cp, .. }) = &item.kind {
+        if let ItemKind::Decide(Command::Request(_, Wish::Start { cp, .. })) = &item.kind {
             let known = self.log.state().charge_point(cp).is_some();
             if known && !item.probed && self.heard.reach(cp) != Reach::Online {
                 let cp = cp.clone();
@@ -418,7 +404,7 @@ impl Engine {
                 event: EventId(Uuid::now_v7()),
                 session: SessionId::from_uuid(Uuid::now_v7()),
             };
-            let decided = decide(&filling.overlay, ctx, &command);
+            let decided = decide(&filling.overlay, ctx, command);
             match decided.record {
                 Some(record) => {
                     let size = match record.encoded_len() {
@@ -436,7 +422,7 @@ impl Engine {
                         due.push_front(item);
                         break;
                     }
-                    filling.closed = matches!(item.kind, ItemKind::Forget(_))
+                    filling.closed = matches!(item.kind, ItemKind::Decide(Command::Forget(_)))
                         || filling.records.len() + 1 >= RECORDS_MAX;
                     filling.bytes += size;
                     filling.overlay.push(&record);
@@ -470,7 +456,7 @@ impl Engine {
     /// Whether a start comes from a driver whose own session is being stopped: who stops and starts
     /// again wants the next session, and its charge point confirms the stop within a moment.
     fn waits_for_own_end(&self, item: &Item) -> bool {
-        let ItemKind::Request(_, Wish::Start { driver, .. }) = &item.kind else {
+        let ItemKind::Decide(Command::Request(_, Wish::Start { driver, .. })) = &item.kind else {
             return false;
         };
         let state = self.log.state();
@@ -559,7 +545,7 @@ impl Engine {
     }
 
     fn decide_again(&mut self, mut item: Item) {
-        if let ItemKind::Request(ask, _) = &item.kind
+        if let ItemKind::Decide(Command::Request(ask, _)) = &item.kind
             && known(self.log.state(), ask).is_some()
         {
             // The other copy of the request came first: its answer is the answer.
@@ -581,7 +567,7 @@ impl Engine {
     /// Answers an item from the applied state.
     fn settle(&mut self, mut item: Item, unrecorded: Option<Unrecorded>, whence: Whence) {
         match &item.kind {
-            ItemKind::Request(ask, _) => {
+            ItemKind::Decide(Command::Request(ask, _)) => {
                 let answer = match known(self.log.state(), ask) {
                     Some(Known::Answered(answer)) => {
                         if let Some(draft) = &mut item.draft {
@@ -605,16 +591,13 @@ impl Engine {
                 };
                 self.answer_request(item, answer);
             }
-            ItemKind::Query(asker, query) => {
-                let (asker, query) = (asker.clone(), query.clone());
-                self.answer_query(&item, &asker, &query);
-            }
-            ItemKind::Sync(cp, sync) => self.answer_sync(&item, cp, sync),
-            ItemKind::Run(run) => self.answer_run(&item, run, unrecorded),
+            ItemKind::Query(asker, query) => self.answer_query(&item, asker, query),
+            ItemKind::Decide(Command::Sync(cp, sync)) => self.answer_sync(&item, cp, sync),
+            ItemKind::Decide(Command::Intake(run)) => self.answer_run(&item, run, unrecorded),
             ItemKind::Announced(by, _) => self.answer_announced(&item, by, unrecorded),
-            ItemKind::Answered(_)
-            | ItemKind::Release(_)
-            | ItemKind::Forget(_)
+            ItemKind::Decide(Command::Answered(_))
+            | ItemKind::Decide(Command::Release(_))
+            | ItemKind::Decide(Command::Forget(_) | Command::Announce(_))
             | ItemKind::Barrier => {}
         }
     }
@@ -669,7 +652,7 @@ pub(super) struct Whom {
 impl Item {
     pub(super) fn id_for_reply(&self) -> Whom {
         match &self.kind {
-            ItemKind::Request(ask, _) => Whom {
+            ItemKind::Decide(Command::Request(ask, _)) => Whom {
                 to: ask.asker.as_str().to_owned(),
                 request_id: Some(ask.request.to_string()),
             },
@@ -681,17 +664,17 @@ impl Item {
                 to: by.to_string(),
                 request_id: None,
             },
-            ItemKind::Sync(cp, _) => Whom {
+            ItemKind::Decide(Command::Sync(cp, _)) => Whom {
                 to: cp.to_string(),
                 request_id: None,
             },
-            ItemKind::Run(run) => Whom {
+            ItemKind::Decide(Command::Intake(run)) => Whom {
                 to: run.cp.to_string(),
                 request_id: None,
             },
-            ItemKind::Answered(_)
-            | ItemKind::Release(_)
-            | ItemKind::Forget(_)
+            ItemKind::Decide(Command::Answered(_))
+            | ItemKind::Decide(Command::Release(_))
+            | ItemKind::Decide(Command::Forget(_) | Command::Announce(_))
             | ItemKind::Barrier => Whom {
                 to: String::new(),
                 request_id: None,

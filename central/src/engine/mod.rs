@@ -35,7 +35,7 @@ use ev_contract::{
     subjects::Subject,
     time::{Now, UnixMs},
     v1::{CommandReply, Heartbeat, PingCommand, UptimeRecord},
-    wire::{self, CENTRAL, Encoding, Tag},
+    wire::{Encoding, Tag},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -50,6 +50,7 @@ use self::{
 };
 use crate::{
     audit::Audit,
+    calls::{self, Calls, Over},
     config::Config,
     health::{Health, Stage},
     heard::{Hearing, Listening},
@@ -73,6 +74,8 @@ const ASKED_MAX: usize = 1_024;
 const RESULTS_MAX: usize = 4_096;
 /// How often the engine looks at the time when nothing happens.
 const TURN: Duration = Duration::from_millis(20);
+/// How often it looks at its connections at most.
+const LINKS_EVERY: Duration = Duration::from_millis(5);
 /// How often it looks for those who have waited for too long.
 const LATE_EVERY: Duration = Duration::from_millis(100);
 /// How often it looks after things that can wait.
@@ -81,32 +84,23 @@ const UPKEEP: Duration = Duration::from_secs(1);
 /// What a task of the engine's brings back.
 #[derive(Debug)]
 enum TaskDone {
-    /// An attempt to command.
-    Command {
-        subject: orders::Subject,
-        cp: CpId,
-        verb: &'static str,
-        answer: Option<CommandReply>,
-        took: Duration,
-    },
-    /// A charge point was asked whether it is there; the question that waits for it.
-    Probed {
-        cp: CpId,
-        there: bool,
-        item: Box<Item>,
-    },
-    /// A one-off act was passed on; who waits for its answer.
-    Acted {
-        item: Box<Item>,
-        cp: CpId,
-        answer: Option<CommandReply>,
-    },
     /// A receipt or adjustment.
     Copied { id: CdrId, result: Copied, seq: u64 },
     /// A snapshot.
     Snapshot { seq: u64, ok: bool },
     /// What the server says of the ledger.
     Extent(Option<crate::ledger::Extent>),
+}
+
+/// What a question to a charge point was for.
+#[derive(Debug)]
+enum About {
+    /// A command that the state wants.
+    Order(orders::Subject),
+    /// Whether it is there; the question that waits for it.
+    Reach(Box<Item>),
+    /// A one-off act; who waits for its answer.
+    Act(Box<Item>),
 }
 
 /// The loop and what it owns.
@@ -133,6 +127,7 @@ pub struct Engine {
     seen: mpsc::Sender<UptimeRecord>,
     trail: Trail,
     orders: Orders,
+    calls: Calls<About>,
     waiting: Waiting,
     in_flight: Option<InFlight>,
     known_to: u64,
@@ -151,6 +146,8 @@ pub struct Engine {
     last_upkeep: Instant,
     last_forget: Instant,
     looked_late: Instant,
+    looked_at_links: Instant,
+    connected: bool,
     connects: u64,
     logbook: Logbook,
     surveying: Surveying,
@@ -172,6 +169,8 @@ pub struct Inputs {
     pub heartbeats: mpsc::Receiver<(Heartbeat, Held)>,
     /// The ledger.
     pub entries: mpsc::Receiver<Entry>,
+    /// What charge points answer.
+    pub answers: mpsc::Receiver<calls::Heard>,
     /// The configuration, whenever it changes.
     pub configs: watch::Receiver<Config>,
     /// Set when it is time to go.
@@ -208,6 +207,8 @@ pub struct Places {
     pub audit: Stream,
     /// The snapshots.
     pub snapshots: async_nats::jetstream::object_store::ObjectStore,
+    /// With what the subjects begin to which charge points answer.
+    pub inbox: String,
 }
 
 /// Where the engine goes on from.
@@ -260,6 +261,7 @@ impl Engine {
             listens_from: wall(),
             cdr_upto: [0; 2],
             orders: Orders::default(),
+            calls: Calls::new(places.inbox),
             waiting: Waiting::default(),
             in_flight: None,
             known_to: 0,
@@ -267,6 +269,8 @@ impl Engine {
             uncopied: BTreeMap::new(),
             copy_at: Schedule::default(),
             looked_late: now,
+            looked_at_links: now.checked_sub(LINKS_EVERY).unwrap_or(now),
+            connected: false,
             connects: 0,
             logbook: Logbook::default(),
             surveying: Surveying::new(),
@@ -315,6 +319,15 @@ impl Engine {
                 }
                 Some(acked) = self.acked.1.recv() => self.acknowledged(&acked),
                 Some(result) = self.results.1.recv() => self.result(result),
+                Some(heard) = inputs.answers.recv() => {
+                    self.heard_of_call(heard);
+                    for _ in 0..TAKEN_AT_ONCE_MAX {
+                        match inputs.answers.try_recv() {
+                            Ok(heard) => self.heard_of_call(heard),
+                            Err(_) => break,
+                        }
+                    }
+                }
                 Some(item) = inputs.questions.recv() => {
                     self.ask(item);
                     for _ in 0..TAKEN_AT_ONCE_MAX {
@@ -403,24 +416,11 @@ impl Engine {
     }
 
     fn turn(&mut self) {
-        let up = |client: &async_nats::Client| {
-            client.connection_state() == async_nats::connection::State::Connected
-        };
-        let connected = up(&self.client);
-        let hears = self.intake.iter().all(up);
-        let frame_since = self.in_flight.as_ref().map(|f| f.since);
-        self.health.send_modify(|h| {
-            h.turned_at = Instant::now();
-            h.connected = connected && hears;
-            h.frame_since = frame_since;
-        });
-        self.metrics.connected(connected && hears);
-        self.listening.look(connected && hears && self.serving());
+        self.look_at_links();
         if self.alarmed() {
             return;
         }
         self.advance_stage();
-        self.show_after_reconnect();
         if self.looked_late.elapsed() >= LATE_EVERY {
             self.looked_late = Instant::now();
             self.answer_late();
@@ -428,7 +428,7 @@ impl Engine {
         self.cut_frame();
         // What is asked while the connection is down gets no answer, and all of it would leave at
         // once when it is back.
-        if connected && self.serving() {
+        if self.connected && self.serving() {
             self.attempt_orders();
             self.copy_receipts();
         }
@@ -437,6 +437,39 @@ impl Engine {
             self.upkeep();
         }
         self.survey();
+    }
+
+    /// Looks whether the connections are there, and says so; not at every turn, since a busy engine
+    /// turns some ten thousand times a second.
+    fn look_at_links(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.looked_at_links) < LINKS_EVERY {
+            return;
+        }
+        self.looked_at_links = now;
+        let up = |client: &async_nats::Client| {
+            client.connection_state() == async_nats::connection::State::Connected
+        };
+        let connected = up(&self.client);
+        let hears = connected && self.intake.iter().all(up);
+        let frame_since = self.in_flight.as_ref().map(|f| f.since);
+        // Whoever looks at these looks from time to time: nobody is woken.
+        self.health.send_if_modified(|h| {
+            h.turned_at = now;
+            h.connected = hears;
+            h.frame_since = frame_since;
+            false
+        });
+        self.connected = connected;
+        self.metrics.connected(hears);
+        self.listening.look(hears && self.serving());
+        if self.alarmed() {
+            return;
+        }
+        self.show_after_reconnect();
+        while let Some(over) = self.calls.in_vain(now) {
+            self.over(over);
+        }
     }
 
     /// A server that was away may have come back with an older store. A frame says what its
@@ -548,7 +581,7 @@ impl Engine {
         match write {
             Write::Session(session) => {
                 let subject = orders::Subject::Session(session.id);
-                if effects::order(session, now).is_some() {
+                if effects::has_order(session) {
                     self.orders.want(
                         subject,
                         &session.cp,
@@ -669,7 +702,7 @@ impl Engine {
     }
 
     /// Sends the command that the state wants now; `false` when it wants none.
-    fn attempt(&self, subject: &orders::Subject) -> bool {
+    fn attempt(&mut self, subject: &orders::Subject) -> bool {
         let state = self.log.state();
         let now = wall();
         match subject {
@@ -677,16 +710,17 @@ impl Engine {
                 let Some(entry) = state.session(*id) else {
                     return false;
                 };
+                let cp = entry.value.cp.clone();
                 match effects::order(&entry.value, now) {
                     None => false,
                     Some(Order::Start(command)) => {
                         let id = command.command_id.clone();
-                        self.command(subject, &entry.value.cp, "start", Some(id), &command);
+                        self.command(subject, cp, "start", id, &command);
                         true
                     }
                     Some(Order::Stop(command)) => {
                         let id = command.command_id.clone();
-                        self.command(subject, &entry.value.cp, "stop", Some(id), &command);
+                        self.command(subject, cp, "stop", id, &command);
                         true
                     }
                 }
@@ -702,7 +736,7 @@ impl Engine {
                 if stands {
                     let command = effects::standing_stop(&entry.value, now);
                     let id = command.command_id.clone();
-                    self.command(subject, &entry.value.cp, "stop", Some(id), &command);
+                    self.command(subject, at.0, "stop", id, &command);
                 }
                 stands
             }
@@ -712,7 +746,7 @@ impl Engine {
                     .and_then(|c| effects::service_order(cp, *id, &c.value, now));
                 if let Some(command) = &order {
                     let id = command.command_id.clone();
-                    self.command(subject, cp, "set_service", Some(id), command);
+                    self.command(subject, cp.clone(), "set_service", id, command);
                 }
                 order.is_some()
             }
@@ -720,34 +754,19 @@ impl Engine {
     }
 
     fn command<T: serde::Serialize>(
-        &self,
+        &mut self,
         subject: &orders::Subject,
-        cp: &CpId,
+        cp: CpId,
         verb: &'static str,
-        id: Option<CommandId>,
+        id: CommandId,
         message: &T,
     ) {
-        let results = self.results.0.clone();
-        let subject = subject.clone();
-        let cp = cp.clone();
-        let sent = Instant::now();
         if let "start" | "stop" = verb {
             ev_crash::reach("command", verb);
         }
-        let asked = send_command(self.client.clone(), cp.clone(), verb, id, message);
-        tokio::spawn(async move {
-            let answer = asked.await;
-            // The engine may have ended.
-            let _ = results
-                .send(TaskDone::Command {
-                    subject,
-                    cp,
-                    verb,
-                    answer,
-                    took: sent.elapsed(),
-                })
-                .await;
-        });
+        let about = About::Order(subject.clone());
+        self.calls
+            .ask(&self.out, cp, verb, Some(id), message, about);
     }
 
     fn probe(&mut self, cp: CpId, item: Item) {
@@ -756,47 +775,51 @@ impl Engine {
             return;
         }
         self.asked += 1;
-        let results = self.results.0.clone();
         let message = PingCommand {
             tag: Tag::new(),
             to: cp.clone(),
             ts: wall(),
         };
-        let asked = send_command(self.client.clone(), cp.clone(), "ping", None, &message);
-        tokio::spawn(async move {
-            let there = asked.await.is_some();
-            // The engine may have ended.
-            let _ = results
-                .send(TaskDone::Probed {
-                    cp,
-                    there,
-                    item: Box::new(item),
-                })
-                .await;
-        });
+        let about = About::Reach(Box::new(item));
+        self.calls
+            .ask(&self.out, cp, "ping", None, &message, about);
     }
 
-    fn result(&mut self, result: TaskDone) {
-        match result {
-            TaskDone::Command {
-                subject,
-                cp,
-                verb,
-                answer,
-                took,
-            } => self.command_back(&subject, cp, verb, answer, took),
-            TaskDone::Probed { cp, there, item } => {
+    fn heard_of_call(&mut self, heard: calls::Heard) {
+        if let Some(over) = self.calls.heard(heard) {
+            self.over(over);
+        }
+    }
+
+    /// A question to a charge point is over.
+    fn over(&mut self, over: Over<About>) {
+        let Over {
+            cp,
+            verb,
+            sent,
+            answer,
+            about,
+        } = over;
+        match about {
+            About::Order(subject) => self.command_back(&subject, cp, verb, answer, sent.elapsed()),
+            About::Reach(item) => {
                 self.asked = self.asked.saturating_sub(1);
+                let there = answer.is_some();
                 if there {
                     self.heard.sign_of_life(&cp, wall());
                     self.orders.hurry(&cp);
                 }
                 self.waiting.push(item.probed(there));
             }
-            TaskDone::Acted { item, cp, answer } => {
+            About::Act(item) => {
                 self.asked = self.asked.saturating_sub(1);
                 self.acted(*item, &cp, answer);
             }
+        }
+    }
+
+    fn result(&mut self, result: TaskDone) {
+        match result {
             TaskDone::Copied { id, result, seq } => self.copied(id, result, seq),
             TaskDone::Snapshot { seq, ok } => {
                 self.snapshot_under_way = false;
@@ -858,52 +881,6 @@ impl Engine {
                 code: answer.code,
                 raw: answer.raw,
             }));
-        }
-    }
-}
-
-/// Asks a charge point. `None` when nobody answers, or nothing that can be believed.
-fn send_command<T: serde::Serialize>(
-    client: async_nats::Client,
-    cp: CpId,
-    verb: &'static str,
-    id: Option<CommandId>,
-    message: &T,
-) -> impl Future<Output = Option<CommandReply>> + Send + 'static {
-    let payload = wire::encode(message, Encoding::MsgPack);
-    async move {
-        let payload = match payload {
-            Ok(payload) => payload,
-            Err(error) => {
-                tracing::error!(%error, verb, "command cannot be encoded");
-                return None;
-            }
-        };
-        let subject = Subject::Command {
-            cp: cp.clone(),
-            verb: verb.to_owned(),
-        };
-        let asked = client.request(subject.to_string(), payload.into());
-        let reply = match tokio::time::timeout(orders::ANSWER_WAIT, asked).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(error)) => {
-                tracing::debug!(%cp, verb, %error, "no answer");
-                return None;
-            }
-            Err(_) => return None,
-        };
-        match wire::decode::<CommandReply>(&reply.payload, Encoding::MsgPack) {
-            Ok(answer) if answer.to == CENTRAL && answer.cp_id == cp && answer.command_id == id => {
-                Some(answer)
-            }
-            Ok(_) => {
-                tracing::warn!(%cp, verb, "the answer is about something else");
-                None
-            }
-            Err(error) => {
-                tracing::warn!(%cp, verb, %error, "the answer cannot be read");
-                None
-            }
         }
     }
 }

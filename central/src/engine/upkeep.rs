@@ -65,7 +65,7 @@ impl Engine {
         let mut receipts = Vec::new();
         for entry in state.sessions_before(None) {
             let session = &entry.value;
-            if effects::order(session, now).is_some() {
+            if effects::has_order(session) {
                 orders.push((
                     orders::Subject::Session(session.id),
                     session.cp.clone(),

@@ -194,7 +194,7 @@ pub fn border(bytes: &[u8]) {
     if let Err((_, problem)) = border::read_sync(&delivery) {
         bounded(&problem);
     }
-    if let Err((_, problem)) = border::read_run(&delivery) {
+    if let Err((_, problem)) = central::run::read(&delivery) {
         bounded(&problem);
     }
     let _ = border::read_heartbeat(&delivery);

@@ -423,13 +423,18 @@ impl World {
                 quality: c.of(TimeQuality::ALL),
                 fact: self.fact(c),
             };
-            let raw = record.to_value().expect("a record can be written");
+            let value = record.to_value().expect("a record can be written");
+            let mut raw = Vec::new();
+            rmpv::encode::write_value(&mut raw, &value).expect("a value can be written");
             let record = if c.rarely(16) {
                 Err(c.text())
             } else {
-                EdgeRecord::from_value(raw.clone()).map_err(|e| e.0)
+                EdgeRecord::from_value(value).map_err(|e| e.0)
             };
-            records.push(Incoming { raw, record });
+            records.push(Incoming {
+                raw: raw.into(),
+                record,
+            });
         }
         if from == next {
             self.spools

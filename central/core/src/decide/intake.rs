@@ -143,7 +143,7 @@ fn take(
         // The rest of the record is used; the reading is for an operator to judge.
         Ok(Some(flag)) => {
             spool.anomalies += 1;
-            keep(tx, run, seq, flag.to_string(), verbatim(incoming));
+            keep(tx, run, seq, flag.to_string(), incoming.raw.to_vec());
         }
         Err(why) => set_aside(tx, run, seq, incoming, why, spool),
     }
@@ -158,16 +158,7 @@ fn set_aside(
     spool: &mut Spool,
 ) {
     spool.quarantined += 1;
-    keep(tx, run, seq, why, verbatim(incoming));
-}
-
-fn verbatim(incoming: &Incoming) -> Vec<u8> {
-    let mut raw = Vec::new();
-    match rmpv::encode::write_value(&mut raw, &incoming.raw) {
-        Ok(()) => raw,
-        // A value that was read a moment ago; its debug form is better than nothing.
-        Err(_) => incoming.raw.to_string().into_bytes(),
-    }
+    keep(tx, run, seq, why, incoming.raw.to_vec());
 }
 
 fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {

@@ -13,6 +13,7 @@ mod session;
 mod sync;
 mod upkeep;
 
+use bytes::Bytes;
 use ev_contract::{
     codes::Code,
     ids::{Epoch, SessionId},
@@ -110,8 +111,8 @@ pub struct Run {
 /// One record of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Incoming {
-    /// As it came.
-    pub raw: rmpv::Value,
+    /// As it came, in MessagePack.
+    pub raw: Bytes,
     /// What it says, or why it cannot be read.
     pub record: Result<EdgeRecord, String>,
 }

@@ -621,9 +621,16 @@ impl Cabinet {
 
 pub fn incoming(record: EdgeRecord) -> Incoming {
     Incoming {
-        raw: record.to_value().unwrap(),
+        raw: in_msgpack(&record.to_value().unwrap()),
         record: Ok(record),
     }
+}
+
+/// A record as it comes.
+pub fn in_msgpack(value: &rmpv::Value) -> bytes::Bytes {
+    let mut raw = Vec::new();
+    rmpv::encode::write_value(&mut raw, value).unwrap();
+    raw.into()
 }
 
 /// A reading of the meter `M1`.

@@ -840,11 +840,8 @@ impl Cabinet {
         };
         let mut records = Vec::new();
         for record in self.disk.spool.range(run.from..run.until).map(|(_, r)| r) {
-            match record.to_value() {
-                Ok(raw) => records.push(Incoming {
-                    record: EdgeRecord::from_value(raw.clone()).map_err(|e| e.to_string()),
-                    raw,
-                }),
+            match incoming(record) {
+                Ok(incoming) => records.push(incoming),
                 Err(error) => net.judge.fail("records", error.to_string()),
             }
         }
@@ -877,4 +874,15 @@ pub fn fixed<T: std::str::FromStr>(word: &str) -> T {
 
 fn brief(fact: &HwFact) -> String {
     format!("{fact:?}")
+}
+
+/// A record as central gets it.
+fn incoming(record: &EdgeRecord) -> Result<Incoming, Box<dyn std::error::Error>> {
+    let value = record.to_value()?;
+    let mut raw = Vec::new();
+    rmpv::encode::write_value(&mut raw, &value)?;
+    Ok(Incoming {
+        record: EdgeRecord::from_value(value).map_err(|e| e.to_string()),
+        raw: raw.into(),
+    })
 }

@@ -99,7 +99,10 @@ const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 #[must_use]
 pub fn main(config: Config, path: &Path) -> ExitCode {
     ev_service::log("info,async_nats=warn");
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    // The engine decides alone, and everything else hands it something or takes something from it:
+    // on one thread that costs a place in a queue, between two a wake-up of the other, which takes
+    // longer than a decision. What takes long for itself has threads of its own.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     {

@@ -7,6 +7,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 use ev_manual::{Manual, Section};
 use ev_service::EXIT_CONFIG;
 
+/// Much that is small comes and goes with each request.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Decides and remembers: drivers' requests, the ledger, receipts, commands to charge points.
 #[derive(Debug, Parser)]
 #[command(

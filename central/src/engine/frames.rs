@@ -372,7 +372,7 @@ impl Engine {
         if self.in_flight.is_some() || self.waiting.is_empty() {
             return;
         }
-        match self.health.borrow().stage {
+        match self.stage {
             Stage::Replaying { .. } | Stage::Alarmed(_) => return,
             Stage::Barrier | Stage::Serving | Stage::Draining => {}
         }
@@ -527,7 +527,7 @@ impl Engine {
             self.metrics.void(&format!("{kind:?}").to_lowercase());
         }
         let all_valid = applied.valid.iter().all(|valid| *valid);
-        if self.health.borrow().stage == Stage::Barrier {
+        if self.stage == Stage::Barrier {
             self.set_stage(Stage::Serving);
             tracing::info!(applied = applied.pos, "serving");
             self.after_barrier();

@@ -118,6 +118,8 @@ pub struct Engine {
     audit: Audit,
     metrics: Arc<Metrics>,
     health: watch::Sender<Health>,
+    /// As [`Health::stage`] shows it.
+    stage: Stage,
     began: Instant,
 
     log: Log,
@@ -238,7 +240,8 @@ impl Engine {
         let applied = log.state().basis().seq;
         let settings = config.settings();
         let config_replica = config.replica.clone();
-        health.send_modify(|h| h.stage = Stage::Replaying { applied, target });
+        let stage = Stage::Replaying { applied, target };
+        health.send_modify(|h| h.stage = stage.clone());
         let mut engine = Self {
             settings,
             config,
@@ -252,6 +255,7 @@ impl Engine {
             audit: outlets.audit,
             metrics,
             health,
+            stage,
             began: now,
             heard: Hearing::new(),
             listening: Listening::new(),
@@ -388,18 +392,19 @@ impl Engine {
         }
     }
 
-    fn serving(&self) -> bool {
-        matches!(self.health.borrow().stage, Stage::Serving | Stage::Draining)
+    const fn serving(&self) -> bool {
+        matches!(self.stage, Stage::Serving | Stage::Draining)
     }
 
-    fn set_stage(&self, stage: Stage) {
+    fn set_stage(&mut self, stage: Stage) {
         self.metrics.ready(stage == Stage::Serving);
+        self.stage = stage.clone();
         self.health.send_modify(|h| h.stage = stage);
     }
 
     /// The ledger is not what it was: no answers from here on.
     fn alarm(&mut self, alarm: &Alarm) {
-        if matches!(self.health.borrow().stage, Stage::Alarmed(_)) {
+        if self.alarmed() {
             return;
         }
         tracing::error!(%alarm, "ledger alarm: this replica stops answering; see the runbook");
@@ -411,8 +416,8 @@ impl Engine {
         self.waiting.clear();
     }
 
-    fn alarmed(&self) -> bool {
-        matches!(self.health.borrow().stage, Stage::Alarmed(_))
+    const fn alarmed(&self) -> bool {
+        matches!(self.stage, Stage::Alarmed(_))
     }
 
     fn turn(&mut self) {
@@ -485,16 +490,17 @@ impl Engine {
     }
 
     fn advance_stage(&mut self) {
-        let stage = self.health.borrow().stage.clone();
         let applied = self.log.state().basis().seq;
-        match stage {
+        match self.stage {
             Stage::Replaying { target, .. } if applied >= target => {
                 tracing::info!(applied, "ledger read");
                 self.set_stage(Stage::Barrier);
                 self.waiting.push(Item::barrier());
             }
-            Stage::Replaying { target, .. } => {
-                self.set_stage(Stage::Replaying { applied, target });
+            Stage::Replaying { applied: shown, target } => {
+                if shown < applied {
+                    self.set_stage(Stage::Replaying { applied, target });
+                }
             }
             Stage::Barrier | Stage::Serving | Stage::Alarmed(_) | Stage::Draining => {}
         }
@@ -505,7 +511,12 @@ impl Engine {
         if self.alarmed() || seq <= self.log.state().basis().seq {
             return;
         }
-        match self.log.apply(seq, &bytes) {
+        let own = self.in_flight.as_ref().filter(|f| f.bytes == bytes);
+        let applied = match own {
+            Some(in_flight) => self.log.apply_frame(seq, in_flight.frame.clone(), &bytes),
+            None => self.log.apply(seq, &bytes),
+        };
+        match applied {
             Ok(applied) => self.applied(applied),
             Err(alarm) => self.alarm(&alarm),
         }

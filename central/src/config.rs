@@ -337,7 +337,7 @@ impl Config {
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings {
-            operator_name: self.operator_name.clone(),
+            operator_name: self.operator_name.as_str().into(),
             start_deadline_ms: i64::from(self.start_deadline_s) * 1000,
             plug_wait_s: self.plug_wait_s,
             sessions_per_driver: self.sessions_per_driver,

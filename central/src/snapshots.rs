@@ -2,16 +2,10 @@
 
 use anyhow::Context as _;
 use async_nats::jetstream::{self, object_store::ObjectStore, stream};
-use central_core::state::State;
+use central_core::{snapshot::Frozen, state::State};
 use ev_contract::streams::{SNAPSHOT_BUCKET, SNAPSHOTS_KEPT};
 use futures::StreamExt;
 use tokio::io::AsyncReadExt;
-
-/// What a snapshot begins with; the digit is the version of the format. A build that does not know
-/// it passes the snapshot over, and stops at the first frame that it cannot read.
-const MAGIC: &[u8] = b"EVS2";
-/// The same without the enrolments of charge points. One of these is read; none is written.
-const MAGIC_1: &[u8] = b"EVS1";
 
 /// The bucket, created when it is not there.
 ///
@@ -39,10 +33,13 @@ fn name(seq: u64) -> String {
 /// Writes a state. Replicas that write the same sequence write the same bytes.
 ///
 /// # Errors
-/// When it cannot be encoded or stored.
-pub async fn write(store: &ObjectStore, state: &State) -> anyhow::Result<()> {
-    let bytes = encode(state)?;
-    let name = name(state.basis().seq);
+/// When it cannot be stored.
+pub async fn write(store: &ObjectStore, state: Frozen) -> anyhow::Result<()> {
+    let name = name(state.seq());
+    // That of a large fleet takes longer than others on this thread should wait.
+    let bytes = tokio::task::spawn_blocking(|| state.encode())
+        .await
+        .context("encoding a snapshot")?;
     ev_crash::reach("snapshot", "begin");
     store
         .put(name.as_str(), &mut bytes.as_slice())
@@ -92,27 +89,8 @@ async fn read(store: &ObjectStore, name: &str) -> anyhow::Result<State> {
     let mut object = store.get(name).await.context("opening")?;
     let mut bytes = Vec::new();
     object.read_to_end(&mut bytes).await.context("reading")?;
-    decode(&bytes)
-}
-
-/// Reads the bytes of a snapshot.
-///
-/// # Errors
-/// When they are none of this format.
-pub fn decode(bytes: &[u8]) -> anyhow::Result<State> {
-    let rest = bytes
-        .strip_prefix(MAGIC)
-        .or_else(|| bytes.strip_prefix(MAGIC_1))
-        .context("it is no snapshot of this format")?;
-    rmp_serde::from_slice(rest).context("decoding")
-}
-
-/// The bytes of a snapshot.
-///
-/// # Errors
-/// Only for a defect of this program.
-pub fn encode(state: &State) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = MAGIC.to_vec();
-    rmp_serde::encode::write_named(&mut bytes, state).context("encoding a snapshot")?;
-    Ok(bytes)
+    tokio::task::spawn_blocking(move || State::decode(&bytes))
+        .await
+        .context("decoding")?
+        .context("decoding")
 }

@@ -51,9 +51,9 @@ pub fn refuses(
     } else if cp.is_none() || away {
         all.push(plain(None, Code::ChargePointOffline, heard.since(id)));
     }
-    for spec in cp.into_iter().flat_map(|cp| &cp.connectors) {
-        let at = (id.clone(), spec.connector);
-        let Some(connector) = state.connector(&at).map(|e| &e.value) else {
+    for spec in cp.into_iter().flat_map(|cp| cp.connectors.iter()) {
+        let there = state.connector_at(id, spec.connector);
+        let Some(connector) = there.map(|e| &e.value) else {
             continue;
         };
         let here = Some(spec.connector);
@@ -147,8 +147,7 @@ pub fn fleet<'a>(
         let revoked = state.enrolment(id).is_some_and(|e| e.value.revoked);
         let reach = heard.reach(id);
         cp.connectors.iter().map(move |spec| {
-            let at = (id.clone(), spec.connector);
-            let is = match state.connector(&at) {
+            let is = match state.connector_at(id, spec.connector) {
                 // An operator has taken it back.
                 _ if revoked => Availability::Planned,
                 Some(entry) => availability(&entry.value, reach),

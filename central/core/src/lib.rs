@@ -3,6 +3,7 @@
 //!
 //! - [`keys`], [`model`]: what the state consists of
 //! - [`frame`]: how decisions are written to the ledger
+//! - [`snapshot`]: the state as bytes
 //! - [`state`]: applying the ledger; validity by position; the digest
 //! - [`tx`]: a decision under way; collects what it read and what it writes
 //! - [`decide`]: the business, one file per kind of question
@@ -13,6 +14,7 @@
 //! - [`overdue`]: sessions that have been in a phase for longer than can be meant
 //! - [`ripe`]: what is due because time has passed
 
+mod codec;
 pub mod decide;
 pub mod effects;
 pub mod frame;
@@ -22,6 +24,7 @@ pub mod model;
 pub mod overdue;
 pub mod pricing;
 pub mod ripe;
+pub mod snapshot;
 pub mod state;
 pub mod trail;
 pub mod tx;

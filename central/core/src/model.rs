@@ -1,34 +1,33 @@
 //! The values behind the keys.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use ev_contract::{
     codes::Code,
     connector::{ConnectorFacts, ConnectorState, Fault, Phase, Service, connector_state},
     ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
     time::UnixMs,
-    units::{MilliWatt, Mwh},
+    units::{Amount, MilliWatt, Mwh},
     v1::{
         Adjustment, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period, Receipt,
-        Status, Tariff,
+        ReceiptLine, Status, Tariff,
     },
+    wire::Tag,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::keys::Asker;
 
 /// A charge point as it presented itself in its last `sync`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargePoint {
     /// Its site.
     pub site: SiteId,
     /// The site's IANA time zone.
-    pub time_zone: String,
+    pub time_zone: Arc<str>,
     /// What it has.
-    pub connectors: Vec<ConnectorSpec>,
+    pub connectors: Arc<[ConnectorSpec]>,
     /// The agent's version.
-    pub version: String,
+    pub version: Arc<str>,
     /// The epoch of its spool. Acceptance pins it.
     pub epoch: Epoch,
     /// How much faster than real its simulated charger runs.
@@ -44,24 +43,20 @@ impl ChargePoint {
 }
 
 /// What was announced of a charge point's credential, before it ever presented itself or since.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enrolment {
     /// When that was done, by the clock of whoever keeps the keys. A late copy of an earlier
     /// announcement changes nothing.
     pub at: UnixMs,
     /// The credentials are void.
-    #[serde(default)]
     pub revoked: bool,
     /// The operator wants it out of service from the first: passed on to its connectors when it
     /// says which it has.
-    #[serde(default)]
     pub out_of_service: bool,
 }
 
 /// What a charge point last reported of a connector.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reported {
     /// A car is plugged in.
     pub plugged: bool,
@@ -77,17 +72,97 @@ pub struct Reported {
     pub ended_since_plug: bool,
 }
 
+/// Sessions in order. Nearly always none or one, and there are many such sets.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct SessionSet(Box<[SessionId]>);
+
+impl SessionSet {
+    /// How many.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one is among them.
+    #[must_use]
+    pub fn contains(&self, id: &SessionId) -> bool {
+        self.0.binary_search(id).is_ok()
+    }
+
+    /// The oldest.
+    #[must_use]
+    pub fn first(&self) -> Option<&SessionId> {
+        self.0.first()
+    }
+
+    /// Those that are in order and different.
+    pub(crate) fn in_order(ids: Vec<SessionId>) -> Option<Self> {
+        ids.is_sorted_by(|a, b| a < b)
+            .then(|| Self(ids.into_boxed_slice()))
+    }
+
+    /// In order.
+    pub fn iter(&self) -> std::slice::Iter<'_, SessionId> {
+        self.0.iter()
+    }
+
+    /// Adds one; `false` when it was there.
+    pub fn insert(&mut self, id: SessionId) -> bool {
+        let Err(at) = self.0.binary_search(&id) else {
+            return false;
+        };
+        let (before, after) = self.0.split_at(at);
+        self.0 = [before, &[id], after].concat().into_boxed_slice();
+        true
+    }
+
+    /// Removes one; `false` when it was not there.
+    pub fn remove(&mut self, id: &SessionId) -> bool {
+        let Ok(at) = self.0.binary_search(id) else {
+            return false;
+        };
+        let (before, after) = (&self.0[..at], &self.0[at + 1..]);
+        self.0 = [before, after].concat().into_boxed_slice();
+        true
+    }
+}
+
+impl fmt::Debug for SessionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self).finish()
+    }
+}
+
+impl<'s> IntoIterator for &'s SessionSet {
+    type Item = &'s SessionId;
+    type IntoIter = std::slice::Iter<'s, SessionId>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl FromIterator<SessionId> for SessionSet {
+    fn from_iter<I: IntoIterator<Item = SessionId>>(ids: I) -> Self {
+        let ids: BTreeSet<_> = ids.into_iter().collect();
+        Self(ids.into_iter().collect())
+    }
+}
+
 /// A connector.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connector {
     /// Open sessions. A set, since a local start may cross an accepted one.
-    #[serde(default)]
-    pub open: BTreeSet<SessionId>,
+    pub open: SessionSet,
     /// Sessions that were written off while the charge point may still have them: their stop
     /// stands until it says otherwise.
-    #[serde(default)]
-    pub standing_stops: BTreeSet<SessionId>,
+    pub standing_stops: SessionSet,
     /// Receipts so far: the next one's number is one more.
     pub receipts: u64,
     /// Whether the operator wants it to serve drivers.
@@ -101,8 +176,8 @@ pub struct Connector {
 impl Default for Connector {
     fn default() -> Self {
         Self {
-            open: BTreeSet::new(),
-            standing_stops: BTreeSet::new(),
+            open: SessionSet::default(),
+            standing_stops: SessionSet::default(),
             receipts: 0,
             service: Service::In,
             service_revision: 0,
@@ -142,19 +217,16 @@ impl Connector {
 }
 
 /// A driver.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Driver {
     /// Open sessions that count against the limit.
-    #[serde(default)]
-    pub open: BTreeSet<SessionId>,
+    pub open: SessionSet,
     /// Blocked, and why.
-    #[serde(default)]
     pub blocked: Option<String>,
 }
 
 /// What a request was answered with. Texts are made from it anew, so that they may improve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A session was accepted.
     Started {
@@ -195,11 +267,9 @@ pub enum Answer {
 }
 
 /// A request with its answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Of the content, so that the same id with other content is seen.
-    #[serde(with = "serde_bytes")]
     pub content: [u8; 16],
     /// The request's own `expires_at`. One that was refused for it may lie far ahead: then it is kept
     /// until the horizon has come so far.
@@ -209,19 +279,15 @@ pub struct Request {
 }
 
 /// How far central is with a spool.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spool {
     /// The next number that is wanted.
     pub next: u64,
     /// Records that could not be used; they are kept verbatim as evidence in the ledger.
-    #[serde(default)]
     pub quarantined: u64,
     /// Records that the spool no longer had.
-    #[serde(default)]
     pub missing: u64,
     /// What the agent itself found impossible.
-    #[serde(default)]
     pub anomalies: u64,
 }
 
@@ -237,28 +303,24 @@ impl Default for Spool {
 }
 
 /// The adjustments to an ended session.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Adjustments {
     /// In order.
     pub list: Vec<Adjustment>,
     /// What the meter had counted at the last adjustment for a late record; the receipt's spans
     /// hold until then.
-    #[serde(default)]
     pub meter: Option<MeterSpan>,
 }
 
 /// Up to when requests may have been forgotten.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Horizon {
     /// A request that is not known and expired at or before this is never decided.
     pub until: UnixMs,
 }
 
 /// An accepted stop.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopOrder {
     /// Why and by whom.
     pub reason: EndReason,
@@ -267,8 +329,7 @@ pub struct StopOrder {
 }
 
 /// What has been metered so far.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metering {
     /// When energy began.
     pub started_at: UnixMs,
@@ -286,8 +347,48 @@ pub struct Metering {
     pub periods: Vec<Period>,
 }
 
+/// What the end of a session added to it. All of it is fixed then, also what could be worked out
+/// again: a receipt is never worked out anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bill {
+    /// The receipt's number.
+    pub number: String,
+    /// Who sold the energy.
+    pub operator: Arc<str>,
+    /// `completed` or `failed`.
+    pub status: Status,
+    /// Why it ended.
+    pub end: EndReason,
+    /// When energy began, if it did.
+    pub started_at: Option<UnixMs>,
+    /// When energy ended, if it began.
+    pub energy_ended_at: Option<UnixMs>,
+    /// When the session ended.
+    pub ended_at: UnixMs,
+    /// What the meters counted.
+    pub meters: Vec<MeterSpan>,
+    /// The sum of the spans.
+    pub energy_mwh: Mwh,
+    /// Seconds from the end of energy to the end of the session.
+    pub idle_s: u32,
+    /// One line per price component.
+    pub lines: Vec<ReceiptLine>,
+    /// The exact sum of the lines.
+    pub exact: Amount,
+    /// What is owed.
+    pub total: Amount,
+    /// `total` without VAT.
+    pub net: Amount,
+    /// The VAT in `total`.
+    pub vat: Amount,
+    /// How `total` was rounded, in words.
+    pub rounding: Arc<str>,
+    /// Where each period began.
+    pub periods: Vec<Period>,
+}
+
 /// How far a session is; each stage owns what it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// Accepted by central; the charge point has not confirmed.
     Ordered,
@@ -314,14 +415,13 @@ pub enum Stage {
     },
     /// Ended. Never changes again.
     Ended {
-        /// The finished receipt.
-        receipt: Box<Receipt>,
+        /// What its end added: with the session it makes the finished receipt.
+        receipt: Box<Bill>,
     },
 }
 
 /// A session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     /// The one id.
     pub id: SessionId,
@@ -332,7 +432,6 @@ pub struct Session {
     /// The request that began it.
     pub request: Option<(Asker, RequestId)>,
     /// What was shown to the reader, in a local start.
-    #[serde(default)]
     pub token: Option<String>,
     /// Where.
     pub cp: CpId,
@@ -341,11 +440,11 @@ pub struct Session {
     /// Which site.
     pub site: SiteId,
     /// The site's time zone.
-    pub time_zone: String,
+    pub time_zone: Arc<str>,
     /// The spool epoch that acceptance or opening is pinned to.
     pub epoch: Epoch,
     /// Pinned at acceptance.
-    pub tariff: Tariff,
+    pub tariff: Arc<Tariff>,
     /// What the charge point enforces.
     pub limits: Limits,
     /// When central accepted it or learned of it.
@@ -363,10 +462,8 @@ pub struct Session {
     /// Whether it counts against the driver's limit while open.
     pub counts: bool,
     /// What was odd so far.
-    #[serde(default)]
     pub flags: BTreeSet<Flag>,
     /// Whether its updates are written in JSON, as the request was that began it.
-    #[serde(default)]
     pub json: bool,
 }
 
@@ -409,6 +506,79 @@ impl Session {
             }
             Stage::Ended { receipt } => receipt.status,
         }
+    }
+
+    /// The finished receipt of one that has ended.
+    #[must_use]
+    pub fn receipt(&self) -> Option<Receipt> {
+        let Stage::Ended { receipt: bill } = &self.stage else {
+            return None;
+        };
+        let bill = Bill::clone(bill);
+        Some(Receipt {
+            tag: Tag::new(),
+            number: bill.number,
+            session_id: self.id,
+            driver_id: self.driver.clone(),
+            operator: bill.operator.to_string(),
+            site_id: self.site.clone(),
+            time_zone: self.time_zone.to_string(),
+            cp_id: self.cp.clone(),
+            connector: self.connector,
+            origin: self.origin,
+            status: bill.status,
+            end: bill.end,
+            accepted_at: self.accepted_at,
+            started_at: bill.started_at,
+            energy_ended_at: bill.energy_ended_at,
+            ended_at: bill.ended_at,
+            meters: bill.meters,
+            energy_mwh: bill.energy_mwh,
+            idle_s: bill.idle_s,
+            tariff: Tariff::clone(&self.tariff),
+            lines: bill.lines,
+            exact: bill.exact,
+            total: bill.total,
+            net: bill.net,
+            vat: bill.vat,
+            vat_percent: self.tariff.terms.vat_percent,
+            currency: self.tariff.terms.currency,
+            rounding: bill.rounding.to_string(),
+            flags: self.flags.iter().copied().collect(),
+            periods: bill.periods,
+        })
+    }
+
+    /// How many elements its lists have, for a bound of its size.
+    pub(crate) fn elements(&self) -> usize {
+        let (spans, periods, lines) = match &self.stage {
+            Stage::Ordered | Stage::Taken { .. } => return 0,
+            Stage::Energy { meter, .. } | Stage::Standing { meter, .. } => {
+                (meter.spans.len(), meter.periods.len(), 0)
+            }
+            Stage::Ended { receipt } => (
+                receipt.meters.len(),
+                receipt.periods.len(),
+                receipt.lines.len(),
+            ),
+        };
+        spans + periods + lines
+    }
+
+    /// How long its texts are that have no bound of their own.
+    pub(crate) fn texts_len(&self) -> usize {
+        let len = |text: Option<&String>| text.map_or(0, String::len);
+        let raw = |reason: &EndReason| len(reason.raw.as_ref());
+        let stage = match &self.stage {
+            Stage::Ordered | Stage::Taken { .. } => 0,
+            Stage::Energy { meter, .. } => meter.device_tx.len(),
+            Stage::Standing { meter, reason, .. } => meter.device_tx.len() + raw(reason),
+            Stage::Ended { receipt } => {
+                raw(&receipt.end) + receipt.operator.len() + receipt.number.len()
+            }
+        };
+        let stop = self.stop.as_ref().map_or(0, |stop| raw(&stop.reason));
+        stage + stop + len(self.token.as_ref()) + self.time_zone.len()
     }
 
     /// What has been metered, while it is open and energy has begun.

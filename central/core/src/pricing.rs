@@ -1,18 +1,19 @@
 //! What a session costs. Decimal throughout; rounded once, on the receipt.
 
+use std::sync::{Arc, LazyLock};
+
 use ev_contract::{
     ids::TariffId,
     time::UnixMs,
     units::{Amount, Currency, Mwh},
     v1::{
-        EndReason, Flag, IdleFee, Limits, LimitsRequest, MeterSpan, Period, PriceComponent,
-        Receipt, ReceiptLine, Status, Tariff, TariffTerms,
+        EndReason, IdleFee, Limits, LimitsRequest, MeterSpan, Period, PriceComponent, ReceiptLine,
+        Status, Tariff, TariffTerms,
     },
-    wire::Tag,
 };
 use rust_decimal::{Decimal, RoundingStrategy};
 
-use crate::model::Session;
+use crate::model::{Bill, Session};
 
 /// Digits after the point of what is owed. Every currency in use here has cents.
 pub const CENTS: u32 = 2;
@@ -20,10 +21,16 @@ pub const CENTS: u32 = 2;
 /// How a total is rounded, as the receipt says it.
 pub const ROUNDING: &str = "the exact sum of the lines is rounded once, half up, to 0.01; net is total / (1 + VAT) rounded half up to 0.01, VAT is the rest";
 
+/// The same, in memory once.
+fn rounding() -> Arc<str> {
+    static WORDS: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(ROUNDING));
+    Arc::clone(&WORDS)
+}
+
 /// What applies while no tariff is set: energy is free.
 #[must_use]
-pub fn free_tariff() -> Option<Tariff> {
-    Some(Tariff {
+pub fn free_tariff() -> Option<Arc<Tariff>> {
+    Some(Arc::new(Tariff {
         tariff_id: TariffId::new("free").ok()?,
         version: 0,
         terms: TariffTerms {
@@ -33,7 +40,7 @@ pub fn free_tariff() -> Option<Tariff> {
             idle: None,
             vat_percent: Amount::ZERO,
         },
-    })
+    }))
 }
 
 fn round(exact: Decimal) -> Decimal {
@@ -312,7 +319,7 @@ pub struct Ending {
     /// The receipt's number.
     pub number: String,
     /// Who sells.
-    pub operator: String,
+    pub operator: Arc<str>,
     /// `completed` or `failed`.
     pub status: Status,
     /// Why.
@@ -329,16 +336,15 @@ pub struct Ending {
     pub periods: Vec<Period>,
 }
 
-/// Makes the receipt.
+/// Makes the bill.
 #[must_use]
-pub fn receipt(session: &Session, ending: Ending) -> Receipt {
+pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
     let energy = ending.meters.iter().fold(Mwh(0), |sum, s| {
         sum.saturating_add(s.to_mwh.saturating_sub(s.from_mwh))
     });
     let idle_s = ending
         .energy_ended_at
         .map_or(0, |at| seconds_between(at, ending.ended_at));
-    let terms = &session.tariff.terms;
     let lines = lines(
         terms,
         Usage {
@@ -349,38 +355,23 @@ pub fn receipt(session: &Session, ending: Ending) -> Receipt {
     );
     let total = total(&lines);
     let (net, vat) = split_vat(total, terms.vat_percent);
-    let mut flags: Vec<Flag> = session.flags.iter().copied().collect();
-    flags.sort_unstable();
-    Receipt {
-        tag: Tag::new(),
+    Bill {
         number: ending.number,
-        session_id: session.id,
-        driver_id: session.driver.clone(),
         operator: ending.operator,
-        site_id: session.site.clone(),
-        time_zone: session.time_zone.clone(),
-        cp_id: session.cp.clone(),
-        connector: session.connector,
-        origin: session.origin,
         status: ending.status,
         end: ending.reason,
-        accepted_at: session.accepted_at,
         started_at: ending.started_at,
         energy_ended_at: ending.energy_ended_at,
         ended_at: ending.ended_at,
         meters: ending.meters,
         energy_mwh: energy,
         idle_s,
-        tariff: session.tariff.clone(),
         exact: Amount(exact(&lines).normalize()),
         lines,
         total,
         net,
         vat,
-        vat_percent: terms.vat_percent,
-        currency: terms.currency,
-        rounding: ROUNDING.to_owned(),
-        flags,
+        rounding: rounding(),
         periods: ending.periods,
     }
 }

@@ -58,7 +58,7 @@ pub fn to_forget(
         .filter(|s| {
             // Its stop stands: the record of it is needed.
             state
-                .connector(&(s.cp.clone(), s.connector))
+                .connector_at(&s.cp, s.connector)
                 .is_none_or(|c| !c.value.standing_stops.contains(&s.id))
         })
         .take(FORGET_SESSIONS_MAX)

@@ -4,16 +4,22 @@
 //! changes nothing. This rule knows no business and never changes: replicas of different builds
 //! agree, and a frame that is appended twice is harmless.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    hash::Hash,
+    ops::Bound::{Excluded, Included, Unbounded},
+    sync::Arc,
+};
 
 use ev_contract::{
     ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, TariffId},
     v1::{Tariff, TariffScope},
 };
-use serde::{Deserialize, Serialize};
+use hashbrown::{Equivalent, HashMap, hash_map};
 
 use crate::{
-    frame::{Basis, Decoded, Digest, Forget, Frame, Kind, Record, UnreadableFrame, Write},
+    codec::Interner,
+    frame::{Basis, Decoded, Decoder, Digest, Forget, Frame, Kind, Record, UnreadableFrame, Write},
     keys::{Asker, EventId, Key},
     model::{
         Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session,
@@ -22,7 +28,7 @@ use crate::{
 };
 
 /// A value with the record that wrote it last.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<T> {
     /// The value.
     pub value: T,
@@ -34,26 +40,107 @@ pub struct Entry<T> {
     pub prev: u64,
 }
 
+/// All that is kept of a charge point: one place to look at for what nearly every record is about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Cabinet {
+    pub present: Option<Entry<Arc<ChargePoint>>>,
+    pub enrolment: Option<Box<Entry<Enrolment>>>,
+    pub connectors: Few<(ConnectorId, Entry<Arc<Connector>>)>,
+    pub spools: Few<(Epoch, Entry<Spool>)>,
+}
+
+/// A list in the order of its keys that nearly always has one element: that one lies where the list
+/// is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Few<T> {
+    #[default]
+    None,
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> Few<T> {
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::None => &[],
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(all) => all,
+        }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [T] {
+        match self {
+            Self::None => &mut [],
+            Self::One(one) => std::slice::from_mut(one),
+            Self::Many(all) => all,
+        }
+    }
+
+    fn insert(&mut self, at: usize, new: T) {
+        *self = match std::mem::replace(self, Self::None) {
+            Self::None => Self::One(new),
+            Self::One(one) => Self::Many(if at == 0 {
+                vec![new, one]
+            } else {
+                vec![one, new]
+            }),
+            Self::Many(mut all) => {
+                all.insert(at, new);
+                Self::Many(all)
+            }
+        };
+    }
+}
+
+impl<T> From<Vec<T>> for Few<T> {
+    fn from(mut all: Vec<T>) -> Self {
+        if all.len() > 1 {
+            Self::Many(all)
+        } else {
+            all.pop().map_or(Self::None, Self::One)
+        }
+    }
+}
+
+/// All that is kept of a driver.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Person {
+    pub driver: Option<Entry<Driver>>,
+    /// Derived: their sessions, oldest first.
+    pub sessions: Vec<SessionId>,
+}
+
+pub(crate) type RequestKey = (Asker, RequestId);
+
+/// A request's key, to look it up with.
+#[derive(Hash)]
+struct RequestRef<'k>(&'k Asker, &'k RequestId);
+
+impl Equivalent<RequestKey> for RequestRef<'_> {
+    fn equivalent(&self, key: &RequestKey) -> bool {
+        self.1 == &key.1 && self.0 == &key.0
+    }
+}
+
 /// Everything that is remembered, at one position of the ledger.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+///
+/// A copy costs little: what is large is shared with the original until one of them changes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
-    basis: Basis,
-    connectors: BTreeMap<(CpId, ConnectorId), Entry<Connector>>,
-    sessions: BTreeMap<SessionId, Entry<Session>>,
-    adjustments: BTreeMap<SessionId, Entry<Adjustments>>,
-    drivers: BTreeMap<DriverId, Entry<Driver>>,
-    requests: BTreeMap<(Asker, RequestId), Entry<Request>>,
-    charge_points: BTreeMap<CpId, Entry<ChargePoint>>,
-    // Snapshots of before there were any have none.
-    #[serde(default)]
-    enrolments: BTreeMap<CpId, Entry<Enrolment>>,
-    spools: BTreeMap<(CpId, Epoch), Entry<Spool>>,
-    tariffs: BTreeMap<TariffId, Entry<Tariff>>,
-    tariff_scopes: BTreeMap<TariffScope, Entry<Tariff>>,
-    horizon: Option<Entry<Horizon>>,
-    // Derived from the above; kept so that questions need no search.
-    by_driver: BTreeMap<DriverId, BTreeSet<SessionId>>,
+    pub(crate) basis: Basis,
+    pub(crate) cabinets: HashMap<CpId, Arc<Cabinet>>,
+    pub(crate) sessions: HashMap<SessionId, Entry<Arc<Session>>>,
+    pub(crate) adjustments: BTreeMap<SessionId, Entry<Arc<Adjustments>>>,
+    pub(crate) people: HashMap<DriverId, Arc<Person>>,
+    pub(crate) requests: HashMap<RequestKey, Entry<Arc<Request>>>,
+    pub(crate) tariffs: BTreeMap<TariffId, Entry<Arc<Tariff>>>,
+    pub(crate) tariff_scopes: BTreeMap<TariffScope, Entry<Arc<Tariff>>>,
+    pub(crate) horizon: Option<Entry<Horizon>>,
+    // Derived from the above; kept so that questions need no search, and pages have an order.
+    cabinets_by_id: BTreeSet<CpId>,
+    sessions_by_id: BTreeSet<SessionId>,
     open: BTreeSet<SessionId>,
+    enrolled: usize,
 }
 
 /// Why a replica must stop answering.
@@ -102,7 +189,7 @@ pub struct Applied {
     /// Where it stands.
     pub pos: u64,
     /// The frame; none for junk.
-    pub frame: Option<Box<Frame>>,
+    pub frame: Option<Arc<Frame>>,
     /// For each record, whether it was valid.
     pub valid: Vec<bool>,
 }
@@ -130,14 +217,6 @@ impl Applied {
     }
 }
 
-macro_rules! getters {
-    ($($(#[$meta:meta])* $name:ident($($arg:ident: $type:ty),*) -> $value:ty = $field:ident[$key:expr];)+) => {$(
-        $(#[$meta])*
-        #[must_use]
-        pub fn $name(&self, $($arg: $type),*) -> Option<&Entry<$value>> { self.$field.get($key) }
-    )+};
-}
-
 impl State {
     /// What was applied, and the digest there.
     #[must_use]
@@ -145,27 +224,84 @@ impl State {
         self.basis
     }
 
-    getters! {
-        /// A connector.
-        connector(at: &(CpId, ConnectorId)) -> Connector = connectors[at];
-        /// A session.
-        session(id: SessionId) -> Session = sessions[&id];
-        /// The adjustments to a session.
-        adjustments(id: SessionId) -> Adjustments = adjustments[&id];
-        /// A driver.
-        driver(id: &DriverId) -> Driver = drivers[id];
-        /// A request.
-        request(id: &(Asker, RequestId)) -> Request = requests[id];
-        /// A charge point.
-        charge_point(id: &CpId) -> ChargePoint = charge_points[id];
-        /// What was announced of a charge point's credential.
-        enrolment(id: &CpId) -> Enrolment = enrolments[id];
-        /// A spool.
-        spool(id: &(CpId, Epoch)) -> Spool = spools[id];
-        /// A tariff's newest version.
-        tariff(id: &TariffId) -> Tariff = tariffs[id];
-        /// The tariff of a scope.
-        tariff_scope(scope: &TariffScope) -> Tariff = tariff_scopes[scope];
+    /// A connector.
+    #[must_use]
+    pub fn connector(&self, (cp, id): &(CpId, ConnectorId)) -> Option<&Entry<Arc<Connector>>> {
+        self.connector_at(cp, *id)
+    }
+
+    /// The same.
+    #[must_use]
+    pub fn connector_at(&self, cp: &CpId, id: ConnectorId) -> Option<&Entry<Arc<Connector>>> {
+        let there = self.cabinets.get(cp)?.connectors.as_slice();
+        there.iter().find(|(of, _)| *of == id).map(|(_, e)| e)
+    }
+
+    /// A session.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<&Entry<Arc<Session>>> {
+        self.sessions.get(&id)
+    }
+
+    /// The adjustments to a session.
+    #[must_use]
+    pub fn adjustments(&self, id: SessionId) -> Option<&Entry<Arc<Adjustments>>> {
+        self.adjustments.get(&id)
+    }
+
+    /// A driver.
+    #[must_use]
+    pub fn driver(&self, id: &DriverId) -> Option<&Entry<Driver>> {
+        self.people.get(id)?.driver.as_ref()
+    }
+
+    /// A request.
+    #[must_use]
+    pub fn request(&self, (asker, id): &RequestKey) -> Option<&Entry<Arc<Request>>> {
+        self.request_of(asker, id)
+    }
+
+    /// The same.
+    #[must_use]
+    pub fn request_of(&self, asker: &Asker, id: &RequestId) -> Option<&Entry<Arc<Request>>> {
+        self.requests.get(&RequestRef(asker, id))
+    }
+
+    /// A charge point.
+    #[must_use]
+    pub fn charge_point(&self, id: &CpId) -> Option<&Entry<Arc<ChargePoint>>> {
+        self.cabinets.get(id)?.present.as_ref()
+    }
+
+    /// What was announced of a charge point's credential.
+    #[must_use]
+    pub fn enrolment(&self, id: &CpId) -> Option<&Entry<Enrolment>> {
+        self.cabinets.get(id)?.enrolment.as_deref()
+    }
+
+    /// A spool.
+    #[must_use]
+    pub fn spool(&self, (cp, epoch): &(CpId, Epoch)) -> Option<&Entry<Spool>> {
+        self.spool_at(cp, epoch)
+    }
+
+    /// The same.
+    #[must_use]
+    pub fn spool_at(&self, cp: &CpId, epoch: &Epoch) -> Option<&Entry<Spool>> {
+        let there = self.cabinets.get(cp)?.spools.as_slice();
+        there.iter().find(|(of, _)| of == epoch).map(|(_, e)| e)
+    }
+
+    /// A tariff's newest version.
+    #[must_use]
+    pub fn tariff(&self, id: &TariffId) -> Option<&Entry<Arc<Tariff>>> {
+        self.tariffs.get(id)
+    }
+
+    /// The tariff of a scope.
+    #[must_use]
+    pub fn tariff_scope(&self, scope: &TariffScope) -> Option<&Entry<Arc<Tariff>>> {
+        self.tariff_scopes.get(scope)
     }
 
     /// Up to when requests may have been forgotten.
@@ -174,16 +310,22 @@ impl State {
         self.horizon.as_ref()
     }
 
+    pub(crate) fn cabinets_after<'a>(
+        &'a self,
+        after: Option<&'a CpId>,
+    ) -> impl Iterator<Item = (&'a CpId, &'a Cabinet)> + 'a {
+        self.cabinets_by_id
+            .range::<CpId, _>((after.map_or(Unbounded, Excluded), Unbounded))
+            .filter_map(|id| self.cabinets.get(id).map(|cabinet| (id, &**cabinet)))
+    }
+
     /// Charge points in order, after a given one.
     pub fn charge_points_after<'a>(
         &'a self,
         after: Option<&'a CpId>,
     ) -> impl Iterator<Item = (&'a CpId, &'a ChargePoint)> + 'a {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        self.charge_points
-            .range::<CpId, _>((from, Unbounded))
-            .map(|(id, entry)| (id, &entry.value))
+        self.cabinets_after(after)
+            .filter_map(|(id, cabinet)| cabinet.present.as_ref().map(|e| (id, &*e.value)))
     }
 
     /// Charge points that have presented themselves or were enrolled, in order, after a given one.
@@ -191,57 +333,41 @@ impl State {
         &'a self,
         after: Option<&'a CpId>,
     ) -> impl Iterator<Item = (&'a CpId, Option<&'a ChargePoint>)> + 'a {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        let mut presented = self
-            .charge_points
-            .range::<CpId, _>((from, Unbounded))
-            .peekable();
-        let mut enrolled = self
-            .enrolments
-            .range::<CpId, _>((from, Unbounded))
-            .map(|(id, _)| id)
-            .peekable();
-        std::iter::from_fn(move || {
-            let first = match (presented.peek(), enrolled.peek()) {
-                (Some((a, _)), Some(b)) => (*a).min(*b),
-                (Some((a, _)), None) => *a,
-                (None, Some(b)) => *b,
-                (None, None) => return None,
-            };
-            enrolled.next_if(|id| *id == first);
-            let cp = presented.next_if(|(id, _)| *id == first);
-            Some((first, cp.map(|(_, entry)| &entry.value)))
-        })
+        self.cabinets_after(after)
+            .filter(|(_, cabinet)| cabinet.present.is_some() || cabinet.enrolment.is_some())
+            .map(|(id, cabinet)| (id, cabinet.present.as_ref().map(|e| &*e.value)))
     }
 
     /// How many charge points were ever enrolled.
     #[must_use]
-    pub fn enrolments_len(&self) -> usize {
-        self.enrolments.len()
+    pub const fn enrolments_len(&self) -> usize {
+        self.enrolled
     }
 
-    /// All connectors.
-    pub fn connectors(&self) -> impl Iterator<Item = (&(CpId, ConnectorId), &Connector)> + '_ {
-        self.connectors.iter().map(|(at, e)| (at, &e.value))
+    /// All connectors, in order.
+    pub fn connectors(&self) -> impl Iterator<Item = ((&CpId, ConnectorId), &Connector)> + '_ {
+        self.cabinets_after(None).flat_map(|(cp, cabinet)| {
+            let there = cabinet.connectors.as_slice().iter();
+            there.map(move |(id, e)| ((cp, *id), &*e.value))
+        })
     }
 
-    /// All drivers.
+    /// All drivers, in no order.
     pub fn drivers(&self) -> impl Iterator<Item = (&DriverId, &Driver)> + '_ {
-        self.drivers.iter().map(|(id, e)| (id, &e.value))
+        self.people
+            .iter()
+            .filter_map(|(id, person)| person.driver.as_ref().map(|e| (id, &e.value)))
     }
 
     /// Sessions, newest first, before a given one.
     pub fn sessions_before(
         &self,
         before: Option<SessionId>,
-    ) -> impl Iterator<Item = &Entry<Session>> + '_ {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let to = before.map_or(Unbounded, Excluded);
-        self.sessions
-            .range((Unbounded, to))
+    ) -> impl Iterator<Item = &Entry<Arc<Session>>> + '_ {
+        self.sessions_by_id
+            .range((Unbounded, before.map_or(Unbounded, Excluded)))
             .rev()
-            .map(|(_, entry)| entry)
+            .filter_map(|id| self.sessions.get(id))
     }
 
     /// A driver's sessions, newest first, before a given one.
@@ -249,18 +375,18 @@ impl State {
         &'a self,
         driver: &DriverId,
         before: Option<SessionId>,
-    ) -> impl Iterator<Item = &'a Entry<Session>> + 'a {
-        self.by_driver
+    ) -> impl Iterator<Item = &'a Entry<Arc<Session>>> + 'a {
+        self.people
             .get(driver)
             .into_iter()
-            .flatten()
+            .flat_map(|person| &person.sessions)
             .rev()
             .filter(move |id| before.is_none_or(|b| **id < b))
             .filter_map(|id| self.sessions.get(id))
     }
 
-    /// Open sessions.
-    pub fn open_sessions(&self) -> impl DoubleEndedIterator<Item = &Entry<Session>> + '_ {
+    /// Open sessions, oldest first.
+    pub fn open_sessions(&self) -> impl DoubleEndedIterator<Item = &Entry<Arc<Session>>> + '_ {
         self.open.iter().filter_map(|id| self.sessions.get(id))
     }
 
@@ -268,80 +394,98 @@ impl State {
     pub fn open_sessions_after(
         &self,
         after: Option<SessionId>,
-    ) -> impl Iterator<Item = &Entry<Session>> + '_ {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
+    ) -> impl Iterator<Item = &Entry<Arc<Session>>> + '_ {
         self.open
-            .range((from, Unbounded))
+            .range((after.map_or(Unbounded, Excluded), Unbounded))
             .filter_map(|id| self.sessions.get(id))
     }
 
     /// Tariffs by scope.
     pub fn tariff_scopes(&self) -> impl Iterator<Item = (&TariffScope, &Tariff)> + '_ {
-        self.tariff_scopes.iter().map(|(s, e)| (s, &e.value))
+        self.tariff_scopes.iter().map(|(s, e)| (s, &*e.value))
     }
 
     /// All spools in order, after a given one.
     pub fn spools_after<'a>(
         &'a self,
         after: Option<&'a (CpId, Epoch)>,
-    ) -> impl Iterator<Item = (&'a (CpId, Epoch), &'a Spool)> + 'a {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let from = after.map_or(Unbounded, Excluded);
-        self.spools
-            .range::<(CpId, Epoch), _>((from, Unbounded))
-            .map(|(at, entry)| (at, &entry.value))
+    ) -> impl Iterator<Item = ((&'a CpId, &'a Epoch), &'a Spool)> + 'a {
+        let at = after.map(|(cp, _)| cp);
+        self.cabinets_by_id
+            .range::<CpId, _>((at.map_or(Unbounded, Included), Unbounded))
+            .filter_map(|cp| {
+                self.cabinets
+                    .get(cp)
+                    .map(|cabinet| (cp, cabinet.spools.as_slice()))
+            })
+            .flat_map(|(cp, spools)| spools.iter().map(move |(epoch, e)| ((cp, epoch), &e.value)))
+            .filter(move |((cp, epoch), _)| after.is_none_or(|(of, last)| (of, last) < (cp, epoch)))
     }
 
-    /// All spools with where they are.
-    pub fn spools_by_place(&self) -> impl Iterator<Item = (&(CpId, Epoch), &Spool)> + '_ {
-        self.spools.iter().map(|(at, e)| (at, &e.value))
+    /// All spools with where they are, in order.
+    pub fn spools_by_place(&self) -> impl Iterator<Item = ((&CpId, &Epoch), &Spool)> + '_ {
+        self.spools_after(None)
     }
 
     /// Spools of a charge point, all epochs.
-    pub fn spools_of<'a>(
-        &'a self,
-        cp: &'a CpId,
-    ) -> impl Iterator<Item = (&'a Epoch, &'a Spool)> + 'a {
-        self.spools
-            .iter()
-            .filter(move |((of, _), _)| of == cp)
-            .map(|((_, epoch), entry)| (epoch, &entry.value))
+    pub fn spools_of(&self, cp: &CpId) -> impl Iterator<Item = (&Epoch, &Spool)> + '_ {
+        self.cabinets
+            .get(cp)
+            .into_iter()
+            .flat_map(|cabinet| cabinet.spools.as_slice())
+            .map(|(epoch, e)| (epoch, &e.value))
     }
 
-    /// All remembered requests.
+    /// All remembered requests, in no order.
     pub fn requests(&self) -> impl Iterator<Item = &Request> + '_ {
-        self.requests.values().map(|e| &e.value)
+        self.requests.values().map(|e| &*e.value)
     }
 
     /// All sessions, oldest first.
     pub fn sessions_oldest_first(&self) -> impl Iterator<Item = &Session> + '_ {
-        self.sessions.values().map(|e| &e.value)
+        self.sessions_by_id
+            .iter()
+            .filter_map(|id| self.sessions.get(id))
+            .map(|e| &*e.value)
+    }
+
+    /// One in which nothing is, at a position.
+    pub(crate) fn at(basis: Basis) -> Self {
+        Self {
+            basis,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn load_cabinet(&mut self, id: CpId, cabinet: Cabinet) {
+        self.enrolled += usize::from(cabinet.enrolment.is_some());
+        self.cabinets_by_id.insert(id.clone());
+        self.cabinets.insert(id, Arc::new(cabinet));
+    }
+
+    pub(crate) fn load_session(&mut self, entry: Entry<Arc<Session>>) {
+        self.index(&entry.value);
+        self.sessions.insert(entry.value.id, entry);
+    }
+
+    pub(crate) fn load_driver(&mut self, id: DriverId, driver: Entry<Driver>) {
+        self.person(&id).driver = Some(driver);
     }
 
     /// The version of a key.
     #[must_use]
     pub fn version(&self, key: &Key) -> Option<EventId> {
         match key {
-            Key::Connector(cp, connector) => self
-                .connectors
-                .get(&(cp.clone(), *connector))
-                .map(|e| e.version),
-            Key::Session(id) => self.sessions.get(id).map(|e| e.version),
-            Key::Adjustments(id) => self.adjustments.get(id).map(|e| e.version),
-            Key::Driver(id) => self.drivers.get(id).map(|e| e.version),
-            Key::Request(asker, id) => self
-                .requests
-                .get(&(asker.clone(), id.clone()))
-                .map(|e| e.version),
-            Key::ChargePoint(id) => self.charge_points.get(id).map(|e| e.version),
-            Key::Enrolment(id) => self.enrolments.get(id).map(|e| e.version),
-            Key::Spool(cp, epoch) => self
-                .spools
-                .get(&(cp.clone(), epoch.clone()))
-                .map(|e| e.version),
-            Key::Tariff(id) => self.tariffs.get(id).map(|e| e.version),
-            Key::TariffScope(scope) => self.tariff_scopes.get(scope).map(|e| e.version),
+            Key::Connector(cp, connector) => self.connector_at(cp, *connector).map(|e| e.version),
+            Key::Session(id) => self.session(*id).map(|e| e.version),
+            Key::Adjustments(id) => self.adjustments(*id).map(|e| e.version),
+            Key::Driver(id) => self.driver(id).map(|e| e.version),
+            Key::Request(asker, id) => self.request_of(asker, id).map(|e| e.version),
+            Key::ChargePoint(id) => self.charge_point(id).map(|e| e.version),
+            Key::Enrolment(id) => self.enrolment(id).map(|e| e.version),
+            Key::Spool(cp, epoch) => self.spool_at(cp, epoch).map(|e| e.version),
+            Key::Tariff(id) => self.tariff(id).map(|e| e.version),
+            Key::TariffScope(scope) => self.tariff_scope(scope).map(|e| e.version),
             Key::Horizon => self.horizon.as_ref().map(|e| e.version),
         }
     }
@@ -351,75 +495,124 @@ impl State {
             .expects
             .iter()
             .all(|(key, version)| self.version(key) == *version)
-            && record
-                .writes
-                .iter()
-                .all(|write| record.expects.contains_key(&write.key()))
+            && record.expects_what_it_writes()
     }
 
-    fn put(&mut self, write: Write, version: EventId, pos: u64) {
-        fn set<K: Ord, T>(
-            map: &mut BTreeMap<K, Entry<T>>,
-            key: K,
-            value: T,
-            version: EventId,
-            pos: u64,
-        ) {
-            let prev = map.get(&key).map_or(0, |old| {
-                // Two records of one frame share its position: then the one before the frame counts.
-                if old.pos == pos { old.prev } else { old.pos }
-            });
-            map.insert(
-                key,
-                Entry {
-                    value,
-                    version,
-                    pos,
-                    prev,
-                },
-            );
-        }
+    fn put(&mut self, write: &Write, by: By, shared: &mut Interner) {
         match write {
             Write::Connector(cp, connector, value) => {
-                set(&mut self.connectors, (cp, connector), value, version, pos);
+                let there = &mut self.cabinet(cp).connectors;
+                by.set_in(there, connector, Arc::clone(value));
             }
             Write::Session(session) => {
-                if let Some(driver) = &session.driver {
-                    self.by_driver
-                        .entry(driver.clone())
-                        .or_default()
-                        .insert(session.id);
-                }
-                if session.is_ended() {
-                    self.open.remove(&session.id);
-                } else {
-                    self.open.insert(session.id);
-                }
-                set(&mut self.sessions, session.id, *session, version, pos);
+                self.index(session);
+                by.set(&mut self.sessions, session.id, Arc::clone(session));
             }
-            Write::Adjustments(id, value) => set(&mut self.adjustments, id, value, version, pos),
-            Write::Driver(id, value) => set(&mut self.drivers, id, value, version, pos),
+            Write::Adjustments(id, value) => {
+                let old = self.adjustments.get(id);
+                let new = by.entry(old, Arc::clone(value));
+                self.adjustments.insert(*id, new);
+            }
+            Write::Driver(id, value) => {
+                let person = self.person(id);
+                person.driver = Some(by.entry(person.driver.as_ref(), value.clone()));
+            }
             Write::Request(asker, id, value) => {
-                set(&mut self.requests, (asker, id), value, version, pos);
+                let key = (asker.clone(), id.clone());
+                by.set(&mut self.requests, key, Arc::clone(value));
             }
             Write::ChargePoint(id, value) => {
-                set(&mut self.charge_points, id, value, version, pos);
+                let value = ChargePoint {
+                    site: shared.site(&value.site),
+                    time_zone: shared.text(&value.time_zone),
+                    connectors: shared.specs(&value.connectors),
+                    version: shared.text(&value.version),
+                    epoch: value.epoch.clone(),
+                    sim_speed: value.sim_speed,
+                };
+                let cabinet = self.cabinet(id);
+                cabinet.present = Some(by.entry(cabinet.present.as_ref(), Arc::new(value)));
             }
-            Write::Enrolment(id, value) => set(&mut self.enrolments, id, value, version, pos),
+            Write::Enrolment(id, value) => {
+                let cabinet = self.cabinet(id);
+                let old = cabinet.enrolment.as_deref();
+                let new = old.is_none();
+                cabinet.enrolment = Some(Box::new(by.entry(old, value.clone())));
+                self.enrolled += usize::from(new);
+            }
             Write::Spool(cp, epoch, value) => {
-                set(&mut self.spools, (cp, epoch), value, version, pos);
+                let cabinet = self.cabinet(cp);
+                // The text of its epoch is in memory once.
+                let epoch = match &cabinet.present {
+                    Some(present) if present.value.epoch == *epoch => &present.value.epoch.clone(),
+                    Some(_) | None => epoch,
+                };
+                by.set_in(&mut cabinet.spools, epoch, value.clone());
             }
-            Write::Tariff(tariff) => set(
-                &mut self.tariffs,
-                tariff.tariff_id.clone(),
-                tariff,
-                version,
-                pos,
-            ),
+            Write::Tariff(tariff) => {
+                let old = self.tariffs.get(&tariff.tariff_id);
+                let new = by.entry(old, Arc::clone(tariff));
+                self.tariffs.insert(tariff.tariff_id.clone(), new);
+            }
             Write::TariffScope(scope, tariff) => {
-                set(&mut self.tariff_scopes, scope, tariff, version, pos);
+                let old = self.tariff_scopes.get(scope);
+                let new = by.entry(old, Arc::clone(tariff));
+                self.tariff_scopes.insert(scope.clone(), new);
             }
-            Write::Forget(forget) => self.forget(&forget, version, pos),
+            Write::Forget(forget) => self.forget(forget, by.version, by.pos),
+        }
+    }
+
+    /// A charge point's place, made when it is new.
+    fn cabinet(&mut self, id: &CpId) -> &mut Cabinet {
+        let cabinet = match self.cabinets.entry(id.clone()) {
+            hash_map::Entry::Occupied(there) => there.into_mut(),
+            hash_map::Entry::Vacant(free) => {
+                self.cabinets_by_id.insert(id.clone());
+                free.insert(Arc::default())
+            }
+        };
+        Arc::make_mut(cabinet)
+    }
+
+    /// A driver's place, made when it is new.
+    fn person(&mut self, id: &DriverId) -> &mut Person {
+        Arc::make_mut(self.people.entry(id.clone()).or_default())
+    }
+
+    /// Notes where a session is to be found.
+    fn index(&mut self, session: &Session) {
+        if session.is_ended() {
+            self.open.remove(&session.id);
+        } else {
+            self.open.insert(session.id);
+        }
+        let old = self
+            .sessions
+            .get(&session.id)
+            .map(|e| e.value.driver.clone());
+        if old.as_ref() == Some(&session.driver) {
+            return;
+        }
+        if let Some(Some(old)) = old {
+            self.leaves(&old, session.id);
+        }
+        self.sessions_by_id.insert(session.id);
+        if let Some(driver) = &session.driver {
+            let theirs = &mut self.person(driver).sessions;
+            if let Err(at) = theirs.binary_search(&session.id) {
+                theirs.reserve_exact(1);
+                theirs.insert(at, session.id);
+            }
+        }
+    }
+
+    /// A session is a driver's no more.
+    fn leaves(&mut self, driver: &DriverId, id: SessionId) {
+        let person = self.person(driver);
+        person.sessions.retain(|theirs| *theirs != id);
+        if person.sessions.is_empty() && person.driver.is_none() {
+            self.people.remove(driver);
         }
     }
 
@@ -461,28 +654,25 @@ impl State {
             if newer || !entry.value.is_ended() {
                 continue;
             }
-            if let Some(driver) = &entry.value.driver
-                && let Some(theirs) = self.by_driver.get_mut(driver)
-            {
-                theirs.remove(id);
-                if theirs.is_empty() {
-                    self.by_driver.remove(driver);
-                }
+            if let Some(driver) = entry.value.driver.clone() {
+                self.leaves(&driver, *id);
             }
             self.sessions.remove(id);
+            self.sessions_by_id.remove(id);
             self.adjustments.remove(id);
         }
     }
 
     /// Applies the records of a frame in order; says which were valid.
-    fn apply_records(&mut self, records: &[Record], pos: u64) -> Vec<bool> {
+    fn apply_records(&mut self, records: &[Record], pos: u64, shared: &mut Interner) -> Vec<bool> {
         records
             .iter()
             .map(|record| {
                 let valid = self.stands(record);
                 if valid {
                     for write in &record.writes {
-                        self.put(write.clone(), record.id, pos);
+                        let version = record.id;
+                        self.put(write, By { version, pos }, shared);
                     }
                 }
                 valid
@@ -507,11 +697,54 @@ impl State {
     }
 }
 
+/// Which record writes, and where it stands.
+#[derive(Debug, Clone, Copy)]
+struct By {
+    version: EventId,
+    pos: u64,
+}
+
+impl By {
+    fn entry<T>(self, old: Option<&Entry<T>>, value: T) -> Entry<T> {
+        let Self { version, pos } = self;
+        Entry {
+            value,
+            version,
+            pos,
+            prev: old.map_or(0, |old| {
+                // Two records of one frame share its position: then the one before the frame counts.
+                if old.pos == pos { old.prev } else { old.pos }
+            }),
+        }
+    }
+
+    fn set<K: Hash + Eq, T>(self, map: &mut HashMap<K, Entry<T>>, key: K, value: T) {
+        match map.entry(key) {
+            hash_map::Entry::Occupied(mut there) => {
+                let new = self.entry(Some(there.get()), value);
+                there.insert(new);
+            }
+            hash_map::Entry::Vacant(free) => {
+                free.insert(self.entry(None, value));
+            }
+        }
+    }
+
+    fn set_in<K: Ord + Clone, T>(self, list: &mut Few<(K, Entry<T>)>, key: &K, value: T) {
+        let there = list.as_mut_slice();
+        match there.binary_search_by(|(there, _)| there.cmp(key)) {
+            Ok(at) => there[at].1 = self.entry(Some(&there[at].1), value),
+            Err(at) => list.insert(at, (key.clone(), self.entry(None, value))),
+        }
+    }
+}
+
 /// The state with the digests that it had on the way: what audits other replicas' frames.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     state: State,
     digests: VecDeque<Basis>,
+    decoder: Decoder,
 }
 
 impl Log {
@@ -523,7 +756,11 @@ impl Log {
     #[must_use]
     pub fn from_snapshot(state: State) -> Self {
         let digests = VecDeque::from([state.basis]);
-        Self { state, digests }
+        Self {
+            state,
+            digests,
+            decoder: Decoder::default(),
+        }
     }
 
     /// The state.
@@ -537,7 +774,7 @@ impl Log {
     /// # Errors
     /// An [`Alarm`] when the ledger is not what it was; nothing is applied then.
     pub fn apply(&mut self, pos: u64, bytes: &[u8]) -> Result<Applied, Alarm> {
-        match Frame::decode(bytes)? {
+        match self.decoder.decode(bytes)? {
             Decoded::Frame(frame) => self.apply_frame(pos, frame, bytes),
             Decoded::Junk => {
                 self.follows(pos)?;
@@ -552,19 +789,22 @@ impl Log {
         }
     }
 
-    /// Applies a frame of which both the bytes and what they mean are at hand.
+    /// Applies a frame of which both the bytes and what they mean are at hand: one's own, or one that
+    /// was decoded elsewhere. What is large in it is shared with the state and not copied.
     ///
     /// # Errors
     /// As [`Log::apply`].
     pub fn apply_frame(
         &mut self,
         pos: u64,
-        frame: Box<Frame>,
+        frame: impl Into<Arc<Frame>>,
         bytes: &[u8],
     ) -> Result<Applied, Alarm> {
+        let frame = frame.into();
         self.follows(pos)?;
         self.audit(&frame)?;
-        let valid = self.state.apply_records(&frame.records, pos);
+        let shared = self.decoder.shared();
+        let valid = self.state.apply_records(&frame.records, pos, shared);
         self.state.advance(pos, bytes, &valid);
         self.remember();
         Ok(Applied {

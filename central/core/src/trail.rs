@@ -11,14 +11,14 @@ use ev_contract::{
     connector::{Phase, Service},
     ids::{ConnectorId, CpId, Epoch, SessionId},
     time::UnixMs,
-    v1::{EventKind, EventRow, Reach, Receipt, RefusedView},
+    v1::{EventKind, EventRow, Reach, RefusedView},
 };
 
 use crate::{
     frame::{Kind, Record, Write},
     insight::keeps_out,
     keys::Asker,
-    model::{Answer, Connector, Session, Spool, Stage},
+    model::{Answer, Bill, Connector, Session, Spool, Stage},
     state::State,
 };
 
@@ -128,9 +128,9 @@ impl Trail {
     #[must_use]
     pub fn new(state: &State) -> Self {
         let mut trail = Self::default();
-        for (at, connector) in state.connectors() {
+        for ((cp, id), connector) in state.connectors() {
             let seen = seen_connector(connector, &SeenConnector::default(), None);
-            trail.connectors.insert(at.clone(), seen);
+            trail.connectors.insert((cp.clone(), id), seen);
         }
         for entry in state.open_sessions() {
             let session = &entry.value;
@@ -139,8 +139,9 @@ impl Trail {
         for (cp, _) in state.charge_points_after(None) {
             trail.refused.insert(cp.clone(), VecDeque::new());
         }
-        for (at, spool) in state.spools_by_place() {
-            trail.spools.insert(at.clone(), spool.clone());
+        for ((cp, epoch), spool) in state.spools_by_place() {
+            let at = (cp.clone(), epoch.clone());
+            trail.spools.insert(at, spool.clone());
         }
         trail
     }
@@ -320,7 +321,9 @@ impl Trail {
                 Stage::Standing { reason, .. } => {
                     by_itself(EventKind::EnergyEnded, Some(reason.word().to_owned()))
                 }
-                Stage::Ended { receipt } => event(EventKind::Ended, Some(in_short(receipt))),
+                Stage::Ended { receipt } => {
+                    event(EventKind::Ended, Some(in_short(session, receipt)))
+                }
             });
         } else if now.phase != was.phase && !now.stopping {
             found.push(by_itself(EventKind::Phase, Some(now.phase.to_string())));
@@ -589,17 +592,17 @@ fn seen_session(session: &Session) -> SeenSession {
     }
 }
 
-fn in_short(receipt: &Receipt) -> String {
+fn in_short(session: &Session, receipt: &Bill) -> String {
     let mut text = format!(
         "{}, {}, {} Wh, {} {}, {}",
         receipt.status,
         receipt.end.word(),
         receipt.energy_mwh.0 / 1_000,
         receipt.total,
-        receipt.currency,
+        session.tariff.terms.currency,
         receipt.number
     );
-    for flag in &receipt.flags {
+    for flag in &session.flags {
         text.push_str(&format!(", {flag}"));
     }
     text

@@ -1,16 +1,17 @@
 //! A decision under way. Whatever it reads or writes is noted with its version, so that no key can
 //! be left out of `expects`.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, sync::Arc};
 
 use ev_contract::{
     ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, TariffId},
     time::UnixMs,
     v1::{Tariff, TariffScope},
 };
+use hashbrown::HashMap;
 
 use crate::{
-    frame::{Evidence, Forget, Kind, Record, Write},
+    frame::{Evidence, Expects, Forget, Kind, Record, Write},
     keys::{Asker, EventId, Key},
     model::{
         Adjustments, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session, Spool,
@@ -22,16 +23,19 @@ use crate::{
 #[derive(Debug)]
 pub struct Overlay<'a> {
     base: &'a State,
-    over: BTreeMap<Key, (EventId, Write)>,
+    over: HashMap<Key, (EventId, Write)>,
+    /// What the last decision had its keys in, for the next one.
+    spare: RefCell<Vec<Touched>>,
 }
 
 impl<'a> Overlay<'a> {
     /// Nothing but the applied state.
     #[must_use]
-    pub const fn new(base: &'a State) -> Self {
+    pub fn new(base: &'a State) -> Self {
         Self {
             base,
-            over: BTreeMap::new(),
+            over: HashMap::default(),
+            spare: RefCell::default(),
         }
     }
 
@@ -49,14 +53,24 @@ impl<'a> Overlay<'a> {
     }
 }
 
+/// A key that a decision read or writes.
+#[derive(Debug)]
+struct Touched {
+    key: Key,
+    /// The version that was seen.
+    version: Option<EventId>,
+    write: Option<Write>,
+}
+
 /// A decision under way.
 #[derive(Debug)]
 pub struct Tx<'o, 'a> {
     overlay: &'o Overlay<'a>,
-    expects: BTreeMap<Key, Option<EventId>>,
-    writes: BTreeMap<Key, Write>,
+    /// In the order of keys.
+    touched: Vec<Touched>,
     evidence: Vec<Evidence>,
     leaned_on_frame: bool,
+    wrote: bool,
 }
 
 macro_rules! reads {
@@ -65,18 +79,20 @@ macro_rules! reads {
         $(#[$meta])*
         pub fn $name(&mut self, $($arg: $type),*) -> Option<$value> {
             let key = $key;
-            if let Some(write) = self.writes.get(&key) {
+            let at = self.find(&key);
+            if let Ok(at) = at
+                && let Some(write) = &self.touched[at].write
+            {
                 return match write { $pattern => Some($picked.clone()), _ => None };
             }
             if let Some((version, write)) = self.overlay.over.get(&key) {
                 let picked = match write { $pattern => Some($picked.clone()), _ => None };
                 self.leaned_on_frame = true;
-                self.expects.insert(key, Some(*version));
+                self.expect(at, key, Some(*version));
                 return picked;
             }
-            let base = self.overlay.base;
-            let entry = $base(base);
-            self.expects.insert(key, entry.map(|e| e.version));
+            let entry = $base(self.overlay.base);
+            self.expect(at, key, entry.map(|e| e.version));
             entry.map(|e| e.value.clone())
         }
     )+};
@@ -85,36 +101,55 @@ macro_rules! reads {
 impl<'o, 'a> Tx<'o, 'a> {
     /// Begins a decision.
     #[must_use]
-    pub const fn new(overlay: &'o Overlay<'a>) -> Self {
+    pub fn new(overlay: &'o Overlay<'a>) -> Self {
         Self {
             overlay,
-            expects: BTreeMap::new(),
-            writes: BTreeMap::new(),
+            touched: overlay.spare.take(),
             evidence: Vec::new(),
             leaned_on_frame: false,
+            wrote: false,
+        }
+    }
+
+    fn find(&self, key: &Key) -> Result<usize, usize> {
+        self.touched.binary_search_by(|there| there.key.cmp(key))
+    }
+
+    /// Notes the version of a key that was read; `at` is where it is, or would be.
+    fn expect(&mut self, at: Result<usize, usize>, key: Key, version: Option<EventId>) {
+        if let Err(at) = at {
+            let write = None;
+            self.touched.insert(
+                at,
+                Touched {
+                    key,
+                    version,
+                    write,
+                },
+            );
         }
     }
 
     reads! {
         /// A connector.
-        connector(cp: &CpId, id: ConnectorId) -> Connector:
+        connector(cp: &CpId, id: ConnectorId) -> Arc<Connector>:
             Key::Connector(cp.clone(), id), Write::Connector(_, _, v) => v,
-            |s: &'a State| s.connector(&(cp.clone(), id));
+            |s: &'a State| s.connector_at(cp, id);
         /// A session.
-        session(id: SessionId) -> Session:
-            Key::Session(id), Write::Session(v) => **v, |s: &'a State| s.session(id);
+        session(id: SessionId) -> Arc<Session>:
+            Key::Session(id), Write::Session(v) => v, |s: &'a State| s.session(id);
         /// The adjustments to a session.
-        adjustments(id: SessionId) -> Adjustments:
+        adjustments(id: SessionId) -> Arc<Adjustments>:
             Key::Adjustments(id), Write::Adjustments(_, v) => v, |s: &'a State| s.adjustments(id);
         /// A driver.
         driver(id: &DriverId) -> Driver:
             Key::Driver(id.clone()), Write::Driver(_, v) => v, |s: &'a State| s.driver(id);
         /// A request.
-        request(asker: &Asker, id: &RequestId) -> Request:
+        request(asker: &Asker, id: &RequestId) -> Arc<Request>:
             Key::Request(asker.clone(), id.clone()), Write::Request(_, _, v) => v,
-            |s: &'a State| s.request(&(asker.clone(), id.clone()));
+            |s: &'a State| s.request_of(asker, id);
         /// A charge point.
-        charge_point(id: &CpId) -> ChargePoint:
+        charge_point(id: &CpId) -> Arc<ChargePoint>:
             Key::ChargePoint(id.clone()), Write::ChargePoint(_, v) => v,
             |s: &'a State| s.charge_point(id);
         /// What was announced of a charge point's credential.
@@ -124,42 +159,61 @@ impl<'o, 'a> Tx<'o, 'a> {
         /// A spool.
         spool(cp: &CpId, epoch: &Epoch) -> Spool:
             Key::Spool(cp.clone(), epoch.clone()), Write::Spool(_, _, v) => v,
-            |s: &'a State| s.spool(&(cp.clone(), epoch.clone()));
+            |s: &'a State| s.spool_at(cp, epoch);
         /// A tariff's newest version.
-        tariff(id: &TariffId) -> Tariff:
+        tariff(id: &TariffId) -> Arc<Tariff>:
             Key::Tariff(id.clone()), Write::Tariff(v) => v, |s: &'a State| s.tariff(id);
         /// The tariff of a scope.
-        tariff_scope(scope: &TariffScope) -> Tariff:
+        tariff_scope(scope: &TariffScope) -> Arc<Tariff>:
             Key::TariffScope(scope.clone()), Write::TariffScope(_, v) => v,
             |s: &'a State| s.tariff_scope(scope);
     }
 
+    /// A connector as it is, to be changed; as one that nothing was ever said of when it is new.
+    pub fn connector_to_change(&mut self, cp: &CpId, id: ConnectorId) -> Connector {
+        self.connector(cp, id)
+            .map(Arc::unwrap_or_clone)
+            .unwrap_or_default()
+    }
+
     /// Up to when requests may have been forgotten. Every record that answers a request reads it.
     pub fn horizon(&mut self) -> UnixMs {
+        let at = self.find(&Key::Horizon);
         if let Some((version, Write::Forget(forget))) = self.overlay.over.get(&Key::Horizon) {
             self.leaned_on_frame = true;
-            self.expects.insert(Key::Horizon, Some(*version));
+            self.expect(at, Key::Horizon, Some(*version));
             return forget.horizon.until;
         }
         let entry = self.overlay.base.horizon();
-        self.expects.insert(Key::Horizon, entry.map(|e| e.version));
+        self.expect(at, Key::Horizon, entry.map(|e| e.version));
         entry.map_or(Horizon::default().until, |e| e.value.until)
     }
 
     /// Writes a key. What was not read is expected as it stands all the same.
     pub fn put(&mut self, write: Write) {
+        self.wrote = true;
         let key = write.key();
-        if !self.expects.contains_key(&key) {
-            let version = match self.overlay.over.get(&key) {
-                Some((version, _)) => {
-                    self.leaned_on_frame = true;
-                    Some(*version)
-                }
-                None => self.overlay.base.version(&key),
-            };
-            self.expects.insert(key.clone(), version);
+        match self.find(&key) {
+            Ok(at) => self.touched[at].write = Some(write),
+            Err(at) => {
+                let version = match self.overlay.over.get(&key) {
+                    Some((version, _)) => {
+                        self.leaned_on_frame = true;
+                        Some(*version)
+                    }
+                    None => self.overlay.base.version(&key),
+                };
+                let write = Some(write);
+                self.touched.insert(
+                    at,
+                    Touched {
+                        key,
+                        version,
+                        write,
+                    },
+                );
+            }
         }
-        self.writes.insert(key, write);
     }
 
     /// Removes old things; see [`Forget`].
@@ -176,7 +230,8 @@ impl<'o, 'a> Tx<'o, 'a> {
     /// Whether a key has been written in this decision.
     #[must_use]
     pub fn wrote(&self, key: &Key) -> bool {
-        self.writes.contains_key(key)
+        self.find(key)
+            .is_ok_and(|at| self.touched[at].write.is_some())
     }
 
     /// The state without this decision or its frame: for what is derived and needs no version.
@@ -193,15 +248,28 @@ impl<'o, 'a> Tx<'o, 'a> {
 
     /// The finished record; none when nothing is written.
     #[must_use]
-    pub fn record(self, id: EventId, kind: Kind) -> Option<Record> {
-        if self.writes.is_empty() {
+    pub fn record(mut self, id: EventId, kind: Kind) -> Option<Record> {
+        if !self.wrote {
             return None;
         }
+        let written = self.touched.iter().filter(|t| t.write.is_some()).count();
+        let mut expects = Vec::with_capacity(self.touched.len());
+        let mut writes = Vec::with_capacity(written);
+        for Touched {
+            key,
+            version,
+            write,
+        } in self.touched.drain(..)
+        {
+            expects.push((key, version));
+            writes.extend(write);
+        }
+        self.overlay.spare.replace(self.touched);
         Some(Record {
             id,
             kind,
-            expects: self.expects,
-            writes: self.writes.into_values().collect(),
+            expects: Expects::in_order(expects),
+            writes,
             evidence: self.evidence,
         })
     }

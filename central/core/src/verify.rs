@@ -4,7 +4,10 @@
 //! Receipts come to the CDR stream nearly in the order of the ledger, so that both are read side by
 //! side and only what differs in order is remembered.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use ev_contract::{
     ids::{ConnectorId, CpId, Epoch, SessionId},
@@ -478,10 +481,10 @@ impl Verifier {
         }
     }
 
-    fn judge_session(&mut self, seq: u64, at_ms: i64, session: &Session, before: &mut Before) {
+    fn judge_session(&mut self, seq: u64, at_ms: i64, session: &Arc<Session>, before: &mut Before) {
         let at = At::Ledger(seq);
         let id = Some(session.id);
-        let former = before.sessions.insert(session.id, session.clone());
+        let former = before.sessions.insert(session.id, Arc::clone(session));
         if let Some(former) = &former {
             if former.is_ended() && former.stage != session.stage {
                 self.find(at, id, "it changes after its end".into());
@@ -496,7 +499,7 @@ impl Verifier {
                 self.find(at, id, what);
             }
         }
-        let Stage::Ended { receipt } = &session.stage else {
+        let Some(receipt) = session.receipt() else {
             return;
         };
         if former.is_some_and(|former| former.is_ended()) {
@@ -506,19 +509,19 @@ impl Verifier {
         if receipt.status == Status::Completed {
             self.report.completed += 1;
         }
-        for what in faults_of(session, receipt) {
+        for what in faults_of(&receipt) {
             self.find(at, id, what);
         }
         before
             .receipts
             .entry((session.cp.clone(), session.connector))
             .or_default()
-            .push((number_of(receipt), session.id));
+            .push((number_of(&receipt), session.id));
         let month = self.month(receipt.ended_at);
         month.receipts += 1;
         month.energy_mwh = month.energy_mwh.saturating_add(receipt.energy_mwh.0);
         add(&mut month.money, receipt.currency, receipt.total);
-        self.want((session.id, None), seq, at_ms, &**receipt);
+        self.want((session.id, None), seq, at_ms, &receipt);
     }
 
     fn judge_adjustments(
@@ -543,7 +546,8 @@ impl Verifier {
             match &before
                 .sessions
                 .get(&session)
-                .or_else(|| self.log.state().session(session).map(|e| &e.value))?
+                .map(|session| &**session)
+                .or_else(|| self.log.state().session(session).map(|e| &*e.value))?
                 .stage
             {
                 Stage::Ended { receipt } => Some(receipt.total),
@@ -604,7 +608,7 @@ type Numbered = (Option<u64>, SessionId);
 /// What is there before a message, kept up to date while its records are looked at.
 #[derive(Debug, Default)]
 struct Before {
-    sessions: BTreeMap<SessionId, Session>,
+    sessions: BTreeMap<SessionId, Arc<Session>>,
     adjustments: BTreeMap<SessionId, Vec<Adjustment>>,
     spools: BTreeMap<(CpId, Epoch), u64>,
     /// Receipts that are new: number and session.
@@ -641,18 +645,8 @@ fn differs(id: PaperId, pos: u64) -> String {
 }
 
 /// What a receipt says of itself must come out even.
-fn faults_of(session: &Session, receipt: &Receipt) -> Vec<String> {
+fn faults_of(receipt: &Receipt) -> Vec<String> {
     let mut faults = Vec::new();
-    if receipt.session_id != session.id
-        || receipt.cp_id != session.cp
-        || receipt.connector != session.connector
-        || receipt.driver_id != session.driver
-    {
-        faults.push(format!(
-            "its receipt {} is another session's",
-            receipt.number
-        ));
-    }
     let spans = receipt.meters.iter().fold(0_u64, |sum, span| {
         sum.saturating_add(span.to_mwh.0.saturating_sub(span.from_mwh.0))
     });
@@ -683,7 +677,7 @@ fn standing(log: &Log) -> Vec<(SessionId, String)> {
     for entry in state.open_sessions() {
         let session = &entry.value;
         let on_connector = state
-            .connector(&(session.cp.clone(), session.connector))
+            .connector_at(&session.cp, session.connector)
             .is_some_and(|c| c.value.open.contains(&session.id));
         if !on_connector {
             faults.push((

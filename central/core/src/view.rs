@@ -1,5 +1,7 @@
 //! Answers to questions, from the applied state. The shell sees to it that the state is fresh.
 
+use std::sync::Arc;
+
 use ev_contract::{
     connector::{ConnectorState, Service},
     ids::{ConnectorId, CpId, DriverId, RequestId, SiteId},
@@ -44,7 +46,7 @@ pub trait Heard {
 
 /// A session for its driver or an operator.
 #[must_use]
-pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> SessionView {
+pub fn session(entry: &Entry<Arc<Session>>, heard: &dyn Heard, now: UnixMs) -> SessionView {
     let s = &entry.value;
     let meter = s.meter();
     let receipt = match &s.stage {
@@ -73,7 +75,7 @@ pub fn session(entry: &Entry<Session>, heard: &dyn Heard, now: UnixMs) -> Sessio
         cp_id: s.cp.clone(),
         connector: s.connector,
         site_id: s.site.clone(),
-        time_zone: s.time_zone.clone(),
+        time_zone: s.time_zone.to_string(),
         state: s.phase(),
         status: s.status(),
         origin: s.origin,
@@ -137,7 +139,7 @@ fn live(s: &Session, heard: &dyn Heard) -> Option<Live> {
 
 /// News of a session for its driver; none for a session without one.
 #[must_use]
-pub fn update(entry: &Entry<Session>, now: UnixMs) -> Option<DriverUpdate> {
+pub fn update(entry: &Entry<Arc<Session>>, now: UnixMs) -> Option<DriverUpdate> {
     let s = &entry.value;
     let driver = s.driver.clone()?;
     let reason = match &s.stage {
@@ -255,8 +257,9 @@ pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<T
     .iter()
     .flatten()
     .find_map(|scope| state.tariff_scope(scope))
-    .map(|e| e.value.clone())
+    .map(|e| Arc::clone(&e.value))
     .or_else(pricing::free_tariff)
+    .map(Arc::unwrap_or_clone)
 }
 
 /// In place of a site, of a charge point that has not said where it stands.
@@ -295,10 +298,10 @@ pub fn connector_state(state: &State, at: &(CpId, ConnectorId), reach: Reach) ->
     }
 }
 
-fn connector_at(state: &State, cp: &CpId, id: ConnectorId) -> Connector {
+fn connector_at(state: &State, cp: &CpId, id: ConnectorId) -> Arc<Connector> {
     state
-        .connector(&(cp.clone(), id))
-        .map(|e| e.value.clone())
+        .connector_at(cp, id)
+        .map(|e| Arc::clone(&e.value))
         .unwrap_or_default()
 }
 
@@ -321,7 +324,7 @@ pub fn listing(
     Some(ChargePointListing {
         cp_id: id.clone(),
         site_id: cp.site.clone(),
-        time_zone: cp.time_zone.clone(),
+        time_zone: cp.time_zone.to_string(),
         tariff: tariff_at(state, id, Some(cp))?,
         connectors: cp
             .connectors
@@ -366,10 +369,10 @@ pub fn charge_point(
             Some(cp) => cp.site.clone(),
             None => SiteId::new(SITE_NOT_KNOWN).ok()?,
         },
-        time_zone: cp.map_or_else(|| ZONE_NOT_KNOWN.to_owned(), |cp| cp.time_zone.clone()),
+        time_zone: cp.map_or(ZONE_NOT_KNOWN, |cp| &cp.time_zone).to_owned(),
         link: reach,
         last_heard_at: last.map(|(_, at)| at),
-        version: cp.map(|cp| cp.version.clone()),
+        version: cp.map(|cp| cp.version.to_string()),
         spool_depth: last.map(|(hb, _)| hb.spool_depth),
         clock_offset_ms: last.and_then(|(hb, _)| hb.clock_offset_ms),
         health: last.map(|(hb, _)| hb.health.clone()).unwrap_or_default(),
@@ -398,7 +401,7 @@ pub fn charge_point(
         out_of_service: enrolment.is_some_and(|e| e.out_of_service),
         connectors: cp
             .into_iter()
-            .flat_map(|cp| &cp.connectors)
+            .flat_map(|cp| cp.connectors.iter())
             .map(|spec| {
                 let connector = connector_at(state, id, spec.connector);
                 let reported = connector.reported.as_ref();

@@ -1,13 +1,13 @@
 //! From the state to replies. The one place where a code gets its message and its hint on the way
 //! out, and where answers are counted.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use central_core::{
     decide::{Act, Command, ENROLMENTS_MAX, Run, Unrecorded, Wish},
     insight,
     keys::Asker,
-    model::{Answer, Session, Stage},
+    model::{Answer, Session},
     state::Entry,
     trail::{Cursor, Filter},
     view,
@@ -254,7 +254,7 @@ impl Engine {
         match act {
             Act::Unlock => {
                 let only = self.log.state().charge_point(&cp).and_then(|e| {
-                    match e.value.connectors.as_slice() {
+                    match &*e.value.connectors {
                         [one] => Some(one.connector),
                         _ => None,
                     }
@@ -431,7 +431,7 @@ impl Engine {
             .map_or(1, |e| e.value.next)
     }
 
-    fn session_view(&self, entry: &Entry<Session>) -> SessionView {
+    fn session_view(&self, entry: &Entry<Arc<Session>>) -> SessionView {
         view::session(entry, &self.heard, wall())
     }
 
@@ -519,7 +519,7 @@ impl Engine {
     /// A page of sessions, and where the next one begins.
     fn page_of<'a>(
         &self,
-        sessions: impl Iterator<Item = &'a Entry<Session>>,
+        sessions: impl Iterator<Item = &'a Entry<Arc<Session>>>,
         rows: usize,
     ) -> (Vec<SessionView>, Option<String>) {
         let mut sessions: Vec<_> = sessions.take(rows + 1).collect();
@@ -574,10 +574,8 @@ impl Engine {
     fn receipt_ls(&self, item: &Item, asker: &Asker, page: &ReceiptsPage) {
         let state = self.log.state();
         let waits = |id: &&CdrId| {
-            let ended = match state.session(id.session).map(|e| &e.value.stage) {
-                Some(Stage::Ended { receipt }) => page.wants(receipt),
-                _ => true,
-            };
+            let receipt = state.session(id.session).and_then(|e| e.value.receipt());
+            let ended = receipt.is_none_or(|receipt| page.wants(&receipt));
             id.adjustment.is_some() == page.adjustments && ended
         };
         let known = Known {
@@ -594,7 +592,7 @@ impl Engine {
             .page((**draft).clone(), reply, operator.clone(), reading);
     }
 
-    fn find(&self, asker: &Asker, id: SessionId) -> Result<&Entry<Session>, (Code, String)> {
+    fn find(&self, asker: &Asker, id: SessionId) -> Result<&Entry<Arc<Session>>, (Code, String)> {
         self.log
             .state()
             .session(id)
@@ -692,7 +690,7 @@ impl Engine {
 
     fn receipt(&self, item: &Item, asker: &Asker, id: SessionId) -> Result<(), (Code, String)> {
         let entry = self.find(asker, id)?;
-        let Stage::Ended { receipt } = &entry.value.stage else {
+        let Some(receipt) = entry.value.receipt() else {
             return Err((Code::ReceiptNotReady, id.to_string()));
         };
         let adjustments = self
@@ -706,7 +704,7 @@ impl Engine {
             &ReceiptReply {
                 tag: Tag::new(),
                 to: asker.as_str().to_owned(),
-                receipt: (**receipt).clone(),
+                receipt,
                 adjustments,
                 ts: wall(),
             },
@@ -724,7 +722,7 @@ impl Engine {
         let state = self.log.state();
         let (found, more): (Vec<_>, bool) = match only {
             Some(cp) => {
-                let present = state.charge_point(cp).map(|entry| &entry.value);
+                let present = state.charge_point(cp).map(|entry| &*entry.value);
                 if present.is_none() && state.enrolment(cp).is_none() {
                     return Err((Code::UnknownChargePoint, cp.to_string()));
                 }

@@ -317,7 +317,7 @@ enum Whence {
 /// The frame that is under way.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    pub frame: Box<Frame>,
+    pub frame: Arc<Frame>,
     pub bytes: Bytes,
     pub since: Instant,
     pub append: tokio::task::AbortHandle,
@@ -407,13 +407,7 @@ impl Engine {
             let decided = decide(&filling.overlay, ctx, command);
             match decided.record {
                 Some(record) => {
-                    let size = match record.encoded_len() {
-                        Ok(size) => size,
-                        Err(error) => {
-                            tracing::error!(%error, "record cannot be encoded");
-                            continue;
-                        }
-                    };
+                    let size = record.encoded_len();
                     if filling.bytes + size > FRAME_BYTES_MAX {
                         if filling.records.is_empty() {
                             too_large.push(item);
@@ -476,20 +470,14 @@ impl Engine {
         items: Vec<(Item, Part)>,
         at: ev_contract::time::UnixMs,
     ) {
-        let frame = Box::new(Frame {
+        let frame = Arc::new(Frame {
             id: Uuid::now_v7(),
             by: self.config.replica.clone(),
             basis: self.log.state().basis(),
             at,
             records,
         });
-        let bytes: Bytes = match frame.encode() {
-            Ok(bytes) => bytes.into(),
-            Err(error) => {
-                tracing::error!(%error, "frame cannot be encoded");
-                return;
-            }
-        };
+        let bytes: Bytes = frame.encode().into();
         self.metrics.frame(frame.records.len(), bytes.len());
         let append = tokio::spawn(ledger::append(
             self.client.clone(),

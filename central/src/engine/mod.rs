@@ -24,7 +24,6 @@ use central_core::{
     decide::{CommandAnswer, Settings, Verb},
     effects::{self, Order},
     frame::Write,
-    model::Stage as SessionStage,
     state::{Alarm, Applied, Log},
     trail::Trail,
     view,
@@ -539,7 +538,7 @@ impl Engine {
                 applied,
             });
         } else if acked.seq == applied + 1 {
-            let frame = in_flight.frame.clone();
+            let frame = Arc::clone(&in_flight.frame);
             let bytes = in_flight.bytes.clone();
             match self.log.apply_frame(acked.seq, frame, &bytes) {
                 Ok(applied) => self.applied(applied),
@@ -602,9 +601,12 @@ impl Engine {
                 } else {
                     self.orders.done(&subject);
                 }
-                if let SessionStage::Ended { receipt } = &session.stage {
-                    if mine && self.serving() {
-                        self.metrics.ended(receipt);
+                if session.is_ended() {
+                    if mine
+                        && self.serving()
+                        && let Some(receipt) = session.receipt()
+                    {
+                        self.metrics.ended(&receipt);
                     }
                     self.must_copy(
                         CdrId {

@@ -110,10 +110,10 @@ fn step(
         }
         Next::Spools { after } => {
             let mut last = None;
-            for (at, spool) in state.spools_after(after.as_ref()).take(*left) {
-                last = Some(at.clone());
+            for ((cp, epoch), spool) in state.spools_after(after.as_ref()).take(*left) {
+                last = Some((cp.clone(), epoch.clone()));
                 *left -= 1;
-                survey.spool(&at.0, [spool.quarantined, spool.missing, spool.anomalies]);
+                survey.spool(cp, [spool.quarantined, spool.missing, spool.anomalies]);
             }
             Some(if *left == 0 {
                 Next::Spools {
@@ -161,7 +161,6 @@ fn step(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use central_core::{
         frame::{Frame, Kind, Record, Write},
@@ -200,10 +199,7 @@ mod tests {
             Record {
                 id: EventId(Uuid::now_v7()),
                 kind: Kind::Synced,
-                expects: writes
-                    .iter()
-                    .map(|w| (w.key(), None))
-                    .collect::<BTreeMap<_, _>>(),
+                expects: writes.iter().map(|w| (w.key(), None)).collect(),
                 writes,
                 evidence: Vec::new(),
             }

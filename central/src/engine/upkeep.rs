@@ -86,9 +86,9 @@ impl Engine {
             }
         }
         for ((cp, id), connector) in state.connectors() {
-            if effects::service_order(cp, *id, connector, now).is_some() {
+            if effects::service_order(cp, id, connector, now).is_some() {
                 orders.push((
-                    orders::Subject::Service(cp.clone(), *id),
+                    orders::Subject::Service(cp.clone(), id),
                     cp.clone(),
                     connector.service_revision,
                 ));
@@ -284,13 +284,7 @@ impl Engine {
     fn cdr_entry(&self, id: CdrId) -> Option<bytes::Bytes> {
         let state = self.log.state();
         match id.adjustment {
-            None => match &state.session(id.session)?.value.stage {
-                Stage::Ended { receipt } => cdr_bytes(&**receipt),
-                Stage::Ordered
-                | Stage::Taken { .. }
-                | Stage::Energy { .. }
-                | Stage::Standing { .. } => None,
-            },
+            None => cdr_bytes(&state.session(id.session)?.value.receipt()?),
             Some(n) => state
                 .adjustments(id.session)?
                 .value
@@ -331,11 +325,11 @@ impl Engine {
             return;
         }
         self.snapshot_under_way = true;
-        let state = self.log.state().clone();
+        let state = self.log.state().freeze();
         let store = self.snapshots.clone();
         let results = self.results.0.clone();
         tokio::spawn(async move {
-            let ok = match snapshots::write(&store, &state).await {
+            let ok = match snapshots::write(&store, state).await {
                 Ok(()) => true,
                 Err(error) => {
                     tracing::warn!(error = %format!("{error:#}"), seq, "no snapshot");
@@ -354,7 +348,7 @@ impl Engine {
         if self.alarmed() || state.basis().seq == self.snapshot_at {
             return;
         }
-        match tokio::time::timeout(WAIT, snapshots::write(&self.snapshots, state)).await {
+        match tokio::time::timeout(WAIT, snapshots::write(&self.snapshots, state.freeze())).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(error = %format!("{error:#}"), "no last snapshot"),
             Err(_) => tracing::warn!("no last snapshot: the server did not take it in time"),

@@ -8,7 +8,7 @@ use central_core::{
     frame::{Forget, Frame, Kind, Record},
     keys::{Asker, EventId},
     model::{Horizon, Session, Stage},
-    state::Log,
+    state::{Log, State},
     tx::Overlay,
 };
 use ev_contract::{
@@ -198,7 +198,7 @@ impl World {
             at: now.wall,
             records,
         };
-        let bytes = frame.encode().expect("a frame can be written");
+        let bytes = frame.encode();
         self.network.push(bytes);
     }
 
@@ -231,9 +231,8 @@ impl World {
     fn restart(&mut self, replica: usize, snapshot: bool) {
         self.waiting[replica].clear();
         self.replicas[replica] = if snapshot {
-            let bytes = central::snapshots::encode(self.replicas[replica].state())
-                .expect("a state can be written");
-            Log::from_snapshot(central::snapshots::decode(&bytes).expect("and read"))
+            let bytes = self.replicas[replica].state().freeze().encode();
+            Log::from_snapshot(State::decode(&bytes).expect("what was written can be read"))
         } else {
             Log::default()
         };
@@ -253,9 +252,10 @@ impl World {
             }
             by_connector.entry(at).or_default().insert(session.id);
         }
-        for (at, connector) in state.connectors() {
-            let open = by_connector.remove(at).unwrap_or_default();
-            assert_eq!(connector.open, open, "{at:?}");
+        for ((cp, id), connector) in state.connectors() {
+            let at = (cp.clone(), id);
+            let open = by_connector.remove(&at).unwrap_or_default();
+            assert!(connector.open.iter().eq(&open), "{at:?}");
         }
         assert!(
             by_connector.is_empty(),
@@ -610,6 +610,6 @@ pub fn story(bytes: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
         world.step(&mut c);
     }
     world.apply(0, usize::MAX);
-    let snapshot = central::snapshots::encode(world.replicas[0].state());
-    (world.ledger, snapshot.expect("a state can be written"))
+    let snapshot = world.replicas[0].state().freeze().encode();
+    (world.ledger, snapshot)
 }

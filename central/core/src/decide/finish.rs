@@ -1,17 +1,18 @@
 //! The end of a session, and what comes after it.
 
+use std::sync::Arc;
+
 use ev_contract::{
-    ids::SessionId,
     time::UnixMs,
     units::{Amount, Mwh},
-    v1::{Adjustment, EndReason, Receipt, Status},
+    v1::{Adjustment, EndReason, Status},
     wire::Tag,
 };
 
 use super::Ctx;
 use crate::{
     frame::Write,
-    model::{Adjustments, Session, Stage},
+    model::{Adjustments, Bill, Session, Stage},
     pricing::{self, Ending},
     tx::Tx,
 };
@@ -32,9 +33,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
         Stage::Ordered | Stage::Taken { .. } => None,
         Stage::Ended { .. } => return,
     };
-    let mut connector = tx
-        .connector(&session.cp, session.connector)
-        .unwrap_or_default();
+    let mut connector = tx.connector_to_change(&session.cp, session.connector);
     connector.receipts += 1;
     connector.open.remove(&session.id);
     let number = format!(
@@ -56,12 +55,11 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
     let ended_at = ended
         .ended_at
         .max(energy_ended_at.unwrap_or(session.accepted_at));
-    session.stage = Stage::Ordered;
-    let receipt = pricing::receipt(
-        &session,
+    let bill = pricing::bill(
+        &session.tariff.terms,
         Ending {
             number,
-            operator: ctx.settings.operator_name.clone(),
+            operator: Arc::clone(&ctx.settings.operator_name),
             status: if ended.completed {
                 Status::Completed
             } else {
@@ -76,14 +74,14 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
         },
     );
     session.stage = Stage::Ended {
-        receipt: Box::new(receipt),
+        receipt: Box::new(bill),
     };
     tx.put(Write::Connector(
         session.cp.clone(),
         session.connector,
-        connector,
+        Arc::new(connector),
     ));
-    tx.put(Write::Session(Box::new(session)));
+    tx.put(Write::Session(Arc::new(session)));
 }
 
 /// What an adjustment adds.
@@ -95,34 +93,34 @@ pub(super) struct Correction<'a> {
 }
 
 /// The total of a receipt with what was corrected since.
-pub(super) fn total_after(receipt: &Receipt, adjustments: &Adjustments) -> Amount {
-    adjustments.list.last().map_or(receipt.total, |a| a.total)
+pub(super) fn total_after(bill: &Bill, adjustments: &Adjustments) -> Amount {
+    adjustments.list.last().map_or(bill.total, |a| a.total)
 }
 
 /// Appends an adjustment, its amount rounded by itself: the receipt before it stays.
 pub(super) fn adjust(
     ctx: Ctx<'_>,
-    session: SessionId,
-    receipt: &Receipt,
+    session: &Session,
+    bill: &Bill,
     adjustments: &mut Adjustments,
     correction: Correction<'_>,
 ) {
     let amount = pricing::cents(correction.amount);
-    let total = total_after(receipt, adjustments);
+    let total = total_after(bill, adjustments);
     let n = u32::try_from(adjustments.list.len())
         .unwrap_or(u32::MAX)
         .saturating_add(1);
     adjustments.list.push(Adjustment {
         tag: Tag::new(),
-        number: format!("{}-A{n}", receipt.number),
-        session_id: session,
+        number: format!("{}-A{n}", bill.number),
+        session_id: session.id,
         n,
         by: correction.by.to_owned(),
         reason: correction.reason,
         at: ctx.now.wall,
         energy_mwh: correction.energy_mwh,
         amount,
-        currency: receipt.currency,
+        currency: session.tariff.terms.currency,
         total: Amount(total.0 + amount.0),
     });
 }

@@ -1,6 +1,8 @@
 //! Taking in spool records. What has happened is never refused: it is applied, becomes a visible
 //! adjustment, or lies in quarantine, word for word.
 
+use std::sync::Arc;
+
 use ev_contract::{
     codes::Code,
     connector::Phase,
@@ -181,9 +183,10 @@ fn flag_missing(tx: &mut Tx<'_, '_>, run: &Run) {
         .map(|e| e.value.id)
         .collect();
     for id in open {
-        if let Some(mut session) = tx.session(id).filter(|s| !s.is_ended()) {
+        if let Some(session) = tx.session(id).filter(|s| !s.is_ended()) {
+            let mut session = Session::clone(&session);
             session.flags.insert(Flag::RecordsMissing);
-            tx.put(Write::Session(Box::new(session)));
+            tx.put(Write::Session(Arc::new(session)));
         }
     }
 }
@@ -199,13 +202,14 @@ fn fact(
     let at = metering::believable(record.at, ctx.now.wall);
     match &record.fact {
         EdgeFact::Accepted { session_id, .. } => {
-            let mut session = own(tx, run, *session_id)?;
+            let session = own(tx, run, *session_id)?;
             match session.stage {
                 Stage::Ordered => {
+                    let mut session = Session::clone(&session);
                     session.stage = Stage::Taken {
                         phase: Phase::Preparing,
                     };
-                    tx.put(Write::Session(Box::new(session)));
+                    tx.put(Write::Session(Arc::new(session)));
                     Ok(None)
                 }
                 Stage::Taken { .. } | Stage::Energy { .. } | Stage::Standing { .. } => Ok(None),
@@ -248,9 +252,10 @@ fn fact(
             device_tx,
             reading,
         } => {
-            let mut session = own(tx, run, *session_id)?;
+            let session = own(tx, run, *session_id)?;
             match session.stage {
                 Stage::Ordered | Stage::Taken { .. } => {
+                    let mut session = Session::clone(&session);
                     session.stage = Stage::Energy {
                         phase: Phase::Charging,
                         meter: metering::begin(
@@ -261,7 +266,7 @@ fn fact(
                             ctx.now.wall,
                         ),
                     };
-                    tx.put(Write::Session(Box::new(session)));
+                    tx.put(Write::Session(Arc::new(session)));
                     Ok(None)
                 }
                 Stage::Energy { .. } | Stage::Standing { .. } => Ok(None),
@@ -277,7 +282,7 @@ fn fact(
             if session.is_ended() {
                 return late(tx, ctx, &session, reading.as_ref()).map(|()| None);
             }
-            Ok(progress(tx, ctx, session, Some(*phase), reading.as_ref()))
+            Ok(progress(tx, ctx, &session, Some(*phase), reading.as_ref()))
         }
         EdgeFact::Checkpoint {
             session_id,
@@ -287,17 +292,18 @@ fn fact(
             if session.is_ended() {
                 return late(tx, ctx, &session, Some(reading)).map(|()| None);
             }
-            Ok(progress(tx, ctx, session, None, Some(reading)))
+            Ok(progress(tx, ctx, &session, None, Some(reading)))
         }
         EdgeFact::EnergyEnded {
             session_id,
             reading,
             reason,
         } => {
-            let mut session = own(tx, run, *session_id)?;
+            let session = own(tx, run, *session_id)?;
             if session.is_ended() {
                 return late(tx, ctx, &session, reading.as_ref()).map(|()| None);
             }
+            let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
@@ -307,11 +313,12 @@ fn fact(
             reason,
             reading,
         } => {
-            let mut session = own(tx, run, *session_id)?;
+            let session = own(tx, run, *session_id)?;
             if session.is_ended() {
                 confirm_stop(tx, &session.cp, session.connector, session.id);
                 return late(tx, ctx, &session, reading.as_ref()).map(|()| None);
             }
+            let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
             Ok(ended(
                 tx,
@@ -333,7 +340,7 @@ fn fact(
             ended_since_plug,
         } => {
             known_connector(tx, &run.cp, *connector)?;
-            let mut value = tx.connector(&run.cp, *connector).unwrap_or_default();
+            let mut value = tx.connector_to_change(&run.cp, *connector);
             let reported = Some(Reported {
                 plugged: *plugged,
                 service: *service,
@@ -344,7 +351,11 @@ fn fact(
             });
             if value.reported != reported {
                 value.reported = reported;
-                tx.put(Write::Connector(run.cp.clone(), *connector, value));
+                tx.put(Write::Connector(
+                    run.cp.clone(),
+                    *connector,
+                    Arc::new(value),
+                ));
             }
             Ok(None)
         }
@@ -385,7 +396,7 @@ fn known_connector(tx: &mut Tx<'_, '_>, cp: &CpId, connector: ConnectorId) -> Re
 }
 
 /// A session of the charge point that speaks.
-fn own(tx: &mut Tx<'_, '_>, run: &Run, id: SessionId) -> Result<Session, Unusable> {
+fn own(tx: &mut Tx<'_, '_>, run: &Run, id: SessionId) -> Result<Arc<Session>, Unusable> {
     match tx.session(id) {
         Some(session) if session.cp == run.cp => Ok(session),
         Some(_) => Err(format!("session {id} is on another charge point")),
@@ -415,7 +426,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
     let Some(tariff) = tariff else {
         return Err("no tariff applies".into());
     };
-    let mut connector = tx.connector(&run.cp, opened.connector).unwrap_or_default();
+    let mut connector = tx.connector_to_change(&run.cp, opened.connector);
     if connector.open.len() >= OPEN_PER_CONNECTOR_MAX {
         return Err(format!(
             "{}/{} has {OPEN_PER_CONNECTOR_MAX} open sessions already",
@@ -431,7 +442,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         cp: run.cp.clone(),
         connector: opened.connector,
         site: present.site.clone(),
-        time_zone: present.time_zone.clone(),
+        time_zone: Arc::clone(&present.time_zone),
         epoch: run.epoch.clone(),
         idle_s_max: 0,
         tariff,
@@ -459,14 +470,14 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
     tx.put(Write::Connector(
         run.cp.clone(),
         opened.connector,
-        connector,
+        Arc::new(connector),
     ));
     if let Some(id) = opened.driver {
         let mut driver = tx.driver(&id).unwrap_or_default();
         driver.open.insert(session.id);
         tx.put(Write::Driver(id, driver));
     }
-    tx.put(Write::Session(Box::new(session)));
+    tx.put(Write::Session(Arc::new(session)));
     Ok(())
 }
 
@@ -479,7 +490,7 @@ fn meter_into(
     phase: Option<Phase>,
     reading: Option<&Reading>,
 ) -> Option<Flag> {
-    let can = Capability::of(session, tx.charge_point(&session.cp.clone()).as_ref());
+    let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let now = ctx.now.wall;
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
@@ -514,12 +525,13 @@ fn meter_into(
 fn progress(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
-    mut session: Session,
+    session: &Session,
     phase: Option<Phase>,
     reading: Option<&Reading>,
 ) -> Option<Flag> {
+    let mut session = session.clone();
     let odd = meter_into(tx, ctx, &mut session, phase.and_then(open_phase), reading);
-    tx.put(Write::Session(Box::new(session)));
+    tx.put(Write::Session(Arc::new(session)));
     odd
 }
 
@@ -539,7 +551,7 @@ fn energy_ended(
             reason: reason.clone(),
         };
     }
-    tx.put(Write::Session(Box::new(session)));
+    tx.put(Write::Session(Arc::new(session)));
     odd
 }
 
@@ -584,10 +596,13 @@ pub(super) fn confirm_stop(
     connector: ConnectorId,
     session: SessionId,
 ) {
-    if let Some(mut value) = tx.connector(cp, connector)
-        && value.standing_stops.remove(&session)
-    {
-        tx.put(Write::Connector(cp.clone(), connector, value));
+    let stands = tx
+        .connector(cp, connector)
+        .is_some_and(|value| value.standing_stops.contains(&session));
+    if stands {
+        let mut value = tx.connector_to_change(cp, connector);
+        value.standing_stops.remove(&session);
+        tx.put(Write::Connector(cp.clone(), connector, Arc::new(value)));
     }
 }
 
@@ -605,7 +620,7 @@ fn late(
     let Some(reading) = reading else {
         return nothing();
     };
-    let mut adjustments = tx.adjustments(session.id).unwrap_or_default();
+    let mut adjustments = Arc::unwrap_or_clone(tx.adjustments(session.id).unwrap_or_default());
     let last = adjustments
         .meter
         .clone()
@@ -623,7 +638,7 @@ fn late(
         if !terms.start_fee.0.is_zero() {
             finish::adjust(
                 ctx,
-                session.id,
+                session,
                 receipt,
                 &mut adjustments,
                 Correction {
@@ -634,11 +649,11 @@ fn late(
                 },
             );
         }
-        tx.put(Write::Adjustments(session.id, adjustments));
+        tx.put(Write::Adjustments(session.id, Arc::new(adjustments)));
         return Ok(());
     };
-    let can = Capability::of(session, tx.charge_point(&session.cp).as_ref());
-    let since = receipt.started_at.unwrap_or(receipt.accepted_at);
+    let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
+    let since = receipt.started_at.unwrap_or(session.accepted_at);
     let (since, at) = (
         metering::flowed_since(since, &session.flags, reading, at),
         at.max(since),
@@ -661,7 +676,7 @@ fn late(
     adjustments.meter = Some(span);
     if added == Mwh(0) {
         // Another meter counts from here.
-        tx.put(Write::Adjustments(session.id, adjustments));
+        tx.put(Write::Adjustments(session.id, Arc::new(adjustments)));
         return Ok(());
     }
     // What one run adds is one adjustment, not one per checkpoint.
@@ -677,7 +692,7 @@ fn late(
     let amount: Amount = pricing::energy_amount(terms, energy);
     finish::adjust(
         ctx,
-        session.id,
+        session,
         receipt,
         &mut adjustments,
         Correction {
@@ -687,6 +702,6 @@ fn late(
             amount,
         },
     );
-    tx.put(Write::Adjustments(session.id, adjustments));
+    tx.put(Write::Adjustments(session.id, Arc::new(adjustments)));
     Ok(())
 }

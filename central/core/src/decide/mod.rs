@@ -13,6 +13,8 @@ mod session;
 mod sync;
 mod upkeep;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ev_contract::{
     codes::Code,
@@ -38,7 +40,7 @@ use ev_contract::ids::CpId;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Who sells the energy, for receipts.
-    pub operator_name: String,
+    pub operator_name: Arc<str>,
     /// How long a start command may be on its way to a charge point.
     pub start_deadline_ms: i64,
     /// How long a charge point waits for a plug.
@@ -224,9 +226,10 @@ fn take_in(overlay: &Overlay<'_>, ctx: Ctx<'_>, run: &Run) -> Decided {
         let taken = intake::run(&mut tx, ctx, run, share);
         let leaned_on_frame = tx.leaned_on_frame();
         let record = tx.record(ctx.event, Kind::Intake);
-        let fits = record
-            .as_ref()
-            .is_none_or(|r| r.encoded_len().is_ok_and(|len| len <= INTAKE_BYTES_MAX));
+        let fits = record.as_ref().is_none_or(|r| {
+            // Nearly all are far from it, which is seen without writing them.
+            r.encoded_len_bound() <= INTAKE_BYTES_MAX || r.encoded_len() <= INTAKE_BYTES_MAX
+        });
         match share.less(run.records.len()) {
             Some(less) if !fits => share = less,
             Some(_) | None => {

@@ -1,5 +1,7 @@
 //! What operators change.
 
+use std::sync::Arc;
+
 use ev_contract::{
     codes::Code,
     connector::Service,
@@ -50,7 +52,7 @@ pub(super) fn adjust(
     let Stage::Ended { receipt } = &session.stage else {
         return Err(Refusal::new(Code::SessionOpen, id.to_string()).with(id));
     };
-    let mut adjustments = tx.adjustments(id).unwrap_or_default();
+    let mut adjustments = Arc::unwrap_or_clone(tx.adjustments(id).unwrap_or_default());
     let total = finish::total_after(receipt, &adjustments);
     if amount.0.is_zero() || amount.0.scale() > pricing::CENTS {
         return Err(Refusal::new(Code::AmountInvalid, amount.to_string()));
@@ -63,7 +65,7 @@ pub(super) fn adjust(
     }
     finish::adjust(
         ctx,
-        id,
+        &session,
         receipt,
         &mut adjustments,
         Correction {
@@ -76,9 +78,9 @@ pub(super) fn adjust(
     let detail = format!(
         "the total is {} {}",
         finish::total_after(receipt, &adjustments),
-        receipt.currency
+        session.tariff.terms.currency
     );
-    tx.put(Write::Adjustments(id, adjustments));
+    tx.put(Write::Adjustments(id, Arc::new(adjustments)));
     Ok((
         Kind::Operated,
         Answer::Done {
@@ -111,11 +113,11 @@ pub(super) fn service(
         return service_from_the_first(tx, cp, named, serve);
     };
     for id in connectors_of(cp, &present, named)? {
-        let mut connector = tx.connector(cp, id).unwrap_or_default();
+        let mut connector = tx.connector_to_change(cp, id);
         if connector.service != wanted {
             connector.service = wanted;
             connector.service_revision += 1;
-            tx.put(Write::Connector(cp.clone(), id, connector));
+            tx.put(Write::Connector(cp.clone(), id, Arc::new(connector)));
         }
     }
     Ok(done(if serve {
@@ -200,12 +202,12 @@ pub(super) fn set_tariff(
         return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
     }
     let version = tx.tariff(id).map_or(1, |tariff| tariff.version + 1);
-    let tariff = Tariff {
+    let tariff = Arc::new(Tariff {
         tariff_id: id.clone(),
         version,
         terms: *terms,
-    };
-    tx.put(Write::Tariff(tariff.clone()));
+    });
+    tx.put(Write::Tariff(Arc::clone(&tariff)));
     tx.put(Write::TariffScope(scope.clone(), tariff));
     Ok(done(format!("{id} version {version}")))
 }

@@ -1,5 +1,7 @@
 //! What all requests have in common: answered once, whatever the answer.
 
+use std::sync::Arc;
+
 use ev_contract::{
     codes::Code,
     ids::{CpId, DriverId, RequestId, SessionId, TariffId},
@@ -152,8 +154,7 @@ pub enum Known<'s> {
 /// Looks a request up in the applied state.
 #[must_use]
 pub fn known<'s>(state: &'s State, ask: &Ask) -> Option<Known<'s>> {
-    let key = (ask.asker.clone(), ask.request.clone());
-    state.request(&key).map(|entry| {
+    state.request_of(&ask.asker, &ask.request).map(|entry| {
         if entry.value.content == ask.content {
             Known::Answered(&entry.value.answer)
         } else {
@@ -242,12 +243,12 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
     tx.put(Write::Request(
         ask.asker.clone(),
         ask.request.clone(),
-        Request {
+        Arc::new(Request {
             content: ask.content,
             // Its own, however far: forgotten before, the same bytes could be decided anew.
             expires_at: ask.expires_at,
             answer,
-        },
+        }),
     ));
     Verdict::Record(kind)
 }

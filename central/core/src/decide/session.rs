@@ -1,6 +1,6 @@
 //! Starting and stopping.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use ev_contract::{
     codes::Code,
@@ -34,7 +34,7 @@ pub(super) struct Start<'a> {
 
 /// A charge point that has presented itself. One that was enrolled and has not is as good as
 /// offline, however long ago that was.
-pub(super) fn presented(tx: &mut Tx<'_, '_>, cp: &CpId) -> Result<ChargePoint, Refusal> {
+pub(super) fn presented(tx: &mut Tx<'_, '_>, cp: &CpId) -> Result<Arc<ChargePoint>, Refusal> {
     if let Some(present) = tx.charge_point(cp) {
         return Ok(present);
     }
@@ -67,7 +67,7 @@ pub(super) fn connector_of(
             .map(ConnectorId)
             .filter(|id| present.connector(*id).is_some())
             .ok_or_else(|| Refusal::new(Code::UnknownConnector, format!("{cp}/{number}"))),
-        None => match present.connectors.as_slice() {
+        None => match &*present.connectors {
             [only] => Ok(only.connector),
             _ => Err(Refusal::new(Code::ConnectorRequired, cp.as_str())),
         },
@@ -79,7 +79,7 @@ pub(super) fn tariff_at(
     tx: &mut Tx<'_, '_>,
     cp: &CpId,
     present: &ChargePoint,
-) -> Result<Tariff, Refusal> {
+) -> Result<Arc<Tariff>, Refusal> {
     tx.tariff_scope(&TariffScope::ChargePoint(cp.clone()))
         .or_else(|| tx.tariff_scope(&TariffScope::Site(present.site.clone())))
         .or_else(|| tx.tariff_scope(&TariffScope::Default))
@@ -96,7 +96,6 @@ pub(super) fn start(
     let cp = start.cp;
     let present = presented(tx, cp)?;
     let id = connector_of(cp, &present, start.connector)?;
-    let place = format!("{cp}/{id}");
     let mut driver = tx.driver(start.driver).unwrap_or_default();
     if driver.blocked.is_some() {
         return Err(Refusal::new(Code::DriverBlocked, start.driver.as_str()));
@@ -106,8 +105,11 @@ pub(super) fn start(
         Reach::Online | Reach::Unknown | Reach::Unrecognised => {}
     }
     not_revoked(tx, cp)?;
-    let mut connector = tx.connector(cp, id).unwrap_or_default();
-    free_for(tx, &connector, start.driver, &place)?;
+    let mut connector = tx.connector_to_change(cp, id);
+    free_for(tx, &connector, start).map_err(|(code, session)| Refusal {
+        session,
+        ..Refusal::new(code, format!("{cp}/{id}"))
+    })?;
     if driver.open.len() >= ctx.settings.sessions_per_driver {
         let refusal = Refusal::new(Code::LimitReached, start.driver.as_str());
         return Err(match driver.open.first() {
@@ -132,7 +134,7 @@ pub(super) fn start(
         cp: cp.clone(),
         connector: id,
         site: present.site.clone(),
-        time_zone: present.time_zone.clone(),
+        time_zone: Arc::clone(&present.time_zone),
         epoch: present.epoch.clone(),
         idle_s_max: pricing::idle_s_max(&tariff.terms),
         tariff,
@@ -148,47 +150,46 @@ pub(super) fn start(
     };
     connector.open.insert(session.id);
     driver.open.insert(session.id);
-    tx.put(Write::Connector(cp.clone(), id, connector));
+    tx.put(Write::Connector(cp.clone(), id, Arc::new(connector)));
     tx.put(Write::Driver(start.driver.clone(), driver));
     let answer = Answer::Started {
         session: session.id,
         cp: cp.clone(),
         connector: id,
     };
-    tx.put(Write::Session(Box::new(session)));
+    tx.put(Write::Session(Arc::new(session)));
     Ok((Kind::Started, answer))
 }
 
-/// Whether a connector can take a session of this driver.
+/// Whether a connector can take a session of this driver; else why not, and which own one is there.
 fn free_for(
     tx: &mut Tx<'_, '_>,
     connector: &Connector,
-    driver: &DriverId,
-    place: &str,
-) -> Result<(), Refusal> {
+    start: &Start<'_>,
+) -> Result<(), (Code, Option<SessionId>)> {
     for id in &connector.open {
         if tx
             .session(*id)
-            .is_some_and(|s| s.driver.as_ref() == Some(driver))
+            .is_some_and(|s| s.driver.as_ref() == Some(start.driver))
         {
-            return Err(Refusal::new(Code::OccupiedByYou, place).with(*id));
+            return Err((Code::OccupiedByYou, Some(*id)));
         }
     }
     if !connector.open.is_empty() {
-        return Err(Refusal::new(Code::Occupied, place));
+        return Err((Code::Occupied, None));
     }
     if !connector.serves() {
-        return Err(Refusal::new(Code::OutOfService, place));
+        return Err((Code::OutOfService, None));
     }
     if let Some(reported) = &connector.reported {
         if !reported.charger_online {
-            return Err(Refusal::new(Code::ChargerOffline, place));
+            return Err((Code::ChargerOffline, None));
         }
         if let Some(fault) = &reported.fault {
             match fault.effect {
                 FaultEffect::Warning => {}
                 FaultEffect::Suspends | FaultEffect::Ended | FaultEffect::Unrecognised => {
-                    return Err(Refusal::new(Code::Faulted, place));
+                    return Err((Code::Faulted, None));
                 }
             }
         }
@@ -213,7 +214,7 @@ pub(super) fn stop(
     order_stop(
         tx,
         ctx,
-        session,
+        &session,
         EndReason::new(EndCode::Driver, EndSource::Driver),
     )
 }
@@ -221,7 +222,7 @@ pub(super) fn stop(
 fn order_stop(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
-    mut session: Session,
+    session: &Session,
     reason: EndReason,
 ) -> Result<(Kind, Answer), Refusal> {
     let answer = Answer::Stopping {
@@ -233,11 +234,12 @@ fn order_stop(
         return Err(Refusal::new(Code::SessionEnded, session.id.to_string()).with(session.id));
     }
     if session.stop.is_none() {
+        let mut session = session.clone();
         session.stop = Some(StopOrder {
             reason,
             at: ctx.now.wall,
         });
-        tx.put(Write::Session(Box::new(session)));
+        tx.put(Write::Session(Arc::new(session)));
     }
     Ok((Kind::Stopping, answer))
 }
@@ -252,7 +254,7 @@ pub(super) fn end(
     if words.trim().is_empty() {
         return Err(Refusal::new(Code::ReasonRequired, "ending a session"));
     }
-    let Some(mut session) = tx.session(id) else {
+    let Some(session) = tx.session(id) else {
         return Err(Refusal::new(Code::SessionNotFound, id.to_string()));
     };
     let reason = |code| EndReason {
@@ -262,11 +264,12 @@ pub(super) fn end(
         refused: None,
     };
     if !write_off {
-        return order_stop(tx, ctx, session, reason(EndCode::Operator));
+        return order_stop(tx, ctx, &session, reason(EndCode::Operator));
     }
     if session.is_ended() {
         return Err(Refusal::new(Code::SessionEnded, id.to_string()).with(id));
     }
+    let mut session = Session::clone(&session);
     session.flags.insert(Flag::WrittenOff);
     if session.stop.is_none() {
         session.stop = Some(StopOrder {
@@ -294,9 +297,9 @@ pub(super) fn end(
             ended_at: energy_ended_at.unwrap_or(ctx.now.wall),
         },
     );
-    let mut connector = tx.connector(&cp, place).unwrap_or_default();
+    let mut connector = tx.connector_to_change(&cp, place);
     connector.standing_stops.insert(id);
-    tx.put(Write::Connector(cp, place, connector));
+    tx.put(Write::Connector(cp, place, Arc::new(connector)));
     Ok((
         Kind::Operated,
         Answer::Done {

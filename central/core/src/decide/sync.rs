@@ -1,5 +1,7 @@
 //! A charge point presents itself.
 
+use std::sync::Arc;
+
 use ev_contract::{connector::Service, ids::CpId, v1::SyncRequest};
 
 use crate::{
@@ -13,9 +15,9 @@ use crate::{
 pub(super) fn present(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
     let present = ChargePoint {
         site: sync.site_id.clone(),
-        time_zone: sync.time_zone.clone(),
-        connectors: sync.connectors.clone(),
-        version: sync.version.clone(),
+        time_zone: Arc::from(sync.time_zone.as_str()),
+        connectors: Arc::from(sync.connectors.as_slice()),
+        version: Arc::from(sync.version.as_str()),
         epoch: sync.epoch.clone(),
         sim_speed: sync.sim_speed,
     };
@@ -23,8 +25,8 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
     if before.is_none() {
         take_over_service(tx, cp, &present);
     }
-    if before.as_ref() != Some(&present) {
-        tx.put(Write::ChargePoint(cp.clone(), present));
+    if before.as_deref() != Some(&present) {
+        tx.put(Write::ChargePoint(cp.clone(), Arc::new(present)));
     }
 }
 
@@ -34,12 +36,16 @@ fn take_over_service(tx: &mut Tx<'_, '_>, cp: &CpId, present: &ChargePoint) {
     let Some(enrolment) = tx.enrolment(cp).filter(|e| e.out_of_service) else {
         return;
     };
-    for spec in &present.connectors {
-        let mut connector = tx.connector(cp, spec.connector).unwrap_or_default();
+    for spec in present.connectors.iter() {
+        let mut connector = tx.connector_to_change(cp, spec.connector);
         if connector.service != Service::Out {
             connector.service = Service::Out;
             connector.service_revision += 1;
-            tx.put(Write::Connector(cp.clone(), spec.connector, connector));
+            tx.put(Write::Connector(
+                cp.clone(),
+                spec.connector,
+                Arc::new(connector),
+            ));
         }
     }
     let enrolment = Enrolment {

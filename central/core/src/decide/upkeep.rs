@@ -1,5 +1,7 @@
 //! What central decides by itself.
 
+use std::sync::Arc;
+
 use ev_contract::{
     codes::Code,
     ids::SessionId,
@@ -40,7 +42,7 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
                         refused: Some(answer.code.unwrap_or(Code::RejectedByCharger)),
                     },
                 };
-                never_began(tx, ctx, session, reason);
+                never_began(tx, ctx, &session, reason);
             }
         }
         (Verb::Stop, Outcome::Absent | Outcome::Ended) if session.is_ended() => {
@@ -54,7 +56,7 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
                     .map_or(EndReason::new(EndCode::Other, EndSource::Central), |stop| {
                         stop.reason.clone()
                     });
-                never_began(tx, ctx, session, reason);
+                never_began(tx, ctx, &session, reason);
             }
         }
         // What was taken or ended will be told by records.
@@ -81,11 +83,11 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
     }
 }
 
-fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: Session, reason: EndReason) {
+fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: &Session, reason: EndReason) {
     finish::finish(
         tx,
         ctx,
-        session,
+        session.clone(),
         Ended {
             completed: false,
             reason,
@@ -97,17 +99,18 @@ fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: Session, reason: EndR
 
 /// A stopped session whose charge point cannot be reached no longer counts against its driver.
 pub(super) fn release(tx: &mut Tx<'_, '_>, id: SessionId) {
-    let Some(mut session) = tx.session(id) else {
+    let Some(session) = tx.session(id) else {
         return;
     };
     if session.is_ended() || session.stop.is_none() || !session.counts {
         return;
     }
+    let mut session = Session::clone(&session);
     session.counts = false;
     if let Some(driver_id) = session.driver.clone() {
         let mut driver = tx.driver(&driver_id).unwrap_or_default();
         driver.open.remove(&id);
         tx.put(Write::Driver(driver_id, driver));
     }
-    tx.put(Write::Session(Box::new(session)));
+    tx.put(Write::Session(Arc::new(session)));
 }

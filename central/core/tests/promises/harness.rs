@@ -7,7 +7,7 @@ use central_core::{
     },
     frame::{Basis, Evidence, Frame},
     keys::{Asker, EventId},
-    model::{Adjustments, Answer, Connector, Driver, Session, Spool, Stage},
+    model::{Adjustments, Answer, Connector, Driver, Session, Spool},
     state::{Applied, Log, State},
     tx::Overlay,
 };
@@ -339,7 +339,7 @@ impl World {
     }
 
     pub fn append(&mut self, frame: &Frame) -> u64 {
-        self.append_bytes(frame.encode().unwrap())
+        self.append_bytes(frame.encode())
     }
 
     pub fn append_bytes(&mut self, bytes: Vec<u8>) -> u64 {
@@ -417,24 +417,24 @@ impl World {
     }
 
     #[track_caller]
-    pub fn receipt(&self, id: SessionId) -> &Receipt {
-        match &self.session(id).stage {
-            Stage::Ended { receipt } => receipt,
-            open => panic!("{id} has not ended: {open:?}"),
-        }
+    pub fn receipt(&self, id: SessionId) -> Receipt {
+        let session = self.session(id);
+        session
+            .receipt()
+            .unwrap_or_else(|| panic!("{id} has not ended: {:?}", session.stage))
     }
 
     pub fn adjustments(&self, id: SessionId) -> Adjustments {
         self.state(0)
             .adjustments(id)
-            .map(|e| e.value.clone())
+            .map(|e| Adjustments::clone(&e.value))
             .unwrap_or_default()
     }
 
     pub fn connector(&self, cp: &str) -> Connector {
         self.state(0)
             .connector(&(cp_id(cp), ConnectorId(1)))
-            .map(|e| e.value.clone())
+            .map(|e| Connector::clone(&e.value))
             .unwrap_or_default()
     }
 

@@ -64,7 +64,7 @@ impl Heard for Ears {
 fn codes(world: &World, reach: Reach) -> Vec<Code> {
     let state = world.state(0);
     let id = cp_id("CP-1");
-    let cp = state.charge_point(&id).map(|e| &e.value);
+    let cp = state.charge_point(&id).map(|e| &*e.value);
     let all = refuses(state, &id, cp, &Ears(reach));
     all.iter().map(|refuses| refuses.code).collect()
 }

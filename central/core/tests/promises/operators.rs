@@ -123,7 +123,7 @@ fn an_adjustment_is_bounded_reasoned_numbered_and_leaves_the_receipt() {
         &mut one,
         vec![ended(id, Some(reading(world_now(), 11_000_000)))],
     );
-    let receipt = world.receipt(id).clone();
+    let receipt = world.receipt(id);
     assert_eq!(receipt.total.to_string(), "5.90");
 
     let stale = adjust("a1", id, "-5.90", "goodwill").expiring(world.now.plus_ms(SECOND));
@@ -179,7 +179,7 @@ fn an_adjustment_is_bounded_reasoned_numbered_and_leaves_the_receipt() {
             ),
         ]
     );
-    assert_eq!(*world.receipt(id), receipt);
+    assert_eq!(world.receipt(id), receipt);
 
     fn world_now() -> ev_contract::time::UnixMs {
         T0.plus_ms(HOUR)

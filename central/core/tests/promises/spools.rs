@@ -612,7 +612,7 @@ fn no_intake_makes_a_record_that_the_ledger_cannot_hold() {
     for run in [gap, one.run(records)] {
         let mut rounds = 0;
         while let Some(record) = world.decide(0, &run).record {
-            assert!(record.encoded_len().unwrap() <= INTAKE_BYTES_MAX);
+            assert!(record.encoded_len() <= INTAKE_BYTES_MAX);
             assert!(world.run(0, &run));
             rounds += 1;
             assert!(rounds < 5, "each round moves the position on");
@@ -645,7 +645,7 @@ fn a_run_that_is_too_large_for_one_record_is_taken_in_several() {
         ],
     });
     while let Some(record) = world.decide(0, &run).record {
-        assert!(record.encoded_len().unwrap() <= INTAKE_BYTES_MAX);
+        assert!(record.encoded_len() <= INTAKE_BYTES_MAX);
         assert!(world.run(0, &run));
     }
     let spool = world.spool(&one);
@@ -681,7 +681,7 @@ fn a_record_whose_consequences_alone_are_too_large_is_kept_aside() {
     let record = one.record(T0, ended(id, None));
     let run = one.run(vec![record]);
     let decided = world.decide(0, &run).record.unwrap();
-    assert!(decided.encoded_len().unwrap() <= INTAKE_BYTES_MAX);
+    assert!(decided.encoded_len() <= INTAKE_BYTES_MAX);
     assert!(world.run(0, &run));
     assert!(!world.session(id).is_ended());
     assert_eq!(

@@ -34,8 +34,9 @@ pub fn copied(ledger: &[Vec<u8>]) -> Cdr {
         for write in applied.writes() {
             let papers = match write {
                 Write::Session(session) => match &session.stage {
-                    Stage::Ended { receipt } => {
-                        vec![((session.id, None), cdr_entry(&**receipt).unwrap())]
+                    Stage::Ended { .. } => {
+                        let receipt = session.receipt().unwrap();
+                        vec![((session.id, None), cdr_entry(&receipt).unwrap())]
                     }
                     _ => Vec::new(),
                 },

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use central_core::{
     frame::{Digest, Frame, Kind, Record, Write},
     keys::{Asker, EventId, Key},
-    model::{Answer, Connector, Session, Stage},
+    model::{Answer, Bill, Connector, Session, Stage},
     state::State,
 };
 use ev_contract::{
     codes::Code,
     ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId},
     time::UnixMs,
-    v1::{Flag, Origin, Outcome, Receipt},
+    v1::{Flag, Origin, Outcome},
 };
 
 /// A promise that did not hold.
@@ -252,7 +252,7 @@ impl Judge {
         for write in &record.writes {
             match write {
                 Write::Connector(cp, id, value) => {
-                    self.connectors.insert((cp.clone(), *id), value.clone());
+                    self.connectors.insert((cp.clone(), *id), Connector::clone(value));
                 }
                 Write::Session(session) => {
                     self.session(record, session);
@@ -332,7 +332,7 @@ impl Judge {
             match write {
                 Write::Driver(id, driver) => {
                     let counted = self.counted_of.get(id).cloned().unwrap_or_default();
-                    if driver.open != counted {
+                    if !driver.open.iter().eq(&counted) {
                         let what = format!(
                             "{id} has {counted:?} open, its record says {:?}",
                             driver.open
@@ -343,7 +343,7 @@ impl Judge {
                 Write::Connector(cp, id, connector) => {
                     let at = (cp.clone(), *id);
                     let open = self.open_on.get(&at).cloned().unwrap_or_default();
-                    if connector.open != open {
+                    if !connector.open.iter().eq(&open) {
                         let what = format!(
                             "{cp}/{id} has {open:?} open, its record says {:?}",
                             connector.open
@@ -566,7 +566,7 @@ impl Judge {
             .strip_prefix(&prefix)
             .is_some_and(|n| n.len() >= 6 && n.bytes().all(|b| b.is_ascii_digit()));
         let fresh = self.numbers.insert(receipt.number.clone());
-        if !numbered || !fresh || receipt.session_id != new.id {
+        if !numbered || !fresh {
             let what = format!("receipt {} of {}", receipt.number, new.id);
             self.fail("one receipt", what);
         }
@@ -597,7 +597,7 @@ impl Judge {
         }
     }
 
-    fn adds_up(&mut self, receipt: &Receipt) {
+    fn adds_up(&mut self, receipt: &Bill) {
         let energy: u64 = receipt
             .meters
             .iter()
@@ -986,9 +986,7 @@ impl Judge {
                     self.fail("late starts do nothing", what);
                     return;
                 }
-                if let Stage::Ended { receipt } = &case.session.stage
-                    && !receipt.flags.contains(&Flag::WrittenOff)
-                {
+                if case.session.is_ended() && !case.session.flags.contains(&Flag::WrittenOff) {
                     self.fail(
                         "only the charge point's word ends",
                         format!("{cp} took {id} after its end"),

@@ -1,6 +1,6 @@
 //! What lies between the parts: time, messages on their way, and the ledger.
 
-use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc};
+use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc, sync::Arc};
 
 use central_core::{
     decide::{Ask, Run, Verb, Wish},
@@ -174,7 +174,7 @@ pub enum Event {
     ToAsker { ask: Box<Ask>, said: Box<Said> },
     /// A frame lands.
     Land {
-        frame: Rc<Frame>,
+        frame: Arc<Frame>,
         bytes: Rc<[u8]>,
         ack: Option<(usize, u32)>,
     },
@@ -307,7 +307,7 @@ pub struct Net {
     pub lags: Vec<(u64, u64)>,
     replicas: usize,
     cps: Vec<CpId>,
-    ledger: Vec<(Rc<Frame>, Rc<[u8]>, u64)>,
+    ledger: Vec<(Arc<Frame>, Rc<[u8]>, u64)>,
     seen: std::collections::HashSet<Uuid>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     slots: Vec<Option<Event>>,
@@ -510,7 +510,7 @@ impl Net {
     /// Somebody appends. Says whether the server has refused; anything else is not known yet.
     pub fn append(
         &mut self,
-        frame: &Rc<Frame>,
+        frame: &Arc<Frame>,
         bytes: &Rc<[u8]>,
         from: (usize, u32),
         cut: bool,
@@ -549,11 +549,17 @@ impl Net {
         false
     }
 
-    fn land(&mut self, at_ms: u64, frame: &Rc<Frame>, bytes: &Rc<[u8]>, ack: Option<(usize, u32)>) {
+    fn land(
+        &mut self,
+        at_ms: u64,
+        frame: &Arc<Frame>,
+        bytes: &Rc<[u8]>,
+        ack: Option<(usize, u32)>,
+    ) {
         self.schedule(
             at_ms,
             Event::Land {
-                frame: Rc::clone(frame),
+                frame: Arc::clone(frame),
                 bytes: Rc::clone(bytes),
                 ack,
             },
@@ -561,7 +567,7 @@ impl Net {
     }
 
     /// A frame has landed; replicas will read it.
-    pub fn landed(&mut self, frame: Rc<Frame>, bytes: Rc<[u8]>, ack: Option<(usize, u32)>) {
+    pub fn landed(&mut self, frame: Arc<Frame>, bytes: Rc<[u8]>, ack: Option<(usize, u32)>) {
         self.judge.landed(&frame);
         if !self.seen.insert(frame.id) {
             self.counts.landed_again += 1;
@@ -597,21 +603,21 @@ impl Net {
 
     /// What stands at a position.
     #[must_use]
-    pub fn entry(&self, pos: u64) -> Option<(Rc<Frame>, Rc<[u8]>)> {
+    pub fn entry(&self, pos: u64) -> Option<(Arc<Frame>, Rc<[u8]>)> {
         let index = usize::try_from(pos).ok()?.checked_sub(1)?;
         let (frame, bytes, _) = self.ledger.get(index)?;
-        Some((Rc::clone(frame), Rc::clone(bytes)))
+        Some((Arc::clone(frame), Rc::clone(bytes)))
     }
 
     /// What stands at a position, and since when a replica can read it: one that lags sees nothing
     /// younger.
     #[must_use]
-    pub fn readable(&self, replica: usize, pos: u64) -> Option<(Rc<Frame>, Rc<[u8]>, u64)> {
+    pub fn readable(&self, replica: usize, pos: u64) -> Option<(Arc<Frame>, Rc<[u8]>, u64)> {
         let (lag, until) = self.lags[replica];
         let lag = if self.t_ms < until { lag } else { 0 };
         let index = usize::try_from(pos).ok()?.checked_sub(1)?;
         let (frame, bytes, landed_ms) = self.ledger.get(index)?;
-        Some((Rc::clone(frame), Rc::clone(bytes), landed_ms + lag))
+        Some((Arc::clone(frame), Rc::clone(bytes), landed_ms + lag))
     }
 
     /// Where the ledger ends, as the server says: a deposed leader does not know the newest.

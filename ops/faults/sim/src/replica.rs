@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     rc::Rc,
+    sync::Arc,
 };
 
 use central_core::{
@@ -14,7 +15,6 @@ use central_core::{
     effects::{self, Order},
     frame::{Forget, Frame, Record, Write},
     keys::{Asker, EventId},
-    model::Stage,
     ripe::{self, Keep},
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
@@ -142,7 +142,7 @@ enum Part {
 
 #[derive(Debug)]
 struct InFlight {
-    frame: Rc<Frame>,
+    frame: Arc<Frame>,
     bytes: Rc<[u8]>,
     attempts: u32,
     items: Vec<(Item, Part)>,
@@ -315,11 +315,8 @@ impl Replica {
             }
         }
         for ((cp, id), connector) in self.log.state().connectors() {
-            if effects::service_order(cp, *id, connector, now).is_some() {
-                orders.push((
-                    Subject::Service(cp.clone(), *id),
-                    connector.service_revision,
-                ));
+            if effects::service_order(cp, id, connector, now).is_some() {
+                orders.push((Subject::Service(cp.clone(), id), connector.service_revision));
             }
             orders.extend(
                 connector
@@ -402,14 +399,9 @@ impl Replica {
         if seq < net.snapshot_at {
             return;
         }
-        match rmp_serde::to_vec_named(self.log.state()) {
-            Ok(bytes) => {
-                net.snapshot = Some(bytes);
-                net.snapshot_at = seq;
-                net.counts.snapshots += 1;
-            }
-            Err(error) => net.judge.fail("snapshots", error.to_string()),
-        }
+        net.snapshot = Some(self.log.state().freeze().encode());
+        net.snapshot_at = seq;
+        net.counts.snapshots += 1;
     }
 
     /// A message from outside.
@@ -612,15 +604,9 @@ impl Replica {
             at: now.wall,
             records,
         };
-        let bytes = match frame.encode() {
-            Ok(bytes) => Rc::from(bytes),
-            Err(error) => {
-                net.judge.fail("frames", error.to_string());
-                return;
-            }
-        };
+        let bytes = Rc::from(frame.encode());
         self.in_flight.push(InFlight {
-            frame: Rc::new(frame),
+            frame: Arc::new(frame),
             bytes,
             attempts: 0,
             items,
@@ -664,7 +650,7 @@ impl Replica {
             );
             net.judge.fail("applying", what);
         } else if pos == applied + 1 {
-            let (frame, bytes) = (Rc::clone(&in_flight.frame), Rc::clone(&in_flight.bytes));
+            let (frame, bytes) = (Arc::clone(&in_flight.frame), Rc::clone(&in_flight.bytes));
             self.apply(net, pos, &frame, &bytes);
             self.cut_frame(net);
         }
@@ -709,14 +695,13 @@ impl Replica {
         self.cut_frame(net);
     }
 
-    fn apply(&mut self, net: &mut Net, pos: u64, frame: &Rc<Frame>, bytes: &Rc<[u8]>) {
+    fn apply(&mut self, net: &mut Net, pos: u64, frame: &Arc<Frame>, bytes: &Rc<[u8]>) {
         net.counts.applied += 1;
         // The bytes say the same as the frame; now and then they are read to prove it.
         let applied = if self.dice.chance(30) {
             self.log.apply(pos, bytes)
         } else {
-            self.log
-                .apply_frame(pos, Box::new((**frame).clone()), bytes)
+            self.log.apply_frame(pos, Arc::clone(frame), bytes)
         };
         match applied {
             Ok(applied) => {
@@ -1167,13 +1152,7 @@ impl Replica {
     fn cdr_entry(&self, (session, n): (SessionId, Option<u32>)) -> Option<Vec<u8>> {
         let state = self.log.state();
         match n {
-            None => match &state.session(session)?.value.stage {
-                Stage::Ended { receipt } => encode(&**receipt, Encoding::MsgPack).ok(),
-                Stage::Ordered
-                | Stage::Taken { .. }
-                | Stage::Energy { .. }
-                | Stage::Standing { .. } => None,
-            },
+            None => encode(&state.session(session)?.value.receipt()?, Encoding::MsgPack).ok(),
             Some(n) => {
                 let list = &state.adjustments(session)?.value.list;
                 let adjustment = list.iter().find(|a| a.n == n)?;
@@ -1253,7 +1232,7 @@ pub fn driver_of(asker: &Asker) -> Option<&DriverId> {
 }
 
 fn decode_state(bytes: &[u8]) -> Result<State, String> {
-    rmp_serde::from_slice(bytes).map_err(|e| e.to_string())
+    State::decode(bytes).map_err(|e| e.to_string())
 }
 
 /// A connector by its number.

@@ -236,6 +236,7 @@ async fn serve(
     let mut reminding = JoinSet::new();
     reminding.spawn(remind(terms, config.door_access()?, Arc::clone(&metrics)));
     let client = links.main.clone();
+    let outward = jetstream::new(links.outward.clone());
     let js = jetstream::new(client.clone());
     let (places, beginning, answers) = loop {
         tokio::select! {
@@ -258,7 +259,7 @@ async fn serve(
         from,
         entries_to,
     ));
-    let (out, sending) = Out::start(client.clone(), Arc::clone(&metrics));
+    let (out, sending) = Out::start(links.outward.clone(), Arc::clone(&metrics));
     let (audit, auditing) = Audit::start(
         js.clone(),
         places.audit.clone(),
@@ -308,7 +309,8 @@ async fn serve(
     let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
     // Sent is not read: what the server has not read when this end closes with something unread is
     // lost. It answers after it has read what came before.
-    let _ = tokio::time::timeout(LAST_ROUND_TRIP, js.query_account()).await;
+    let read = async { tokio::join!(outward.query_account(), js.query_account()) };
+    let _ = tokio::time::timeout(LAST_ROUND_TRIP, read).await;
     Ok(())
 }
 
@@ -362,8 +364,10 @@ async fn watch_the_door(
 /// Their sizes are not counted there, so that these numbers bound memory: by the server's
 /// `max_payload` in the worst case, by the contract's sizes in the usual one.
 mod untaken {
-    /// The ledger, and answers of charge points. The server sends the ledger only so far ahead.
+    /// The ledger. The server sends it only so far ahead.
     pub const MAIN: usize = 65_536;
+    /// Answers of charge points, and of those all that can be asked at once.
+    pub const OUTWARD: usize = 8_192;
     /// Requests of up to 16 KiB.
     pub const REQUESTS: usize = 2_048;
     /// Runs of records of up to 256 KiB. The agents of those beyond ask again after five seconds.
@@ -373,12 +377,16 @@ mod untaken {
 }
 
 /// The connections. One per kind of question, since a connection is what a flood fills first, and
-/// what the server closes when it is not read fast enough: the ledger, and answers, must not wait
-/// behind anybody's requests, and nobody's requests behind another kind.
+/// what the server closes when it is not read fast enough: the ledger must not wait behind anybody's
+/// requests, and nobody's requests behind another kind. The server takes what comes by one
+/// connection in turn: a frame would wait for all the answers that the one before it gave rise to,
+/// if they went by the same.
 #[derive(Debug, Clone)]
 struct Links {
-    /// The ledger, answers, commands.
+    /// The ledger, and all that is kept in streams.
     main: async_nats::Client,
+    /// Answers, updates, commands.
+    outward: async_nats::Client,
     /// Requests of drivers and operators.
     requests: async_nats::Client,
     /// Spool records.
@@ -397,6 +405,7 @@ impl Links {
         let link = |name, untaken| connect(config, metrics, connected, name, untaken);
         Ok(Self {
             main: link(named(""), untaken::MAIN).await?,
+            outward: link(named(" outward"), untaken::OUTWARD).await?,
             requests: link(named(" requests"), untaken::REQUESTS).await?,
             records: link(named(" records"), untaken::RECORDS).await?,
             presence: link(named(" presence"), untaken::PRESENCE).await?,
@@ -482,11 +491,12 @@ async fn prepare(
     } else {
         None
     };
-    let (inbox, answers) = calls::listen(&links.main)
+    let (inbox, answers) = calls::listen(&links.outward)
         .await
         .context("listening to charge points' answers")?;
     let places = Places {
         client: links.main.clone(),
+        outward: links.outward.clone(),
         intake: [&links.requests, &links.records, &links.presence].map(Clone::clone),
         js: js.clone(),
         ledger,

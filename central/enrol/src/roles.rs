@@ -66,8 +66,8 @@ impl Account {
     #[must_use]
     pub const fn connections_max(self) -> i64 {
         match self {
-            // Four per central, and room for a replacement of every one of ten.
-            Self::Core => 80,
+            // Five per central, and room for a replacement of every one of ten.
+            Self::Core => 100,
             Self::Edge | Self::Drivers => 9_500,
             Self::Operators => 500,
             Self::Registrars => 16,

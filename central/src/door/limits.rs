@@ -17,7 +17,7 @@ pub struct ConnectionLimits {
     pub operator: usize,
     /// Of a charge point. Its agent has one.
     pub charge_point: usize,
-    /// Of a replica of central. It has four; twice as many are those of before a cut line.
+    /// Of a replica of central. It has five; twice as many are those of before a cut line.
     pub central: usize,
 }
 
@@ -27,7 +27,7 @@ impl Default for ConnectionLimits {
             driver: 8,
             operator: 8,
             charge_point: 4,
-            central: 12,
+            central: 15,
         }
     }
 }

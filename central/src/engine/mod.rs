@@ -108,6 +108,7 @@ pub struct Engine {
     config: Config,
     settings: Settings,
     client: async_nats::Client,
+    outward: async_nats::Client,
     intake: [async_nats::Client; 3],
     js: jetstream::Context,
     ledger: Stream,
@@ -192,8 +193,10 @@ pub struct Outlets {
 /// Where the engine stands in NATS.
 #[expect(missing_debug_implementations, reason = "a bucket has none")]
 pub struct Places {
-    /// The connection.
+    /// The connection of the ledger.
     pub client: async_nats::Client,
+    /// The one by which answers and commands go.
+    pub outward: async_nats::Client,
     /// The connections of the subscriptions.
     pub intake: [async_nats::Client; 3],
     /// JetStream on it.
@@ -245,6 +248,7 @@ impl Engine {
             settings,
             config,
             client: places.client,
+            outward: places.outward,
             intake: places.intake,
             js: places.js,
             ledger: places.ledger,
@@ -454,7 +458,7 @@ impl Engine {
         let up = |client: &async_nats::Client| {
             client.connection_state() == async_nats::connection::State::Connected
         };
-        let connected = up(&self.client);
+        let connected = up(&self.client) && up(&self.outward);
         let hears = connected && self.intake.iter().all(up);
         let frame_since = self.in_flight.as_ref().map(|f| f.since);
         // Whoever looks at these looks from time to time: nobody is woken.

@@ -183,7 +183,7 @@ mod tests {
             let cp = ChargePoint {
                 site: "SITE-A".parse().unwrap(),
                 time_zone: "Europe/Berlin".into(),
-                connectors: Vec::new(),
+                connectors: std::sync::Arc::default(),
                 version: "1.0.0".into(),
                 epoch: epoch.clone(),
                 sim_speed: 1,
@@ -193,7 +193,7 @@ mod tests {
                 ..Spool::default()
             };
             let writes = vec![
-                Write::ChargePoint(id.clone(), cp),
+                Write::ChargePoint(id.clone(), cp.into()),
                 Write::Spool(id, epoch, spool),
             ];
             Record {

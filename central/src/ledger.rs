@@ -51,6 +51,7 @@ pub async fn ensure(
         allow_direct: false,
         deny_delete: def.append_only,
         deny_purge: def.append_only,
+        compression: def.compressed.then_some(stream::Compression::S2),
         description: Some(def.description.into()),
         duplicate_window: Duration::from_secs(def.duplicates_s),
         ..stream::Config::default()

@@ -19,6 +19,8 @@ pub struct StreamDef {
     /// For how long the server knows a `Nats-Msg-Id` again, in seconds; nothing but entries of the
     /// audit about credentials has one.
     pub duplicates_s: u64,
+    /// Whether the server packs what is old. Full blocks of it are compressed (S2) and read as before.
+    pub compressed: bool,
     /// What it is for.
     pub description: &'static str,
 }
@@ -33,6 +35,8 @@ pub const LEDGER: StreamDef = StreamDef {
     // A repeated frame must not be swallowed: it is judged by its position like any other. The
     // server insists on a window; without message ids it is never used.
     duplicates_s: 1,
+    // What is left of a record is ids without a pattern.
+    compressed: false,
     description: "ledger: every decision of central, in order",
 };
 
@@ -44,6 +48,8 @@ pub const CDR: StreamDef = StreamDef {
     message_bytes_max: 64 * 1024,
     append_only: false,
     duplicates_s: 1,
+    // Names and words that all receipts repeat: a fifth is left.
+    compressed: true,
     description: "receipts (one subject a session) and adjustments to them",
 };
 
@@ -57,6 +63,7 @@ pub const AUDIT: StreamDef = StreamDef {
     append_only: true,
     // What waits beside the keys is brought by the next command or the next day's.
     duplicates_s: 24 * 3_600,
+    compressed: false,
     description: "audit: who did what, when, and what came of it",
 };
 
@@ -70,6 +77,7 @@ pub const UPTIME: StreamDef = StreamDef {
     message_bytes_max: 256 * 1024,
     append_only: true,
     duplicates_s: 1,
+    compressed: false,
     description: "what each replica of central saw of connectors, for uptime",
 };
 

@@ -494,8 +494,8 @@ fn mib(bytes: usize) -> f64 {
 
 /// The time that this thread has worked: others on the machine do not count.
 fn worked() -> Outcome<Duration> {
-    let at = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let (s, ns) = (u64::try_from(at.tv_sec)?, u32::try_from(at.tv_nsec)?);
+    let at = nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+    let (s, ns) = (u64::try_from(at.tv_sec())?, u32::try_from(at.tv_nsec())?);
     Ok(Duration::new(s, ns))
 }
 

@@ -90,16 +90,31 @@ impl Filter {
     }
 }
 
-/// Since when something is so, as far as it was seen to begin.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Since when something is so, as far as it was seen to begin. A connector with which all is well is
+/// as one that was never seen, and not remembered: most are.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct SeenConnector {
     out: bool,
     out_since: Option<UnixMs>,
-    service: Option<Service>,
+    service: Service,
     fault: Option<(String, bool)>,
     fault_since: Option<UnixMs>,
     charger_lost: bool,
     charger_since: Option<UnixMs>,
+}
+
+impl Default for SeenConnector {
+    fn default() -> Self {
+        Self {
+            out: false,
+            out_since: None,
+            service: Service::In,
+            fault: None,
+            fault_since: None,
+            charger_lost: false,
+            charger_since: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,8 +134,11 @@ pub struct Trail {
     reach: VecDeque<EventRow>,
     connectors: HashMap<(CpId, ConnectorId), SeenConnector>,
     sessions: HashMap<SessionId, SeenSession>,
-    spools: HashMap<(CpId, Epoch), Spool>,
-    refused: BTreeMap<CpId, VecDeque<RefusedView>>,
+    /// Records that spools no longer had, and what agents found impossible; of those where there was
+    /// any.
+    spools: HashMap<(CpId, Epoch), [u64; 2]>,
+    /// Of charge points that have presented themselves.
+    refused: BTreeMap<CpId, Option<Box<VecDeque<RefusedView>>>>,
 }
 
 impl Trail {
@@ -130,18 +148,22 @@ impl Trail {
         let mut trail = Self::default();
         for ((cp, id), connector) in state.connectors() {
             let seen = seen_connector(connector, &SeenConnector::default(), None);
-            trail.connectors.insert((cp.clone(), id), seen);
+            if seen != SeenConnector::default() {
+                trail.connectors.insert((cp.clone(), id), seen);
+            }
         }
         for entry in state.open_sessions() {
             let session = &entry.value;
             trail.sessions.insert(session.id, seen_session(session));
         }
         for (cp, _) in state.charge_points_after(None) {
-            trail.refused.insert(cp.clone(), VecDeque::new());
+            trail.refused.insert(cp.clone(), None);
         }
         for ((cp, epoch), spool) in state.spools_by_place() {
-            let at = (cp.clone(), epoch.clone());
-            trail.spools.insert(at, spool.clone());
+            if troubles(spool) != [0, 0] {
+                let at = (cp.clone(), epoch.clone());
+                trail.spools.insert(at, troubles(spool));
+            }
         }
         trail
     }
@@ -350,12 +372,13 @@ impl Trail {
             detail,
             ..blank.clone()
         };
-        let was = self.connectors.entry((cp.clone(), id)).or_default();
-        let now = seen_connector(connector, was, Some(blank.at));
+        let at = (cp.clone(), id);
+        let was = self.connectors.remove(&at).unwrap_or_default();
+        let now = seen_connector(connector, &was, Some(blank.at));
         let out_word = |service: Service| service.to_string().replace('_', " ");
-        if now.service != was.service && (was.service.is_some() || now.out) {
-            let word = now.service.map(out_word);
-            found.push(event(EventKind::Service, word));
+        if now.service != was.service {
+            let word = out_word(now.service);
+            found.push(event(EventKind::Service, Some(word)));
         } else if now.out != was.out {
             let word = if now.out {
                 "out, confirmed"
@@ -376,7 +399,9 @@ impl Trail {
             (true, false) => found.push(event(EventKind::ChargerBack, None)),
             (false, false) | (true, true) => {}
         }
-        *was = now;
+        if now != SeenConnector::default() {
+            self.connectors.insert(at, now);
+        }
     }
 
     fn spool(
@@ -387,10 +412,15 @@ impl Trail {
         blank: &EventRow,
         found: &mut Vec<EventRow>,
     ) {
-        let was = self.spools.entry((cp.clone(), epoch.clone())).or_default();
+        let now = troubles(spool);
+        if now == [0, 0] {
+            return;
+        }
+        let was = self.spools.insert((cp.clone(), epoch.clone()), now);
+        let [missing, anomalies] = was.unwrap_or_default();
         for (kind, before, after) in [
-            (EventKind::Missing, was.missing, spool.missing),
-            (EventKind::Anomaly, was.anomalies, spool.anomalies),
+            (EventKind::Missing, missing, spool.missing),
+            (EventKind::Anomaly, anomalies, spool.anomalies),
         ] {
             if after > before {
                 found.push(EventRow {
@@ -401,7 +431,6 @@ impl Trail {
                 });
             }
         }
-        *was = spool.clone();
     }
 
     fn request(
@@ -430,6 +459,7 @@ impl Trail {
             } => {
                 let cp: Option<CpId> = cp.parse().ok();
                 if let Some(kept) = cp.as_ref().and_then(|cp| self.refused.get_mut(cp)) {
+                    let kept = kept.get_or_insert_default();
                     kept.push_front(RefusedView {
                         at: blank.at,
                         driver_id: driver.clone(),
@@ -496,6 +526,7 @@ impl Trail {
     pub fn refused_at(&self, cp: &CpId) -> Vec<RefusedView> {
         self.refused
             .get(cp)
+            .and_then(Option::as_ref)
             .map(|kept| kept.iter().cloned().collect())
             .unwrap_or_default()
     }
@@ -567,12 +598,17 @@ fn seen_connector(connector: &Connector, was: &SeenConnector, at: Option<UnixMs>
     SeenConnector {
         out,
         out_since: since(out, was.out, was.out_since),
-        service: Some(connector.service),
+        service: connector.service,
         fault_since: since(bars(&fault), bars(&was.fault), was.fault_since),
         fault,
         charger_lost: lost,
         charger_since: since(lost, was.charger_lost, was.charger_since),
     }
+}
+
+/// What may be missing of a spool, and what its agent found impossible.
+const fn troubles(spool: &Spool) -> [u64; 2] {
+    [spool.missing, spool.anomalies]
 }
 
 const STAGE_ORDERED: u8 = 0;

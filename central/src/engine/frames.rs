@@ -12,7 +12,7 @@ use central_core::{
     decide::{
         Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
     },
-    frame::{FRAME_BYTES_MAX, Forget, Frame, RECORDS_MAX, Record},
+    frame::{Forget, Frame, FrameBuilder, RECORDS_MAX},
     keys::{Asker, EventId},
     state::Applied,
     tx::Overlay,
@@ -44,8 +44,6 @@ const UNKNOWN_AFTER: Duration = Duration::from_secs(8);
 /// How long a start waits for the end of a session that its driver has stopped. Less than the two
 /// seconds after which a client repeats itself.
 const OWN_END_WAIT: Duration = Duration::from_millis(1_500);
-/// Bytes of a frame beside its records.
-const FRAME_HEAD_BYTES: usize = 256;
 
 /// Something that waits.
 #[derive(Debug)]
@@ -327,8 +325,7 @@ pub(super) struct InFlight {
 /// A frame that is being filled.
 struct Filling<'a> {
     overlay: Overlay<'a>,
-    records: Vec<Record>,
-    bytes: usize,
+    frame: FrameBuilder,
     items: Vec<(Item, Part)>,
     closed: bool,
 }
@@ -385,8 +382,7 @@ impl Engine {
         let state = self.log.state();
         let mut filling = Filling {
             overlay: Overlay::new(state),
-            records: Vec::new(),
-            bytes: FRAME_HEAD_BYTES,
+            frame: FrameBuilder::new(now.wall),
             items: Vec::new(),
             closed: false,
         };
@@ -407,28 +403,26 @@ impl Engine {
             let decided = decide(&filling.overlay, ctx, command);
             match decided.record {
                 Some(record) => {
-                    let size = record.encoded_len();
-                    if filling.bytes + size > FRAME_BYTES_MAX {
-                        if filling.records.is_empty() {
+                    let index = filling.frame.records().len();
+                    if filling.frame.push(record).is_err() {
+                        if index == 0 {
                             too_large.push(item);
                             continue;
                         }
                         due.push_front(item);
                         break;
                     }
-                    filling.closed = matches!(item.kind, ItemKind::Decide(Command::Forget(_)))
-                        || filling.records.len() + 1 >= RECORDS_MAX;
-                    filling.bytes += size;
-                    filling.overlay.push(&record);
-                    let part = Part::Record(filling.records.len());
-                    filling.records.push(record);
-                    filling.items.push((item, part));
+                    filling.closed =
+                        matches!(item.kind, ItemKind::Decide(Command::Forget(_)))
+                            || index + 1 >= RECORDS_MAX;
+                    filling.overlay.push(&filling.frame.records()[index]);
+                    filling.items.push((item, Part::Record(index)));
                 }
                 None if decided.leaned_on_frame => filling.items.push((item, Part::Leaning)),
                 None => at_once.push((item, decided.unrecorded)),
             }
         }
-        let Filling { records, items, .. } = filling;
+        let Filling { frame, items, .. } = filling;
         self.waiting.put_back(due);
         for item in too_large {
             tracing::error!(verb = item.verb, "a decision is too large for the ledger");
@@ -444,7 +438,7 @@ impl Engine {
         if items.is_empty() {
             return;
         }
-        self.send_frame(records, items, now.wall);
+        self.send_frame(frame, items);
     }
 
     /// Whether a start comes from a driver whose own session is being stopped: who stops and starts
@@ -464,20 +458,10 @@ impl Engine {
             })
     }
 
-    fn send_frame(
-        &mut self,
-        records: Vec<Record>,
-        items: Vec<(Item, Part)>,
-        at: ev_contract::time::UnixMs,
-    ) {
-        let frame = Arc::new(Frame {
-            id: Uuid::now_v7(),
-            by: self.config.replica.clone(),
-            basis: self.log.state().basis(),
-            at,
-            records,
-        });
-        let bytes: Bytes = frame.encode().into();
+    fn send_frame(&mut self, mut frame: FrameBuilder, items: Vec<(Item, Part)>) {
+        let by = self.config.replica.clone();
+        let (frame, bytes) = frame.finish(Uuid::now_v7(), by, self.log.state().basis());
+        let (frame, bytes) = (Arc::new(frame), Bytes::from(bytes));
         self.metrics.frame(frame.records.len(), bytes.len());
         let append = tokio::spawn(ledger::append(
             self.client.clone(),

@@ -166,7 +166,7 @@ async fn junk_on_the_ledgers_subject_changes_nothing() -> Result<()> {
 async fn a_frame_of_a_newer_build_stops_this_one() -> Result<()> {
     let site = plugged(Charger::Orderly, 1).await?;
     let js = jetstream::new(site.nats.connect().await?);
-    js.publish(subjects::LEDGER, "EVF2 from the future".into())
+    js.publish(subjects::LEDGER, "EVF3 from the future".into())
         .await?
         .await?;
     let why = refuses_to_serve(&site, 0).await?;

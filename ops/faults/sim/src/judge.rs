@@ -252,7 +252,8 @@ impl Judge {
         for write in &record.writes {
             match write {
                 Write::Connector(cp, id, value) => {
-                    self.connectors.insert((cp.clone(), *id), Connector::clone(value));
+                    self.connectors
+                        .insert((cp.clone(), *id), Connector::clone(value));
                 }
                 Write::Session(session) => {
                     self.session(record, session);

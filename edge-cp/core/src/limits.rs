@@ -1,8 +1,11 @@
 //! Bounds that concern a charge point alone.
 
-/// The shell gives a tick at least this often. Timers are seconds; a fifth of one is precise enough
-/// and costs nothing.
+/// The shell gives a tick at least this often while something is under way. Timers are seconds; a
+/// fifth of one is precise enough.
 pub const TICK_MS: u64 = 200;
+/// And this often while nothing is: limits and deadlines of a session that runs, or of none, are
+/// told in seconds, and a process that serves thousands is woken for nothing otherwise.
+pub const TICK_QUIET_MS: u64 = 1_000;
 
 /// First wait before a hardware command is repeated. Chargers answer within a second.
 pub const HW_RETRY_MS_MIN: u64 = 1_000;

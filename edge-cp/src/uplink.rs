@@ -25,13 +25,18 @@ use tokio::{
     time::timeout,
 };
 
-/// When to try again. 2,000 charge points that lost a server in the same moment and return within
-/// 2 s are one a millisecond, which a server and central serve in passing; drivers do not notice 2 s.
+/// When to try again. 10,000 charge points that lost a server in the same moment and return within
+/// 4 s are a few a millisecond; a server on two cores takes fewer and lets the others wait, so that
+/// their patience has to be longer than their queue. Drivers do not notice 4 s.
 const PAUSES: Pauses = Pauses {
-    first_max: Duration::from_secs(2),
+    first_max: Duration::from_secs(4),
     min: Duration::from_millis(400),
     max: Duration::from_secs(7),
 };
+/// How long a new connection may take. Each handshake that is given up was work for nothing and is
+/// begun anew: thousands that return at once would keep a server busy with those for ever. A server
+/// that is frozen is left after this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long an answer of central's may take. The core gives up after the same time.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(edge_core::limits::EVT_TIMEOUT_MS);
 /// A publish waits only when the client's queue is full.
@@ -124,7 +129,8 @@ impl Line {
             .name(caller.name)
             .retry_on_initial_connect()
             .subscription_capacity(COMMANDS_MAX)
-            .read_buffer_capacity(READ_BYTES);
+            .read_buffer_capacity(READ_BYTES)
+            .connection_timeout(CONNECT_TIMEOUT);
         if let Some(source) = caller.source {
             options = options.local_address(SocketAddr::new(source, 0));
         }

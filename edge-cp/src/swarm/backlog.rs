@@ -24,6 +24,8 @@ const MINUTE_MS: u64 = 60_000;
 /// A car stays for so many minutes and leaves one empty: with 32 connectors a day of it is some
 /// 100,000 records.
 const VISIT_MINUTES: u64 = 5;
+/// So much of it shows how many records a minute brings.
+const SAMPLE_MINUTES: u64 = 60;
 /// Rows of one transaction.
 const ROWS_MAX: usize = 10_000;
 
@@ -42,11 +44,8 @@ pub async fn fill(
     if stored.next > 1 {
         return Ok(0);
     }
-    // How long it takes is known once it was lived through: it is to have ended now.
-    let mut rehearsal = Past::new(config, stored.clone(), now);
-    while rehearsal.live(records) {}
-    let took = i64::try_from(rehearsal.mono_ms).unwrap_or(0);
-    let mut past = Past::new(config, stored, now.plus_ms(-took));
+    let took_ms = estimate_ms(config, stored.clone(), records, now);
+    let mut past = Past::new(config, stored, now.plus_ms(-took_ms));
     let mut goes_on = true;
     while goes_on {
         goes_on = past.live(records);
@@ -57,6 +56,18 @@ pub async fn fill(
         }
     }
     Ok(past.core.spool().depth())
+}
+
+/// How long ago it has to have begun to be over by now, from what a few hours bring.
+fn estimate_ms(config: &ChargePointConfig, stored: Stored, records: u64, now: UnixMs) -> i64 {
+    let mut sample = Past::new(config, stored, now);
+    for _ in 0..SAMPLE_MINUTES {
+        sample.live(u64::MAX);
+    }
+    let each = sample.core.spool().depth().max(1);
+    // A tenth more, and the last visits.
+    let minutes = records * SAMPLE_MINUTES / each * 11 / 10 + 2 * VISIT_MINUTES;
+    i64::try_from(minutes * MINUTE_MS).unwrap_or(0)
 }
 
 struct Past {
@@ -108,6 +119,7 @@ impl Past {
         let connectors: Vec<ConnectorId> = self.plant.outlets.keys().copied().collect();
         let mut is_over = has_enough;
         for connector in connectors {
+            // Spread, so that the records of a minute are as many as those of the next.
             let at = (minute + u64::from(connector.0)) % (VISIT_MINUTES + 1);
             let is_plugged = self.plant.outlets.get(&connector).is_some_and(|o| o.plugged);
             is_over &= !is_plugged;

@@ -30,11 +30,7 @@ pub mod swarm;
 pub mod tally;
 pub mod uplink;
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ev_client::Access;

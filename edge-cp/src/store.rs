@@ -194,9 +194,7 @@ impl Store {
                     let connection = file.lock().unwrap_or_else(PoisonError::into_inner);
                     read_run(&connection, from, until)
                 };
-                spawn_blocking(job)
-                    .await
-                    .unwrap_or(Err(StoreError::Closed))
+                spawn_blocking(job).await.unwrap_or(Err(StoreError::Closed))
             }
         }
     }

@@ -211,7 +211,9 @@ impl Tally {
             && rounds.over.len() < ROUNDS_MAX
         {
             let all_ms = ms(now.duration_since(open.began));
-            rounds.over.push(Round::new(open.cause, all_ms, open.took_ms));
+            rounds
+                .over
+                .push(Round::new(open.cause, all_ms, open.took_ms));
         }
     }
 }

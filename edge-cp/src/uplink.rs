@@ -403,7 +403,10 @@ async fn on_event(name: &str, event: LinkEvent, users: &Mutex<Users>) {
             tracing::warn!(cp = name, "{event}");
         }
         LinkEvent::Slow => {
-            tracing::warn!(cp = name, "commands arrive faster than they are carried out; some are lost and will be repeated");
+            tracing::warn!(
+                cp = name,
+                "commands arrive faster than they are carried out; some are lost and will be repeated"
+            );
         }
         LinkEvent::Other(words) => tracing::debug!(cp = name, words, "uplink"),
     }

@@ -194,9 +194,7 @@ async fn a_charge_point_that_a_leaf_is_not_for_gets_nothing_through() -> Result<
 async fn a_leaf_may_carry_as_many_as_it_can_be_enrolled_for() -> Result<()> {
     let keys = Keys::new()?;
     let hub = NatsServer::start_with_conf(&keys, &keys.leaves()?).await?;
-    let names: Vec<String> = (0..=CARRIED_MAX)
-        .map(|n| format!("{n:0>64}"))
-        .collect();
+    let names: Vec<String> = (0..=CARRIED_MAX).map(|n| format!("{n:0>64}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     ensure!(keys.leaf_creds("SITE-A", &names).is_err(), "one too many");
     ensure!(keys.leaf_creds("SITE-A", &[]).is_err(), "none");

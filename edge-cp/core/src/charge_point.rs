@@ -18,7 +18,10 @@ use crate::{
     connector::{Connector, ConnectorRow, is_news},
     effects::{CommandRow, Draw, Effects, ReplyTo, Row},
     hardware::{HwAnswer, HwCommand, HwFact, HwReading, OriginKey, RunningTx, StartNumber},
-    limits::{AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TICK_MS, TICK_QUIET_MS, TXS_KEPT, UNSTORED_MAX},
+    limits::{
+        AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TICK_MS, TICK_QUIET_MS, TXS_KEPT,
+        UNSTORED_MAX,
+    },
     session::{Over, Session, SessionRow, StoredSession},
     spool::{EvtOutcome, SendRun, Spool},
     transactions::{self, Listed, TxRow, Unclaimed},
@@ -538,9 +541,7 @@ impl ChargePoint {
                 && c.session.as_ref().is_none_or(Session::is_quiet)
         };
         let desk = &self.desk;
-        if desk.link.is_some()
-            && desk.pending.is_empty()
-            && self.connectors.values().all(is_quiet)
+        if desk.link.is_some() && desk.pending.is_empty() && self.connectors.values().all(is_quiet)
         {
             TICK_QUIET_MS
         } else {

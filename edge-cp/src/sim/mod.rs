@@ -284,7 +284,11 @@ impl Simulator {
         }
         let soon = self.was_touched || self.plant.dark_ms.is_some();
         let cadence = Duration::from_millis(self.reading_ms());
-        Some(if soon { cadence.min(TICK_SOON) } else { cadence })
+        Some(if soon {
+            cadence.min(TICK_SOON)
+        } else {
+            cadence
+        })
     }
 
     /// Between two readings, in milliseconds.

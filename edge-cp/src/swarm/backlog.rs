@@ -15,7 +15,7 @@ use rand::Rng;
 
 use crate::{
     config::ChargePointConfig,
-    sim::physics::{Plant, PlainNames, PlantSpec},
+    sim::physics::{PlainNames, Plant, PlantSpec},
     store::{Store, StoreError},
 };
 
@@ -121,7 +121,11 @@ impl Past {
         for connector in connectors {
             // Spread, so that the records of a minute are as many as those of the next.
             let at = (minute + u64::from(connector.0)) % (VISIT_MINUTES + 1);
-            let is_plugged = self.plant.outlets.get(&connector).is_some_and(|o| o.plugged);
+            let is_plugged = self
+                .plant
+                .outlets
+                .get(&connector)
+                .is_some_and(|o| o.plugged);
             is_over &= !is_plugged;
             if at == 0 && is_plugged {
                 self.feed(Input::LocalStop {
@@ -168,8 +172,7 @@ impl Past {
         while let Some(input) = inputs.pop_front() {
             for command in self.handle(input) {
                 let (verdict, raw, facts) =
-                    self.plant
-                        .command(&self.spec, &mut PlainNames, &command);
+                    self.plant.command(&self.spec, &mut PlainNames, &command);
                 inputs.push_back(Input::Answer(HwAnswer {
                     command,
                     verdict,
@@ -183,9 +186,7 @@ impl Past {
     fn handle(&mut self, input: Input) -> Vec<HwCommand> {
         let now = Now {
             mono_ms: self.mono_ms,
-            wall: self
-                .began
-                .plus_ms(i64::try_from(self.mono_ms).unwrap_or(0)),
+            wall: self.began.plus_ms(i64::try_from(self.mono_ms).unwrap_or(0)),
         };
         let draw = Draw {
             session_id: SessionId::from_uuid(uuid::Uuid::now_v7()),
@@ -227,13 +228,21 @@ mod tests {
             })
             .collect();
         assert!((500..600).contains(&records.len()), "{}", records.len());
-        assert!(records.iter().zip(1..).all(|(record, seq)| record.seq == seq));
+        assert!(
+            records
+                .iter()
+                .zip(1..)
+                .all(|(record, seq)| record.seq == seq)
+        );
         assert!(records.windows(2).all(|two| two[0].at <= two[1].at));
         let count = |is: fn(&EdgeFact) -> bool| records.iter().filter(|r| is(&r.fact)).count();
         let opened = count(|f| matches!(f, EdgeFact::OpenedAtEdge { .. }));
         let ended = count(|f| matches!(f, EdgeFact::Ended { .. }));
         let checkpoints = count(|f| matches!(f, EdgeFact::Checkpoint { .. }));
         assert_eq!(opened, ended);
-        assert!(opened > 20 && checkpoints > 2 * opened, "{opened} {checkpoints}");
+        assert!(
+            opened > 20 && checkpoints > 2 * opened,
+            "{opened} {checkpoints}"
+        );
     }
 }

@@ -426,8 +426,7 @@ impl Fleet<'_> {
                     name: shared.name.clone(),
                     source,
                 };
-                let line =
-                    Line::connect(&shared.access, caller, Arc::new(Notify::new())).await?;
+                let line = Line::connect(&shared.access, caller, Arc::new(Notify::new())).await?;
                 let open = (line, Arc::new(shared.access.terms()));
                 shared.open.insert(open).clone()
             }
@@ -458,6 +457,9 @@ mod tests {
         let after = |spec: &Spec, ms| due(spec, Duration::from_millis(ms));
         assert_eq!(after(&spec, 0), 100);
         spec.ramp_per_s = Some(50);
-        assert_eq!([0, 100, 1_000, 5_000].map(|ms| after(&spec, ms)), [1, 6, 51, 100]);
+        assert_eq!(
+            [0, 100, 1_000, 5_000].map(|ms| after(&spec, ms)),
+            [1, 6, 51, 100]
+        );
     }
 }

@@ -307,7 +307,10 @@ pub(crate) mod tests {
         assert_eq!(faults(|_| ()), Vec::<String>::new());
         let names = spec().names.all().unwrap();
         assert_eq!(names.len(), 10_000);
-        assert_eq!((names[0].as_str(), names[9_999].as_str()), ("CP-00001", "CP-10000"));
+        assert_eq!(
+            (names[0].as_str(), names[9_999].as_str()),
+            ("CP-00001", "CP-10000")
+        );
     }
 
     #[test]
@@ -319,9 +322,17 @@ pub(crate) mod tests {
             (|s| s.names.count = COUNT_MAX + 1, "--count", "1 to 200000"),
             (|s| s.names.first = u32::MAX, "--first", "too large"),
             (|s| s.names.prefix = "a.b".into(), "--prefix", "a.b"),
-            (|s| s.time_zone = "Mars/Base".into(), "--time-zone", "Europe/Berlin"),
+            (
+                |s| s.time_zone = "Mars/Base".into(),
+                "--time-zone",
+                "Europe/Berlin",
+            ),
             (|s| s.connectors = 33, "--connectors", "1 to 32"),
-            (|s| s.names.count = 30_000, "--source", "127.1.0.1-127.1.0.3"),
+            (
+                |s| s.names.count = 30_000,
+                "--source",
+                "127.1.0.1-127.1.0.3",
+            ),
             (|s| s.backlog = 5, "--backlog", "--state-dir"),
             (|s| s.cars.starts_per_s = f64::NAN, "--starts", "0 to 20000"),
             (|s| s.cars.session = Duration::ZERO, "--session-s", "60"),
@@ -330,7 +341,10 @@ pub(crate) mod tests {
         for (change, key, right) in table {
             let found = faults(change);
             assert!(!found.is_empty(), "{key}");
-            assert!(found[0].contains(key) && found[0].contains(right), "{found:?}");
+            assert!(
+                found[0].contains(key) && found[0].contains(right),
+                "{found:?}"
+            );
         }
     }
 
@@ -359,9 +373,18 @@ pub(crate) mod tests {
         let used: Vec<_> = (0..5).map(|n| sources.nth(n).to_string()).collect();
         assert_eq!(
             used,
-            ["127.1.0.254", "127.1.0.255", "127.1.1.0", "127.1.1.1", "127.1.0.254"]
+            [
+                "127.1.0.254",
+                "127.1.0.255",
+                "127.1.1.0",
+                "127.1.1.1",
+                "127.1.0.254"
+            ]
         );
-        assert_eq!(Sources::parse("127.0.0.1").unwrap().nth(7).to_string(), "127.0.0.1");
+        assert_eq!(
+            Sources::parse("127.0.0.1").unwrap().nth(7).to_string(),
+            "127.0.0.1"
+        );
         for bad in ["", "::1", "127.0.0.2-127.0.0.1", "10.0.0.0-11.0.0.0", "a-b"] {
             assert!(Sources::parse(bad).is_err(), "{bad}");
         }

@@ -60,11 +60,16 @@ async fn ended(process: &mut Process) -> Result<Value> {
 
 /// Everything that was written has arrived, and everybody who began has a receipt: exactly one each.
 async fn nothing_is_lost(site: &Site, summary: &Value) -> Result<BTreeSet<String>> {
-    ensure!(summary["waiting"] == 0 && summary["sessions"] == 0, "{summary}");
+    ensure!(
+        summary["waiting"] == 0 && summary["sessions"] == 0,
+        "{summary}"
+    );
     ensure!(
         summary["records"].as_u64().context("records")?
             + summary["backlog"].as_u64().context("backlog")?
-            == summary["records_acknowledged"].as_u64().context("acknowledged")?,
+            == summary["records_acknowledged"]
+                .as_u64()
+                .context("acknowledged")?,
         "{summary}"
     );
     let opened = summary["opened_here"].as_u64().context("opened")?;
@@ -73,7 +78,10 @@ async fn nothing_is_lost(site: &Site, summary: &Value) -> Result<BTreeSet<String
         let (receipts, adjustments) = site.cdrs().await?;
         ensure!(adjustments.is_empty(), "{adjustments:?}");
         let sessions: BTreeSet<_> = receipts.iter().map(|r| r.session_id).collect();
-        ensure!(sessions.len() == receipts.len(), "two receipts of one session");
+        ensure!(
+            sessions.len() == receipts.len(),
+            "two receipts of one session"
+        );
         ensure!(
             receipts.len() as u64 == opened,
             "{} receipts of {opened} sessions",

@@ -353,6 +353,9 @@ struct Actor {
     /// Told so. The connection may be there a moment earlier, and what was sent in that moment would
     /// be sent again when it is told.
     is_up: bool,
+    /// Central has answered a sync over this connection. One that does not get so far has no use for
+    /// records either, and thousands that return would ask it for twice as much.
+    is_heard: bool,
     tick_due: Instant,
     live_due: Instant,
     beat_due: Instant,
@@ -442,6 +445,7 @@ impl Actor {
             },
             ever_up: false,
             is_up: false,
+            is_heard: false,
             tick_due: now,
             live_due: now,
             beat_due: now,
@@ -621,6 +625,7 @@ impl Actor {
                 };
                 self.ever_up = true;
                 self.is_up = true;
+                self.is_heard = false;
                 self.sync = SyncState::Due {
                     at: Instant::now() + Duration::from_millis(wait),
                     failures: 0,
@@ -670,6 +675,7 @@ impl Actor {
         }
         if let Some(reply) = reply {
             ev_crash::reach("sync-answer", "one");
+            self.is_heard = true;
             if let Some(problem) = reply.error {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
             }
@@ -801,7 +807,7 @@ impl Actor {
             if let SyncState::Due { at: due, .. } = self.sync {
                 at = at.min(due);
             }
-            if let Some(due) = self.core.spool().due_mono_ms() {
+            if let Some(due) = self.core.spool().due_mono_ms().filter(|_| self.is_heard) {
                 at = at.min(self.clock.at(due));
             }
         }
@@ -854,6 +860,9 @@ impl Actor {
             self.send_heartbeat().await;
         }
         self.send_sync();
+        if !self.is_heard {
+            return;
+        }
         let random = rand::rng().random();
         if let Some(run) = self.core.next_run(self.clock.now(), random) {
             self.send_run(run).await;

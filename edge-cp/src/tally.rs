@@ -191,7 +191,7 @@ impl Tally {
         self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn out_of_sync(&self, now: Instant) {
+    fn falls_out(&self, now: Instant) {
         self.counts.in_sync.fetch_sub(1, Relaxed);
         self.lock().open.get_or_insert_with(|| Open {
             cause: Cause::Cut,
@@ -200,7 +200,7 @@ impl Tally {
         });
     }
 
-    fn into_sync(&self, took_ms: u64, now: Instant) {
+    fn gets_in_sync(&self, took_ms: u64, now: Instant) {
         let mut rounds = self.lock();
         let in_sync = self.counts.in_sync.fetch_add(1, Relaxed) + 1;
         if let Some(open) = &mut rounds.open {
@@ -265,7 +265,7 @@ impl Seat {
         self.counts().cuts.fetch_add(1, Relaxed);
         if mem::replace(&mut self.is_in_sync, false) {
             self.since = Instant::now();
-            self.tally.out_of_sync(self.since);
+            self.tally.falls_out(self.since);
         }
     }
 
@@ -285,7 +285,7 @@ impl Seat {
         }
         let now = Instant::now();
         let took_ms = ms(now.duration_since(self.since));
-        self.tally.into_sync(took_ms, now);
+        self.tally.gets_in_sync(took_ms, now);
     }
 
     /// So many records are sent.

@@ -1,17 +1,19 @@
 //! One task owns one charge point: it feeds the core, commits what the core says, and only then
 //! lets answers, hardware commands and records leave.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::pending, net::IpAddr, pin::pin, sync::Arc, time::Duration,
+};
 
 use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
-    LocalStart, ReplyTo, Row, SendRun, Stored, hardware::HwCommand, limits::TICK_MS,
+    LocalStart, ReplyTo, Row, SendRun, Stored, hardware::HwCommand,
 };
 use ev_client::{Access, Reminder, Rhythm, Term, Terms, What};
 use ev_contract::{
     codes::Code,
     connector::ConnectorState,
-    ids::{ConnectorId, SessionId},
+    ids::{ConnectorId, CpId, SessionId},
     subjects::Subject,
     time::UnixMs,
     v1::{CommandReply, EvtRequest, Heartbeat, Outcome, SyncRequest, TimeQuality},
@@ -23,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -31,8 +33,9 @@ use crate::{
     config::ChargePointConfig,
     hardware::{HardwarePort, HwEvent},
     logbook,
-    store::{Store, StoreError},
-    uplink::{RawCommand, Uplink, UplinkEvent, heartbeat_pause},
+    store::{Place, Store, StoreError},
+    tally::Seat,
+    uplink::{Caller, Line, RawCommand, Uplink, UplinkEvent, heartbeat_pause},
 };
 
 /// Requests from the control socket that wait.
@@ -61,6 +64,9 @@ const BEAT_SETTLE: Duration = Duration::from_millis(50);
 /// Between two lines about what was sent here and is for somebody else: whoever sends it does so at
 /// will, and the log is not theirs to fill.
 const FOREIGN_TOLD_EVERY: Duration = Duration::from_secs(60);
+/// Runs that are freed together while more wait: 4,000 records, a second of a fast drain. Each
+/// transaction is an fsync, of which a memory card makes some twenty a second.
+const FREED_RUNS_MAX: u32 = 16;
 /// In a build with crash points, how long the charger has to take a command.
 const HARDWARE_TAKES: Duration = Duration::from_millis(20);
 /// At the end, how long saying goodbye may take.
@@ -144,14 +150,35 @@ impl Handle {
 pub struct Setup {
     /// What it is.
     pub config: Arc<ChargePointConfig>,
-    /// Where NATS is, and what opens it.
-    pub access: Access,
+    /// How it reaches NATS.
+    pub reach: Reach,
     /// Its store.
-    pub store_path: PathBuf,
+    pub store: Place,
     /// How many times faster than real its charger runs.
     pub speed: u32,
     /// Its hardware.
     pub hardware: HardwarePort,
+    /// Where it counts for somebody who watches many.
+    pub seat: Option<Seat>,
+}
+
+/// How a charge point reaches NATS.
+#[derive(Debug)]
+pub enum Reach {
+    /// Over a connection of its own.
+    Own {
+        /// Where NATS is, and what opens it.
+        access: Access,
+        /// The address to call from, if not the system's choice.
+        source: Option<IpAddr>,
+    },
+    /// Over one that it shares with others.
+    Shared {
+        /// Which.
+        line: Line,
+        /// When what opens it ends.
+        terms: Arc<Vec<Term>>,
+    },
 }
 
 /// Begins a charge point as a task that ends with `shutdown`.
@@ -166,79 +193,95 @@ pub fn spawn(
 }
 
 async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::Receiver<bool>) {
-    let Some((store, stored)) = open_store(&setup, &mut asks, &mut shutdown).await else {
+    let (cp, place) = (setup.config.id.clone(), setup.store.clone());
+    let Some((store, stored)) = open_store(&cp, &place, &mut asks, &mut shutdown).await else {
         return;
     };
     let (to_actor, mut uplink_events) = mpsc::channel(UPLINK_EVENTS_MAX);
-    let mut terms = Terms::new(setup.access.clone(), RHYTHM);
-    let connected = terms.connected();
-    let uplink = match Uplink::connect(&setup.access, &setup.config.id, connected, to_actor).await {
-        Ok(uplink) => uplink,
-        Err(e) => {
-            tracing::error!(cp = %setup.config.id, error = %format!("{e:#}"), "NATS cannot be used; this charge point does not run");
-            return;
+    let (terms_to, mut terms) = mpsc::channel(1);
+    // Ends with this function.
+    let mut reading = JoinSet::new();
+    let uplink = match setup.reach {
+        Reach::Own { access, source } => {
+            let mut own = Terms::new(access.clone(), RHYTHM);
+            let caller = Caller {
+                name: cp.to_string(),
+                source,
+            };
+            let line = match Line::connect(&access, caller, own.connected()).await {
+                Ok(line) => line,
+                Err(e) => {
+                    tracing::error!(%cp, error = %format!("{e:#}"), "NATS cannot be used; this charge point does not run");
+                    return;
+                }
+            };
+            reading.spawn(async move { while terms_to.send(own.next().await).await.is_ok() {} });
+            line.uplink(&cp, true, to_actor).await
+        }
+        Reach::Shared { line, terms } => {
+            reading.spawn(async move {
+                // An actor that has gone need not know.
+                let _ = terms_to.send(terms.to_vec()).await;
+                pending::<()>().await;
+            });
+            line.uplink(&cp, false, to_actor).await
         }
     };
     let listener = tokio::spawn({
-        let (uplink, cp) = (uplink.clone(), setup.config.id.clone());
+        let uplink = uplink.clone();
         async move {
             if let Err(e) = uplink.listen().await {
-                tracing::error!(cp = %cp, error = %e, "commands are no longer heard");
+                tracing::error!(%cp, error = %e, "commands are no longer heard");
             }
         }
     });
-    let (read_to, mut read) = mpsc::channel(1);
-    // Ends with this function.
-    let mut reading = JoinSet::new();
-    reading.spawn(async move { while read_to.send(terms.next().await).await.is_ok() {} });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
-        setup.config,
-        setup.speed,
-        stored,
-        store,
+        (setup.config, setup.speed),
+        (store, stored),
         uplink,
         setup.hardware.commands,
+        setup.seat,
     );
-    let mut ticks = interval(Duration::from_millis(TICK_MS));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut live = interval(LIVE_EVERY);
-    live.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stopped = pin!(crate::stopped(&mut shutdown));
+    let mut wake = pin!(sleep_until(actor.wakes_at()));
     loop {
         tokio::select! {
-            () = crate::stopped(&mut shutdown) => break,
+            () = &mut stopped => break,
             Some(event) = hw_events.recv() => match event {
                 HwEvent::Fact(fact) => actor.feed(Input::Fact(fact)).await,
                 HwEvent::Answer(answer) => actor.feed(Input::Answer(answer)).await,
             },
             Some(event) = uplink_events.recv() => actor.uplink_event(event).await,
             Some(ask) = asks.recv() => actor.ask(ask).await,
-            Some(terms) = read.recv() => actor.read_terms(terms),
-            _ = ticks.tick() => actor.tick().await,
-            _ = live.tick() => actor.send_live().await,
+            Some(terms) = terms.recv() => actor.read_terms(terms),
+            () = &mut wake => actor.wake().await,
         }
         actor.after().await;
+        let at = actor.wakes_at();
+        if at != wake.deadline() {
+            wake.as_mut().reset(at);
+        }
     }
     listener.abort();
     actor.goodbye().await;
+    actor.store.close().await;
 }
 
 /// Opens the store, again and again if it must be. Without it there is no epoch and no memory, so
 /// nothing can be promised; the cabinet is told why.
 async fn open_store(
-    setup: &Setup,
+    cp: &CpId,
+    place: &Place,
     asks: &mut mpsc::Receiver<Ask>,
     shutdown: &mut watch::Receiver<bool>,
 ) -> Option<(Store, Stored)> {
     loop {
-        let path = setup.store_path.clone();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&path)).await;
-        let why = match opened {
-            Ok(Ok(open)) => return Some(open),
-            Ok(Err(e)) => chain(&e),
-            Err(e) => e.to_string(),
+        let why = match Store::open_at(place).await {
+            Ok(open) => return Some(open),
+            Err(e) => chain(&e),
         };
-        tracing::error!(cp = %setup.config.id, file = %setup.store_path.display(), error = why, "the store cannot be opened; sessions cannot begin here");
+        tracing::error!(%cp, store = ?place, error = why, "the store cannot be opened; sessions cannot begin here");
         let pause = sleep(OPEN_RETRY);
         tokio::pin!(pause);
         loop {
@@ -248,7 +291,7 @@ async fn open_store(
                 ask = asks.recv() => match ask? {
                     Ask::Status(done) => {
                         let _ = done.send(json!({
-                            "id": setup.config.id, "epoch": null, "uplink": false,
+                            "id": cp, "epoch": null, "uplink": false,
                             "clock_synced": false, "spool_depth": 0,
                             "health": [Code::StorageFailed.as_str()], "storage": why,
                             "connectors": [],
@@ -302,12 +345,21 @@ struct Actor {
     /// Rows that could not be written, in order.
     unstored: Vec<Row>,
     storage_due: Instant,
+    freed: Freed,
     waiters: BTreeMap<ReplyTo, Waiter>,
     next_waiter: u64,
     sync: SyncState,
     ever_up: bool,
+    /// Told so. The connection may be there a moment earlier, and what was sent in that moment would
+    /// be sent again when it is told.
+    is_up: bool,
+    /// Central has answered a sync over this connection. One that does not get so far has no use for
+    /// records either, and thousands that return would ask it for twice as much.
+    is_heard: bool,
+    tick_due: Instant,
+    live_due: Instant,
     beat_due: Instant,
-    beaten: Vec<(ConnectorState, Option<SessionId>)>,
+    beaten: Vec<(ConnectorId, ConnectorState, Option<SessionId>)>,
     stopping: bool,
     told_ahead: bool,
     /// Messages for somebody else that came as commands, and when that was last told.
@@ -315,6 +367,42 @@ struct Actor {
     foreign_told: Option<Instant>,
     terms: Vec<Term>,
     reminder: Reminder,
+    seat: Option<Seat>,
+}
+
+/// What central has confirmed and the store still has: while many runs drain, one transaction frees
+/// several. What a crash leaves is sent again, and central answers that it has it.
+#[derive(Debug, Default)]
+struct Freed {
+    below: Option<u64>,
+    runs: u32,
+}
+
+impl Freed {
+    /// What is to be written now.
+    fn gather(&mut self, mut rows: Vec<Row>, is_draining: bool) -> Vec<Row> {
+        let told = match rows.as_slice() {
+            [Row::Free { below }] => Some(*below),
+            _ => None,
+        };
+        if told.is_some() && is_draining && self.runs < FREED_RUNS_MAX {
+            self.below = told;
+            self.runs += 1;
+            return Vec::new();
+        }
+        if !rows.is_empty() {
+            if told.is_none() {
+                rows.extend(self.below.map(|below| Row::Free { below }));
+            }
+            *self = Self::default();
+        }
+        rows
+    }
+
+    fn rest(&mut self) -> Vec<Row> {
+        let below = std::mem::take(self).below;
+        below.map(|below| Row::Free { below }).into_iter().collect()
+    }
 }
 
 enum SyncState {
@@ -324,12 +412,11 @@ enum SyncState {
 
 impl Actor {
     fn new(
-        config: Arc<ChargePointConfig>,
-        speed: u32,
-        stored: Stored,
-        store: Store,
+        (config, speed): (Arc<ChargePointConfig>, u32),
+        (store, stored): (Store, Stored),
         uplink: Uplink,
         hardware: mpsc::Sender<HwCommand>,
+        seat: Option<Seat>,
     ) -> Self {
         let clock = HostClock::start();
         let identity = Identity {
@@ -349,6 +436,7 @@ impl Actor {
             hardware,
             unstored: Vec::new(),
             storage_due: now,
+            freed: Freed::default(),
             waiters: BTreeMap::new(),
             next_waiter: 0,
             sync: SyncState::Due {
@@ -356,6 +444,10 @@ impl Actor {
                 failures: 0,
             },
             ever_up: false,
+            is_up: false,
+            is_heard: false,
+            tick_due: now,
+            live_due: now,
             beat_due: now,
             beaten: Vec::new(),
             stopping: false,
@@ -364,6 +456,7 @@ impl Actor {
             foreign_told: None,
             terms: Vec::new(),
             reminder: Reminder::default(),
+            seat,
         }
     }
 
@@ -375,7 +468,12 @@ impl Actor {
             .must_be_stored()
             .then(|| (self.core.clone(), input.clone()));
         let mut fx = self.core.handle(input, now, draw);
+        self.tick_due = Instant::now() + Duration::from_millis(self.core.tick_ms());
         let rows = std::mem::take(&mut fx.rows);
+        if let Some(seat) = &self.seat {
+            seat.rows(&rows);
+        }
+        let rows = self.freed.gather(rows, self.core.spool().depth() > 0);
         if self.core.storage_problem().is_some() {
             self.unstored.extend(rows);
         } else if !rows.is_empty() {
@@ -517,12 +615,17 @@ impl Actor {
     async fn uplink_event(&mut self, event: UplinkEvent) {
         match event {
             UplinkEvent::Up => {
+                if let Some(seat) = &mut self.seat {
+                    seat.link(true);
+                }
                 let wait = if self.ever_up {
                     rand::rng().random_range(0..=SYNC_RETURN_MS_MAX)
                 } else {
                     0
                 };
                 self.ever_up = true;
+                self.is_up = true;
+                self.is_heard = false;
                 self.sync = SyncState::Due {
                     at: Instant::now() + Duration::from_millis(wait),
                     failures: 0,
@@ -530,7 +633,12 @@ impl Actor {
                 self.beat_due = Instant::now();
                 self.feed(Input::UplinkUp).await;
             }
-            UplinkEvent::Down => {}
+            UplinkEvent::Down => {
+                self.is_up = false;
+                if let Some(seat) = &mut self.seat {
+                    seat.link(false);
+                }
+            }
             UplinkEvent::Command(raw) => self.command(raw).await,
             UplinkEvent::Sync {
                 sent_mono_ms,
@@ -538,8 +646,19 @@ impl Actor {
             } => self.synced(sent_mono_ms, reply).await,
             UplinkEvent::Evt(outcome) => {
                 ev_crash::reach("evt-answer", "one");
-                self.feed(Input::Evt(outcome)).await;
+                self.heard(outcome).await;
             }
+        }
+    }
+
+    async fn heard(&mut self, outcome: EvtOutcome) {
+        let first = self.core.spool().first();
+        if let Some(seat) = &self.seat {
+            seat.outcome(&outcome);
+        }
+        self.feed(Input::Evt(outcome)).await;
+        if let Some(seat) = &self.seat {
+            seat.acknowledged(self.core.spool().first() - first);
         }
     }
 
@@ -551,8 +670,12 @@ impl Actor {
         let told = reply
             .as_ref()
             .and_then(|r| r.error.as_ref()?.retry_after_ms);
+        if let Some(seat) = &mut self.seat {
+            seat.synced(!refused);
+        }
         if let Some(reply) = reply {
             ev_crash::reach("sync-answer", "one");
+            self.is_heard = true;
             if let Some(problem) = reply.error {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
             }
@@ -585,6 +708,9 @@ impl Actor {
     }
 
     async fn command(&mut self, raw: RawCommand) {
+        if let Some(seat) = &self.seat {
+            seat.command();
+        }
         let (to, encoding) = (raw.reply.clone(), raw.encoding);
         match read_command(&self.config.id, &raw) {
             Read::Command(command) => {
@@ -663,27 +789,70 @@ impl Actor {
         }
     }
 
-    async fn tick(&mut self) {
+    fn can_send(&self) -> bool {
+        self.is_up && self.uplink.is_up()
+    }
+
+    /// When something is due that nobody else would bring.
+    fn wakes_at(&self) -> Instant {
+        let mut at = self.tick_due;
+        if self.core.storage_problem().is_some() {
+            at = at.min(self.storage_due);
+        }
+        if self.core.has_live() {
+            at = at.min(self.live_due);
+        }
+        if self.can_send() {
+            at = at.min(self.beat_due);
+            if let SyncState::Due { at: due, .. } = self.sync {
+                at = at.min(due);
+            }
+            if let Some(due) = self.core.spool().due_mono_ms().filter(|_| self.is_heard) {
+                at = at.min(self.clock.at(due));
+            }
+        }
+        at
+    }
+
+    async fn wake(&mut self) {
         self.retry_storage().await;
-        self.feed(Input::Tick).await;
+        let now = Instant::now();
+        if now >= self.tick_due {
+            self.feed(Input::Tick).await;
+        }
+        if now >= self.live_due {
+            self.live_due = now + LIVE_EVERY;
+            self.send_live().await;
+        }
     }
 
     /// After each input: what the uplink is to carry.
     async fn after(&mut self) {
-        let states: Vec<_> = self
-            .core
-            .connectors()
-            .map(|c| (c.state(), c.session.as_ref().map(|s| s.id)))
-            .collect();
-        if states != self.beaten {
+        let states = || {
+            let connectors = self.core.connectors();
+            connectors.map(|c| (c.id(), c.state(), c.session.as_ref().map(|s| s.id)))
+        };
+        if !states().eq(self.beaten.iter().copied()) {
+            let states: Vec<_> = states().collect();
+            if let Some(seat) = &self.seat {
+                for ((connector, _, was), (_, _, is)) in self.beaten.iter().zip(&states) {
+                    if was.is_some() && was != is {
+                        seat.free(*connector);
+                    }
+                }
+            }
             self.beaten = states;
             self.beat_due = self.beat_due.min(Instant::now() + BEAT_SETTLE);
+        }
+        if let Some(seat) = &mut self.seat {
+            let sessions = self.beaten.iter().filter(|(_, _, s)| s.is_some()).count();
+            seat.level(sessions, self.core.spool().depth());
         }
         if let Some(wanted) = self.core.spool().ahead().filter(|_| !self.told_ahead) {
             self.told_ahead = true;
             tracing::error!(cp = %self.config.id, wanted, next = self.core.spool().next(), "central has records of this epoch that this store never wrote: the store was set back, or two agents use one identity");
         }
-        if !self.uplink.is_up() {
+        if !self.can_send() {
             return;
         }
         if Instant::now() >= self.beat_due {
@@ -691,6 +860,9 @@ impl Actor {
             self.send_heartbeat().await;
         }
         self.send_sync();
+        if !self.is_heard {
+            return;
+        }
         let random = rand::rng().random();
         if let Some(run) = self.core.next_run(self.clock.now(), random) {
             self.send_run(run).await;
@@ -712,6 +884,9 @@ impl Actor {
         match values {
             Ok(records) if !records.is_empty() => {
                 ev_crash::reach("evt", "one");
+                if let Some(seat) = &self.seat {
+                    seat.sent(records.len());
+                }
                 self.uplink.evt(&EvtRequest {
                     tag: Tag::new(),
                     to: CENTRAL.to_owned(),
@@ -805,6 +980,9 @@ impl Actor {
             cp: self.config.id.clone(),
         };
         ev_crash::reach("heartbeat", "one");
+        if let Some(seat) = &self.seat {
+            seat.heartbeat();
+        }
         self.uplink.publish(subject, &heartbeat).await;
     }
 
@@ -879,6 +1057,13 @@ impl Actor {
         if self.core.storage_problem().is_some() {
             self.storage_due = Instant::now();
             let _ = timeout(GOODBYE, self.retry_storage()).await;
+        } else {
+            let rows = self.freed.rest();
+            if !rows.is_empty()
+                && let Err((_, e)) = self.store.commit(rows).await
+            {
+                tracing::debug!(cp = %self.config.id, error = chain(&e), "what central has stays in the store; it is sent again");
+            }
         }
         if self.uplink.is_up() {
             let _ = timeout(GOODBYE, self.send_heartbeat()).await;

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod swarm;
+
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -139,6 +141,9 @@ enum CommandLine {
     /// Act on the spot, through the agent's control socket
     #[command(before_help = CTL_EXAMPLES)]
     Ctl(Ctl),
+    /// Be thousands of simulated charge points at once, to load a hub that is there to be tested
+    #[command(before_help = swarm::EXAMPLES)]
+    Swarm(Box<swarm::Swarm>),
     /// Write man pages and completions, for packages
     #[command(hide = true)]
     Manual {
@@ -416,6 +421,7 @@ impl Args {
             CommandLine::CheckConfig { config, json } => check_config(&config, json),
             CommandLine::Run(run) => run.carry_out(),
             CommandLine::Ctl(ctl) => ctl.carry_out(),
+            CommandLine::Swarm(swarm) => swarm.carry_out(),
             CommandLine::Manual { folder } => match MANUAL.write(Self::command(), &folder) {
                 Ok(_) => ExitCode::SUCCESS,
                 Err(e) => failure(&format!("manual in {}: {e}", folder.display())),

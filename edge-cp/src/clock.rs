@@ -1,6 +1,6 @@
 //! The host's clocks. The only place that reads them for the core.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ev_contract::time::{Now, UnixMs};
 
@@ -17,6 +17,12 @@ impl HostClock {
         Self {
             began: Instant::now(),
         }
+    }
+
+    /// The moment at which the monotonic clock shows this.
+    #[must_use]
+    pub fn at(&self, mono_ms: u64) -> tokio::time::Instant {
+        (self.began + Duration::from_millis(mono_ms)).into()
     }
 
     /// Both clocks.

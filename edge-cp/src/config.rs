@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 /// Longest path of a Unix socket on Linux (`sun_path` less its end).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// Most charge points of one agent. Each has a thread, a connection and a file of its own.
+/// Most charge points of one agent. Each has a connection and a file of its own.
 const CHARGE_POINTS_MAX: usize = 2_000;
 
 /// What an agent needs to know.

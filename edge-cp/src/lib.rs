@@ -10,6 +10,8 @@
 //! - [`control`]: the socket for those who stand in front of the cabinet
 //! - [`ctl`]: the command line's side of it
 //! - [`clock`]: the host's clocks
+//! - [`swarm`]: thousands of simulated charge points in one process, to load a hub
+//! - [`tally`]: what many come to
 //! - [`reload`]: what SIGHUP does
 //! - `service`: what the service manager is told
 
@@ -24,16 +26,24 @@ pub mod reload;
 mod service;
 pub mod sim;
 pub mod store;
+pub mod swarm;
+pub mod tally;
 pub mod uplink;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use ev_client::Access;
-use tokio::{signal::unix::Signal, sync::watch};
+use tokio::{signal::unix::Signal, sync::watch, task::JoinHandle};
 
 use crate::{
-    config::Config, control::Reachable, reload::Reloader, sim::physics::PlantSpec, store::Store,
+    actor::Reach,
+    config::{ChargePointConfig, Config},
+    control::Reachable,
+    reload::Reloader,
+    sim::physics::PlantSpec,
+    store::{Place, Store},
+    tally::Seat,
 };
 
 /// How long everything may take to end.
@@ -66,34 +76,23 @@ pub async fn run(
     let mut reachable = Vec::new();
     for cp in config.charge_points {
         let cp = Arc::new(cp);
-        let (agent_end, driver_end) = hardware::port();
-        let spec = PlantSpec {
-            cp: cp.id.clone(),
-            connectors: cp.connectors.clone(),
-            settings: cp.simulator.clone(),
-            speed,
-        };
-        let (sim, sim_task) = sim::spawn(spec, &config.state_dir, driver_end, shutdown.clone());
-        let setup = actor::Setup {
-            config: Arc::clone(&cp),
+        let reach = Reach::Own {
             access: Access {
                 url: config.nats_url.clone(),
                 credentials: cp.credentials.clone(),
                 tls: config.tls.clone(),
             },
-            store_path: Store::path(&config.state_dir, &cp.id),
-            speed,
-            hardware: agent_end,
+            source: None,
         };
-        let (handle, task) = actor::spawn(setup, shutdown.clone());
         tracing::info!(cp = %cp.id, site = %cp.site, nats = config.nats_url, "charge point runs");
-        tasks.push(task);
-        tasks.push(sim_task);
-        reachable.push(Reachable {
-            config: cp,
-            handle,
-            sim,
-        });
+        let one = Host {
+            state_dir: Some(&config.state_dir),
+            speed,
+            shutdown: &shutdown,
+        }
+        .begin(cp, reach, None);
+        reachable.push(one.0);
+        tasks.extend(one.1);
     }
     let all = Arc::new(reachable);
     tasks.push(tokio::spawn(service::tell(
@@ -117,6 +116,58 @@ pub async fn run(
         tracing::warn!("not everything ended in time; what was unsent waits on the disk");
     }
     Ok(())
+}
+
+/// What all charge points of a process have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Host<'h> {
+    /// Where stores and simulated chargers are kept; in memory, if nowhere.
+    pub(crate) state_dir: Option<&'h Path>,
+    /// How many times faster than real the chargers run.
+    pub(crate) speed: u32,
+    /// When all is to end.
+    pub(crate) shutdown: &'h watch::Receiver<bool>,
+}
+
+impl Host<'_> {
+    /// Begins a charge point: its agent and its charger.
+    pub(crate) fn begin(
+        self,
+        cp: Arc<ChargePointConfig>,
+        reach: Reach,
+        seat: Option<Seat>,
+    ) -> (Reachable, [JoinHandle<()>; 2]) {
+        let (agent_end, driver_end) = hardware::port();
+        let spec = PlantSpec {
+            cp: cp.id.clone(),
+            connectors: cp.connectors.clone(),
+            settings: cp.simulator.clone(),
+            speed: self.speed,
+        };
+        let file = self.state_dir.map(|dir| sim::state_file(dir, &cp.id));
+        let (sim, sim_task) = sim::spawn(spec, file, driver_end, self.shutdown.clone());
+        let setup = actor::Setup {
+            config: Arc::clone(&cp),
+            reach,
+            store: self.place(&cp),
+            speed: self.speed,
+            hardware: agent_end,
+            seat,
+        };
+        let (handle, task) = actor::spawn(setup, self.shutdown.clone());
+        let reachable = Reachable {
+            config: cp,
+            handle,
+            sim,
+        };
+        (reachable, [task, sim_task])
+    }
+
+    /// Where the store of a charge point is.
+    pub(crate) fn place(self, cp: &ChargePointConfig) -> Place {
+        self.state_dir
+            .map_or(Place::Memory, |dir| Place::File(Store::path(dir, &cp.id)))
+    }
 }
 
 /// Waits for the end. A sender that is gone means that nobody could say so any more: an end as

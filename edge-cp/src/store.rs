@@ -1,12 +1,13 @@
-//! The SQLite store of one charge point, on a thread of its own.
+//! The store of one charge point: a SQLite file, or memory for one that need not outlive its process.
 //!
 //! One transaction a call, synced before it returns (WAL, `synchronous=FULL`). The file is locked
-//! for one process, so that two agents never share an epoch.
+//! for one process, so that two agents never share an epoch. The disk is waited for on the
+//! runtime's threads for blocking work, which many stores share.
 
 use std::{
+    collections::VecDeque,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use edge_core::{Row, Stored, spool};
@@ -16,13 +17,14 @@ use ev_contract::{
     wire::{Encoding, encode},
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 
 /// The version of the tables. A store of a newer one is refused.
 const SCHEMA_VERSION: i64 = 1;
 
-/// Jobs that wait for the disk. The actor waits for each, so more than a few never queue.
-const JOBS_MAX: usize = 16;
+/// SQLite's cache of one file, in KiB. All that is read again is the tail of the spool and a few
+/// rows; the default of 2 MiB would fill with a day's records and stay so.
+const CACHE_KIB: u32 = 256;
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -59,7 +61,7 @@ pub enum StoreError {
     /// Written by a newer agent.
     #[error("the store has version {0}, this agent knows {SCHEMA_VERSION}")]
     Newer(i64),
-    /// The thread is gone.
+    /// What was asked of it came to no end.
     #[error("the store is closed")]
     Closed,
 }
@@ -68,46 +70,82 @@ fn sqlite(what: &'static str) -> impl FnOnce(rusqlite::Error) -> StoreError {
     move |source| StoreError::Sqlite { what, source }
 }
 
-enum Job {
-    Commit {
-        rows: Vec<Row>,
-        done: oneshot::Sender<Result<(), (Vec<Row>, StoreError)>>,
-    },
-    ReadRun {
-        from: u64,
-        until: u64,
-        done: oneshot::Sender<Result<Vec<Vec<u8>>, StoreError>>,
-    },
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In this file.
+    File(PathBuf),
+    /// In memory: gone with the process.
+    Memory,
 }
 
-/// A handle to the store. The thread ends when the last one is dropped.
-#[derive(Debug, Clone)]
-pub struct Store {
-    jobs: SyncSender<Job>,
+/// A store. One that is dropped waits for the disk where it is; [`Store::close`] does not.
+#[derive(Debug)]
+pub struct Store(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    File(Arc<Mutex<Connection>>),
+    Memory(Mutex<Memory>),
+}
+
+/// All that is ever read again while the process lives.
+#[derive(Debug)]
+struct Memory {
+    first: u64,
+    spool: VecDeque<Vec<u8>>,
 }
 
 impl Store {
-    /// Opens or makes the store of a charge point and reads what it has.
+    /// Opens or makes the store of a charge point and reads what it has. Waits for the disk.
     ///
     /// # Errors
     /// When the file cannot be opened, locked or understood.
     pub fn open(path: &Path) -> Result<(Self, Stored), StoreError> {
         let mut connection = connect(path)?;
         let stored = load(&mut connection)?;
-        let (jobs, todo) = sync_channel(JOBS_MAX);
-        let name = path.file_stem().map_or_else(
-            || "store".to_owned(),
-            |s| format!("store-{}", s.to_string_lossy()),
-        );
-        let spawned = thread::Builder::new()
-            .name(name)
-            .spawn(move || work(connection, &todo));
-        match spawned {
-            Ok(_detached) => Ok((Self { jobs }, stored)),
-            Err(e) => Err(StoreError::Content {
-                what: "the store's thread".into(),
-                why: e.to_string(),
-            }),
+        let kept = Kept::File(Arc::new(Mutex::new(connection)));
+        Ok((Self(kept), stored))
+    }
+
+    /// A new store in memory.
+    ///
+    /// # Errors
+    /// None that could happen: a fresh epoch is one.
+    pub fn in_memory() -> Result<(Self, Stored), StoreError> {
+        let epoch = fresh_epoch().parse().map_err(|e| StoreError::Content {
+            what: "the epoch".to_owned(),
+            why: format!("{e}"),
+        })?;
+        let stored = Stored {
+            epoch,
+            first: 1,
+            next: 1,
+            connectors: Vec::new(),
+            sessions: Vec::new(),
+            commands: Vec::new(),
+            txs: Vec::new(),
+        };
+        let memory = Memory {
+            first: 1,
+            spool: VecDeque::new(),
+        };
+        Ok((Self(Kept::Memory(Mutex::new(memory))), stored))
+    }
+
+    /// Opens the store in a place.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub async fn open_at(place: &Place) -> Result<(Self, Stored), StoreError> {
+        match place {
+            Place::Memory => Self::in_memory(),
+            Place::File(path) => {
+                let path = path.clone();
+                spawn_blocking(move || Self::open(&path))
+                    .await
+                    .unwrap_or(Err(StoreError::Closed))
+            }
         }
     }
 
@@ -122,20 +160,20 @@ impl Store {
     /// # Errors
     /// Gives the rows back: nothing of them is stored.
     pub async fn commit(&self, rows: Vec<Row>) -> Result<(), (Vec<Row>, StoreError)> {
-        let (done, result) = oneshot::channel();
-        match self.jobs.try_send(Job::Commit { rows, done }) {
-            Ok(()) => result
-                .await
-                .unwrap_or_else(|_| Err((Vec::new(), StoreError::Closed))),
-            Err(
-                std::sync::mpsc::TrySendError::Full(job)
-                | std::sync::mpsc::TrySendError::Disconnected(job),
-            ) => {
-                let rows = match job {
-                    Job::Commit { rows, .. } => rows,
-                    Job::ReadRun { .. } => Vec::new(),
+        match &self.0 {
+            Kept::Memory(memory) => {
+                let mut memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                memory.commit(&rows).map_err(|e| (rows, e))
+            }
+            Kept::File(file) => {
+                let file = Arc::clone(file);
+                let job = move || {
+                    let mut connection = file.lock().unwrap_or_else(PoisonError::into_inner);
+                    commit(&mut connection, &rows).map_err(|e| (rows, e))
                 };
-                Err((rows, StoreError::Closed))
+                spawn_blocking(job)
+                    .await
+                    .unwrap_or_else(|_| Err((Vec::new(), StoreError::Closed)))
             }
         }
     }
@@ -145,29 +183,63 @@ impl Store {
     /// # Errors
     /// When they cannot be read.
     pub async fn read_run(&self, from: u64, until: u64) -> Result<Vec<Vec<u8>>, StoreError> {
-        let (done, result) = oneshot::channel();
-        self.jobs
-            .try_send(Job::ReadRun { from, until, done })
-            .map_err(|_| StoreError::Closed)?;
-        result.await.unwrap_or(Err(StoreError::Closed))
-    }
-}
-
-fn work(mut connection: Connection, jobs: &Receiver<Job>) {
-    // A receiver that is gone has nobody left to tell.
-    while let Ok(job) = jobs.recv() {
-        match job {
-            Job::Commit { rows, done } => {
-                let result = commit(&mut connection, &rows).map_err(|e| (rows, e));
-                let _ = done.send(result);
+        match &self.0 {
+            Kept::Memory(memory) => {
+                let memory = memory.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(memory.read_run(from, until))
             }
-            Job::ReadRun { from, until, done } => {
-                let _ = done.send(read_run(&connection, from, until));
+            Kept::File(file) => {
+                let file = Arc::clone(file);
+                let job = move || {
+                    let connection = file.lock().unwrap_or_else(PoisonError::into_inner);
+                    read_run(&connection, from, until)
+                };
+                spawn_blocking(job).await.unwrap_or(Err(StoreError::Closed))
             }
         }
     }
-    if let Err((_, e)) = connection.close() {
-        tracing::warn!(error = %e, "the store was not closed in order");
+
+    /// Closes the file in order.
+    pub async fn close(self) {
+        if spawn_blocking(move || drop(self)).await.is_err() {
+            tracing::warn!("the store was not closed in order");
+        }
+    }
+}
+
+impl Memory {
+    fn commit(&mut self, rows: &[Row]) -> Result<(), StoreError> {
+        for row in rows {
+            match row {
+                Row::Append(record) => {
+                    let bytes = encode(&**record, Encoding::MsgPack)
+                        .map_err(|e| sqlite("write to the store")(unwritable(e)))?;
+                    self.spool.push_back(bytes);
+                }
+                Row::Free { below } => {
+                    while self.first < *below && self.spool.pop_front().is_some() {
+                        self.first += 1;
+                    }
+                }
+                // Read again by a later process only.
+                Row::Session(_)
+                | Row::DropSession(_)
+                | Row::Command(_)
+                | Row::DropCommand(_)
+                | Row::Tx(_)
+                | Row::DropTx(_)
+                | Row::Connector(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, from: u64, until: u64) -> Vec<Vec<u8>> {
+        let skip = usize::try_from(from.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let count = usize::try_from(until.saturating_sub(from)).unwrap_or(usize::MAX);
+        let there = || self.spool.iter().skip(skip).take(count);
+        let count = spool::run_len(there().map(Vec::len));
+        there().take(count).cloned().collect()
     }
 }
 
@@ -177,13 +249,14 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
         .busy_timeout(std::time::Duration::from_secs(2))
         .map_err(sqlite("set the lock's patience"))?;
     connection
-        .execute_batch(
+        .execute_batch(&format!(
             "PRAGMA locking_mode = EXCLUSIVE;
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = FULL;
              PRAGMA foreign_keys = ON;
-             BEGIN IMMEDIATE; COMMIT;",
-        )
+             PRAGMA cache_size = -{CACHE_KIB};
+             BEGIN IMMEDIATE; COMMIT;"
+        ))
         .map_err(sqlite("lock the store (does another agent use it?)"))?;
     Ok(connection)
 }
@@ -233,13 +306,16 @@ fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let failed = "make the store's tables";
     let tx = connection.transaction().map_err(sqlite(failed))?;
     tx.execute_batch(TABLES).map_err(sqlite(failed))?;
-    let epoch = uuid::Uuid::new_v4().simple().to_string();
-    tx.execute("INSERT INTO meta VALUES ('epoch', ?)", [epoch])
+    tx.execute("INSERT INTO meta VALUES ('epoch', ?)", [fresh_epoch()])
         .map_err(sqlite(failed))?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)
         .map_err(sqlite(failed))?;
     ev_crash::reach("create", "one");
     tx.commit().map_err(sqlite(failed))
+}
+
+fn fresh_epoch() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 fn bodies<T: serde::de::DeserializeOwned>(

@@ -1,7 +1,12 @@
-//! The connection of one charge point to NATS. Nothing here ever makes the actor wait: what cannot
-//! be sent at once is dropped or answered as unanswered, and repeated by those who care.
+//! The connection of one charge point to NATS, or of a few that share one. Nothing here ever makes
+//! the actor wait: what cannot be sent at once is dropped or answered as unanswered, and repeated by
+//! those who care.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_nats::{Client, HeaderMap, Request, connection::State};
 use edge_core::EvtOutcome;
@@ -20,19 +25,26 @@ use tokio::{
     time::timeout,
 };
 
-/// When to try again. 2,000 charge points that lost a server in the same moment and return within
-/// 2 s are one a millisecond, which a server and central serve in passing; drivers do not notice 2 s.
+/// When to try again. 10,000 charge points that lost a server in the same moment and return within
+/// 4 s are a few a millisecond; a server on two cores takes fewer and lets the others wait, so that
+/// their patience has to be longer than their queue. Drivers do not notice 4 s.
 const PAUSES: Pauses = Pauses {
-    first_max: Duration::from_secs(2),
+    first_max: Duration::from_secs(4),
     min: Duration::from_millis(400),
     max: Duration::from_secs(7),
 };
+/// How long a new connection may take. Each handshake that is given up was work for nothing and is
+/// begun anew: thousands that return at once would keep a server busy with those for ever. A server
+/// that is frozen is left after this.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long an answer of central's may take. The core gives up after the same time.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(edge_core::limits::EVT_TIMEOUT_MS);
 /// A publish waits only when the client's queue is full.
 const PUBLISH_TIMEOUT: Duration = Duration::from_millis(100);
 /// Commands that wait for the actor. Central repeats what is lost.
 const COMMANDS_MAX: usize = 256;
+/// Room for what arrives. Commands and answers have some hundred bytes; a larger one makes more.
+const READ_BYTES: u16 = 4_096;
 
 /// What the uplink tells the actor.
 #[derive(Debug)]
@@ -67,15 +79,30 @@ pub struct RawCommand {
     pub reply: Option<async_nats::Subject>,
 }
 
-/// A connection that keeps itself up.
+/// A connection that keeps itself up, and those who use it: one charge point, where each has its own
+/// credential.
 #[derive(Debug, Clone)]
-pub struct Uplink {
+pub struct Line {
     client: Client,
-    cp: CpId,
-    events: mpsc::Sender<UplinkEvent>,
+    users: Arc<Mutex<Users>>,
 }
 
-impl Uplink {
+#[derive(Debug, Default)]
+struct Users {
+    is_up: bool,
+    told: Vec<mpsc::Sender<UplinkEvent>>,
+}
+
+/// Who makes a connection, and from where.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The connection's name: the charge point's, where it is its own.
+    pub name: String,
+    /// The address to call from; whichever the system chooses, if none.
+    pub source: Option<IpAddr>,
+}
+
+impl Line {
     /// Begins to connect, and goes on for ever. Returns at once, whether there is a server or not.
     /// `connected` is notified of each connection.
     ///
@@ -83,34 +110,75 @@ impl Uplink {
     /// When the address, the credential or a certificate cannot be used.
     pub async fn connect(
         access: &Access,
-        cp: &CpId,
+        caller: Caller,
         connected: Arc<Notify>,
-        events: mpsc::Sender<UplinkEvent>,
     ) -> anyhow::Result<Self> {
-        let told = events.clone();
-        let name = cp.clone();
+        let users = Arc::new(Mutex::new(Users::default()));
+        let of_events = Arc::clone(&users);
+        let name: Arc<str> = caller.name.as_str().into();
         let (options, _) = access.options(PAUSES, move |event| {
-            let (told, name) = (told.clone(), name.clone());
+            let (users, name) = (Arc::clone(&of_events), Arc::clone(&name));
             if event == LinkEvent::Up {
                 connected.notify_one();
             }
             async move {
-                on_event(&name, event, &told).await;
+                on_event(&name, event, &users).await;
             }
         })?;
-        let client = options
-            .name(cp.as_str())
+        let mut options = options
+            .name(caller.name)
             .retry_on_initial_connect()
             .subscription_capacity(COMMANDS_MAX)
-            .connect(access.servers()?)
-            .await?;
-        Ok(Self {
-            client,
-            cp: cp.clone(),
-            events,
-        })
+            .read_buffer_capacity(READ_BYTES)
+            .connection_timeout(CONNECT_TIMEOUT);
+        if let Some(source) = caller.source {
+            options = options.local_address(SocketAddr::new(source, 0));
+        }
+        let client = options.connect(access.servers()?).await?;
+        Ok(Self { client, users })
     }
 
+    /// The line as one charge point uses it; what happens is told to `events`. `is_own`: nobody else
+    /// does, and the line ends with it.
+    pub async fn uplink(
+        &self,
+        cp: &CpId,
+        is_own: bool,
+        events: mpsc::Sender<UplinkEvent>,
+    ) -> Uplink {
+        let is_up = {
+            let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+            users.told.push(events.clone());
+            users.is_up
+        };
+        if is_up {
+            // An actor that has gone needs no word.
+            let _ = events.send(UplinkEvent::Up).await;
+        }
+        Uplink {
+            client: self.client.clone(),
+            cp: cp.clone(),
+            is_own,
+            events,
+        }
+    }
+
+    /// Sends what is under way and closes, within a deadline.
+    pub async fn close(&self, within: Duration) {
+        close(&self.client, within).await;
+    }
+}
+
+/// What one charge point sends and hears over its line.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    client: Client,
+    cp: CpId,
+    is_own: bool,
+    events: mpsc::Sender<UplinkEvent>,
+}
+
+impl Uplink {
     /// Reads commands for the actor until the connection is closed.
     ///
     /// # Errors
@@ -275,13 +343,22 @@ impl Uplink {
         let _ = timeout(PUBLISH_TIMEOUT, self.client.flush()).await;
     }
 
-    /// Sends what is under way and closes, within a deadline.
+    /// Sends what is under way, and closes the line if it is the charge point's own, within a
+    /// deadline.
     pub async fn close(&self, within: Duration) {
-        if self.is_up() {
+        if self.is_own {
+            close(&self.client, within).await;
+        } else if self.is_up() {
             let _ = timeout(within, self.client.flush()).await;
         }
-        let _ = timeout(within, self.client.drain()).await;
     }
+}
+
+async fn close(client: &Client, within: Duration) {
+    if client.connection_state() == State::Connected {
+        let _ = timeout(within, client.flush()).await;
+    }
+    let _ = timeout(within, client.drain()).await;
 }
 
 async fn ask(client: &Client, subject: Subject, payload: Vec<u8>) -> Option<bytes::Bytes> {
@@ -311,24 +388,44 @@ fn decoded<T: serde::de::DeserializeOwned>(cp: &CpId, bytes: &[u8]) -> Option<T>
         .ok()
 }
 
-async fn on_event(cp: &CpId, event: LinkEvent, told: &mpsc::Sender<UplinkEvent>) {
+async fn on_event(name: &str, event: LinkEvent, users: &Mutex<Users>) {
     match event {
         LinkEvent::Up => {
-            tracing::info!(cp = %cp, "uplink is up");
-            let _ = told.send(UplinkEvent::Up).await;
+            tracing::info!(cp = name, "uplink is up");
+            tell(users, true).await;
         }
         LinkEvent::Down => {
-            tracing::info!(cp = %cp, "uplink is down");
-            let _ = told.send(UplinkEvent::Down).await;
+            tracing::info!(cp = name, "uplink is down");
+            tell(users, false).await;
         }
         // Either looks like a silent central otherwise.
         LinkEvent::Denied(_) | LinkEvent::Refused(_) | LinkEvent::Failed(_) => {
-            tracing::warn!(cp = %cp, "{event}");
+            tracing::warn!(cp = name, "{event}");
         }
         LinkEvent::Slow => {
-            tracing::warn!(cp = %cp, "commands arrive faster than they are carried out; some are lost and will be repeated");
+            tracing::warn!(
+                cp = name,
+                "commands arrive faster than they are carried out; some are lost and will be repeated"
+            );
         }
-        LinkEvent::Other(words) => tracing::debug!(cp = %cp, words, "uplink"),
+        LinkEvent::Other(words) => tracing::debug!(cp = name, words, "uplink"),
+    }
+}
+
+async fn tell(users: &Mutex<Users>, is_up: bool) {
+    let told = {
+        let mut users = users.lock().unwrap_or_else(PoisonError::into_inner);
+        users.is_up = is_up;
+        users.told.clone()
+    };
+    for events in told {
+        let event = if is_up {
+            UplinkEvent::Up
+        } else {
+            UplinkEvent::Down
+        };
+        // An actor that has gone needs no word.
+        let _ = events.send(event).await;
     }
 }
 

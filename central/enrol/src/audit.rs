@@ -85,7 +85,8 @@ impl Whose {
             | Role::Enrol
             | Role::Registrar
             | Role::Doorkeeper
-            | Role::Leaf => role.check_name(name).map(|()| Self::Part(role, own())),
+            | Role::Leaf
+            | Role::Load => role.check_name(name).map(|()| Self::Part(role, own())),
         };
         whose.unwrap_or_else(|_| Self::Nobody(role, own()))
     }

@@ -72,6 +72,11 @@ enum Verb {
   central enrol leaf SITE-A --from cabinets.txt
   central enrol leaf SITE-A --charge-point CP-001 --again     another list")]
     Leaf(Leaf),
+    /// Make credentials for a program that is many charge points at once. Only on a hub that is
+    /// there to be tested: whoever holds one is each of them.
+    #[command(before_help = "Example:
+  edge-cp swarm --count 1000 --names | central enrol load SWARM --from -")]
+    Load(Load),
     /// Say who has which credential, and until when.
     List {
         /// Only this role.
@@ -199,6 +204,20 @@ struct Leaf {
     /// Add a credential beside one that is good.
     #[arg(long)]
     again: bool,
+    #[command(flatten)]
+    servers: ServerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct Load {
+    /// What the credentials are called, with -1, -2 and so on: A-Z a-z 0-9 _ -
+    name: String,
+    /// A file with a charge point on each line; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+    /// For how many days the credentials are good.
+    #[arg(long)]
+    days: Option<u32>,
     #[command(flatten)]
     servers: ServerArgs,
 }

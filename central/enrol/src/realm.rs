@@ -40,7 +40,7 @@ use crate::{
     issued::{self, Holder, KEPT_DAYS},
     jwt::{self, About},
     outbox::Outbox,
-    roles::{Account, LEAF_CHARGE_POINTS_MAX, Role},
+    roles::{Account, CARRIED_MAX, Role},
 };
 
 /// Where keys are unless somebody says otherwise.
@@ -103,8 +103,8 @@ pub enum RealmError {
     /// A life that is too short or too long.
     #[error("{0} days are not within 1 to {DAYS_MAX}")]
     Days(u32),
-    /// A leaf for nobody, or for too many.
-    #[error("a leaf carries 1 to {LEAF_CHARGE_POINTS_MAX} charge points, not {0}")]
+    /// A leaf or a load for nobody, or for too many.
+    #[error("a credential is for 1 to {CARRIED_MAX} charge points, not {0}")]
     Carries(usize),
     /// Somebody has a credential already.
     #[error(
@@ -350,22 +350,40 @@ impl Realm {
                 }
             });
         }
-        for role in Role::ALL {
-            if !self.state.role_keys.contains_key(&role) {
-                let key = KeyPair::new_account();
-                write_seed(&role_key_path(&self.dir, role), &key)?;
-                self.state.role_keys.insert(role, key.public_key());
-                self.new_roles.push(role);
-                changed = true;
-            }
+        for role in Role::ALL.into_iter().filter(|role| role.is_standing()) {
+            changed |= self.first_key(role)?;
         }
         Ok(changed)
+    }
+
+    fn first_key(&mut self, role: Role) -> Result<bool, RealmError> {
+        if self.state.role_keys.contains_key(&role) {
+            return Ok(false);
+        }
+        let key = KeyPair::new_account();
+        write_seed(&role_key_path(&self.dir, role), &key)?;
+        self.state.role_keys.insert(role, key.public_key());
+        self.new_roles.push(role);
+        Ok(true)
+    }
+
+    /// Makes the key that signs credentials for load, unless there is one. In force once pushed.
+    /// Returns whether it was made.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn begin_load(&mut self, now_s: i64) -> Result<bool, RealmError> {
+        let is_new = self.first_key(Role::Load)?;
+        if is_new {
+            self.sign_accounts(now_s)?;
+        }
+        Ok(is_new)
     }
 
     fn give_each_name_a_file(&mut self) -> Result<(), RealmError> {
         let mut holders: BTreeMap<Role, BTreeMap<String, Holder>> = BTreeMap::new();
         for one in std::mem::take(&mut self.state.issued) {
-            let present = self.state.role_keys[&one.role] == one.signed_by;
+            let present = self.has_signed(&one);
             if let Some(at_s) = one.revoked_at_s.filter(|_| present) {
                 let revoked = Revoked {
                     role: one.role,
@@ -450,10 +468,10 @@ impl Realm {
         &self.state.accounts[&account].id
     }
 
-    /// A role's public key.
+    /// A role's public key; empty where the installation has none for it.
     #[must_use]
     pub fn role_key(&self, role: Role) -> &str {
-        &self.state.role_keys[&role]
+        self.state.role_keys.get(&role).map_or("", String::as_str)
     }
 
     /// What central and its audit have yet to hear.
@@ -475,12 +493,17 @@ impl Realm {
         Ok(all)
     }
 
+    /// Whether the role's present key has signed it.
+    fn has_signed(&self, one: &Issued) -> bool {
+        self.state.role_keys.get(&one.role) == Some(&one.signed_by)
+    }
+
     /// What somebody has, with what `realm.json` says about it.
     fn holder(&self, role: Role, name: &str) -> Result<Holder, RealmError> {
         let mut holder = issued::load(&self.dir, role, name)?;
         for one in &mut holder.credentials {
             let revoked = self.state.revoked.get(&one.key).map(|r| r.at_s);
-            let former = (one.signed_by != self.state.role_keys[&role]).then(|| {
+            let former = (!self.has_signed(one)).then(|| {
                 let since_s = self.state.role_keys_since_s.get(&role);
                 since_s.copied().unwrap_or(one.issued_at_s)
             });
@@ -592,7 +615,7 @@ impl Realm {
         let next = next_role_key_path(&self.dir, role);
         // The machine went down between the two steps of a change of this key.
         if next.exists() {
-            if read_seed(&next)?.public_key() == self.state.role_keys[&role] {
+            if read_seed(&next)?.public_key() == self.role_key(role) {
                 fs::rename(&next, &path).map_err(failed("replace", &path))?;
             } else {
                 remove(&next)?;
@@ -600,7 +623,7 @@ impl Realm {
             sync_dir(&self.dir.join("roles"))?;
         }
         let key = read_seed(&path)?;
-        if self.state.role_keys[&role] == key.public_key() {
+        if self.role_key(role) == key.public_key() {
             return Ok(key);
         }
         Err(RealmError::Content {
@@ -640,11 +663,46 @@ impl Realm {
         expires_at_s: i64,
         now_s: i64,
     ) -> Result<Draft, RealmError> {
-        Role::Leaf.check_name(site)?;
-        if !(1..=LEAF_CHARGE_POINTS_MAX).contains(&carries.len()) {
+        self.draft_several(signer, (Role::Leaf, site), carries, expires_at_s, now_s)
+    }
+
+    /// Signs credentials for load: as many as these charge points need, `NAME-1` and so on. Nothing
+    /// is written. There must be a key, see [`Realm::begin_load`].
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn draft_load(
+        &self,
+        signer: &KeyPair,
+        name: &str,
+        charge_points: &[CpId],
+        expires_at_s: i64,
+        now_s: i64,
+    ) -> Result<Vec<Draft>, RealmError> {
+        charge_points
+            .chunks(CARRIED_MAX)
+            .zip(1..)
+            .map(|(carries, n): (_, u32)| {
+                let name = format!("{name}-{n}");
+                let whose = (Role::Load, name.as_str());
+                self.draft_several(signer, whose, carries.to_vec(), expires_at_s, now_s)
+            })
+            .collect()
+    }
+
+    fn draft_several(
+        &self,
+        signer: &KeyPair,
+        (role, name): (Role, &str),
+        carries: Vec<CpId>,
+        expires_at_s: i64,
+        now_s: i64,
+    ) -> Result<Draft, RealmError> {
+        role.check_name(name)?;
+        if !(1..=CARRIED_MAX).contains(&carries.len()) {
             return Err(RealmError::Carries(carries.len()));
         }
-        self.draft_carrying(signer, Role::Leaf, site, carries, expires_at_s, now_s)
+        self.draft_carrying(signer, role, name, carries, expires_at_s, now_s)
     }
 
     fn draft_carrying(

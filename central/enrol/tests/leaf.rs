@@ -4,7 +4,7 @@ mod support;
 
 use anyhow::{Result, ensure};
 use ev_enrol::Role::{Central, ChargePoint, Leaf};
-use ev_enrol::roles::LEAF_CHARGE_POINTS_MAX;
+use ev_enrol::roles::CARRIED_MAX;
 use ev_testkit::{Cluster, Keys, LeafServer, NatsServer, PATIENCE, wait_for};
 use support::Raw;
 
@@ -194,20 +194,18 @@ async fn a_charge_point_that_a_leaf_is_not_for_gets_nothing_through() -> Result<
 async fn a_leaf_may_carry_as_many_as_it_can_be_enrolled_for() -> Result<()> {
     let keys = Keys::new()?;
     let hub = NatsServer::start_with_conf(&keys, &keys.leaves()?).await?;
-    let names: Vec<String> = (0..=LEAF_CHARGE_POINTS_MAX)
-        .map(|n| format!("{n:0>64}"))
-        .collect();
+    let names: Vec<String> = (0..=CARRIED_MAX).map(|n| format!("{n:0>64}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     ensure!(keys.leaf_creds("SITE-A", &names).is_err(), "one too many");
     ensure!(keys.leaf_creds("SITE-A", &[]).is_err(), "none");
-    let most = &names[..LEAF_CHARGE_POINTS_MAX];
+    let most = &names[..CARRIED_MAX];
     let creds = keys.leaf_creds("SITE-A", most)?;
     ensure!(std::fs::metadata(&creds)?.len() < 8 * 1024);
     let leaf = LeafServer::start(&keys, "SITE-A", &creds, hub.leaf_port()).await?;
     let mut central = Raw::connect(&hub.url(), &keys.creds(Central, "central-a")?).await?;
     central.subscribe("ev.v1.cp.*.hb", None).await?;
     central.round_trip().await?;
-    let last = most[LEAF_CHARGE_POINTS_MAX - 1];
+    let last = most[CARRIED_MAX - 1];
     let mut cp = Raw::connect(&leaf.url(), &keys.creds(ChargePoint, last)?).await?;
     wait_for("a heartbeat arrives", PATIENCE, async || {
         cp.publish(&format!("ev.v1.cp.{last}.hb"), None, "beat")

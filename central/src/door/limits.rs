@@ -53,9 +53,12 @@ impl ConnectionLimits {
             Role::Operator => Some(self.operator),
             Role::ChargePoint => Some(self.charge_point),
             Role::Central => Some(self.central),
-            Role::Maintainer | Role::Enrol | Role::Doorkeeper | Role::Registrar | Role::Leaf => {
-                None
-            }
+            Role::Maintainer
+            | Role::Enrol
+            | Role::Doorkeeper
+            | Role::Registrar
+            | Role::Leaf
+            | Role::Load => None,
         }
     }
 }

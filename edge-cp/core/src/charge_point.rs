@@ -18,8 +18,11 @@ use crate::{
     connector::{Connector, ConnectorRow, is_news},
     effects::{CommandRow, Draw, Effects, ReplyTo, Row},
     hardware::{HwAnswer, HwCommand, HwFact, HwReading, OriginKey, RunningTx, StartNumber},
-    limits::{AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TXS_KEPT, UNSTORED_MAX},
-    session::{Over, SessionRow, StoredSession},
+    limits::{
+        AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TICK_MS, TICK_QUIET_MS, TXS_KEPT,
+        UNSTORED_MAX,
+    },
+    session::{Over, Session, SessionRow, StoredSession},
     spool::{EvtOutcome, SendRun, Spool},
     transactions::{self, Listed, TxRow, Unclaimed},
 };
@@ -498,6 +501,13 @@ impl ChargePoint {
             .collect()
     }
 
+    /// Whether a session has a driver, who is told live values.
+    #[must_use]
+    pub fn has_live(&self) -> bool {
+        let has_driver = |c: &Connector| c.session.as_ref().is_some_and(|s| s.driver_id.is_some());
+        self.connectors.values().any(has_driver)
+    }
+
     /// Live values of the sessions that have a driver.
     #[must_use]
     pub fn live(&self, at: UnixMs) -> Vec<(ev_contract::ids::DriverId, Live)> {
@@ -520,6 +530,23 @@ impl ChargePoint {
             Some((driver, live))
         };
         self.connectors.values().filter_map(one).collect()
+    }
+
+    /// The next tick is due so long after the last input, in milliseconds.
+    #[must_use]
+    pub fn tick_ms(&self) -> u64 {
+        let is_quiet = |c: &Connector| {
+            c.unclaimed.is_empty()
+                && c.unmatched.is_empty()
+                && c.session.as_ref().is_none_or(Session::is_quiet)
+        };
+        let desk = &self.desk;
+        if desk.link.is_some() && desk.pending.is_empty() && self.connectors.values().all(is_quiet)
+        {
+            TICK_QUIET_MS
+        } else {
+            TICK_MS
+        }
     }
 
     fn fact(&mut self, cx: &mut Cx, fact: HwFact) {

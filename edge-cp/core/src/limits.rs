@@ -1,8 +1,11 @@
 //! Bounds that concern a charge point alone.
 
-/// The shell gives a tick at least this often. Timers are seconds; a fifth of one is precise enough
-/// and costs nothing.
+/// The shell gives a tick at least this often while something is under way. Timers are seconds; a
+/// fifth of one is precise enough.
 pub const TICK_MS: u64 = 200;
+/// And this often while nothing is: limits and deadlines of a session that runs, or of none, are
+/// told in seconds, and a process that serves thousands is woken for nothing otherwise.
+pub const TICK_QUIET_MS: u64 = 1_000;
 
 /// First wait before a hardware command is repeated. Chargers answer within a second.
 pub const HW_RETRY_MS_MIN: u64 = 1_000;
@@ -94,8 +97,10 @@ pub const EVT_RETRY_MS_MAX: u64 = 30_000;
 /// Longest that central can make this charge point wait by telling it when to come back. A wrong
 /// number there must not silence it.
 pub const RETRY_AFTER_MS_MAX: u64 = 60_000;
-/// An `evt` without an answer for so long is sent again. Central's answer takes milliseconds.
-pub const EVT_TIMEOUT_MS: u64 = 5_000;
+/// An `evt` without an answer for so long is sent again. Central's answer takes milliseconds, and
+/// seconds when thousands return at once: whoever asks again before it comes doubles what they wait
+/// for.
+pub const EVT_TIMEOUT_MS: u64 = 10_000;
 
 /// Longest device transaction id and origin key, in bytes. OCPP allows 36.
 pub const DEVICE_TEXT_BYTES_MAX: usize = 96;

@@ -318,6 +318,15 @@ impl Session {
         }
     }
 
+    /// Whether nothing of it is under way: neither a start, a stop nor an end is waited for.
+    pub(crate) const fn is_quiet(&self) -> bool {
+        match &self.stage {
+            Stage::AwaitingPlug { .. } | Stage::Starting(_) | Stage::Stopping(_) => false,
+            Stage::Running(run) => run.doubt.is_none() && run.held.is_none(),
+            Stage::Idle { .. } => true,
+        }
+    }
+
     /// Whether central opened it.
     #[must_use]
     pub const fn from_central(&self) -> bool {

@@ -131,6 +131,17 @@ impl Spool {
         self.stored_next = self.next;
     }
 
+    /// When there will be something to do here, by the monotonic clock: a run to send, or one to give
+    /// up. Nothing while there is nothing to send.
+    #[must_use]
+    pub const fn due_mono_ms(&self) -> Option<u64> {
+        match self.sending {
+            Sending::Flight { since_mono_ms, .. } => Some(since_mono_ms + EVT_TIMEOUT_MS + 1),
+            Sending::Rest { due_mono_ms, .. } if self.first < self.stored_next => Some(due_mono_ms),
+            Sending::Rest { .. } => None,
+        }
+    }
+
     /// A run to send, if it is time for one. It counts as under way from here on.
     pub(crate) fn poll(&mut self, mono_ms: u64, random: u64) -> Option<SendRun> {
         match self.sending {

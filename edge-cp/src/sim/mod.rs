@@ -1,14 +1,17 @@
 //! A simulated charger behind the hardware port.
 //!
 //! Its state is the device's own and outlives the agent: it lies in a file beside the store, and
-//! time in which the agent was dead is made up for when it is back, as if it had never been.
+//! time in which the agent was dead is made up for when it is back, as if it had never been. Beside
+//! a store in memory it lies in memory too.
 
 pub mod physics;
 pub mod unruly;
 
 use std::{
+    future::pending,
     io::{self, Write as _},
     path::{Path, PathBuf},
+    pin::pin,
     time::{Duration, Instant},
 };
 
@@ -32,8 +35,10 @@ use crate::{
 
 /// Verbs that wait for the simulator.
 const VERBS_MAX: usize = 64;
-/// Real time between two looks at the physics.
-const TICK: Duration = Duration::from_millis(50);
+/// Real time between two looks at what is on its way from an unruly charger.
+const TICK_UNRULY: Duration = Duration::from_millis(50);
+/// After something was done to a charger, what follows at once is told so soon.
+const TICK_SOON: Duration = Duration::from_millis(100);
 /// The state is written at least this often while something happens, in milliseconds.
 const SAVE_EVERY_MS: u64 = 1_000;
 /// The file's size is a multiple of this: a block of nearly every file system.
@@ -42,6 +47,8 @@ const ROOM_BYTES: usize = 4_096;
 /// to the lower bound, so that energy limits are met closely.
 const READING_MS_MAX: u64 = 1_000;
 const READING_MS_MIN: u64 = 100;
+/// A timer and the clock are not read in the same moment.
+const READING_SLACK_MS: u64 = 10;
 
 /// What can be done to a simulated charger and its cars.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,11 +171,13 @@ struct Simulator {
     unruly: Unruly,
     link: bool,
     port: DriverPort,
-    file: PathBuf,
+    file: Option<PathBuf>,
     began: Instant,
     advanced: Instant,
     saved_ms: u64,
     read_ms: u64,
+    /// Something was done to it since it was last looked at.
+    was_touched: bool,
     told_save_failed: bool,
 }
 
@@ -179,16 +188,18 @@ pub fn state_file(state_dir: &Path, cp: &CpId) -> PathBuf {
 }
 
 /// Begins the simulation as a task that ends with `shutdown` or when the agent's end of the port is
-/// gone.
+/// gone. Without a file it forgets everything with the process.
 #[must_use]
 pub fn spawn(
     spec: PlantSpec,
-    state_dir: &Path,
+    file: Option<PathBuf>,
     port: DriverPort,
     mut shutdown: watch::Receiver<bool>,
 ) -> (SimHandle, tokio::task::JoinHandle<()>) {
-    let file = state_file(state_dir, &spec.cp);
-    let plant = restore(&spec, &file);
+    let plant = match &file {
+        Some(file) => restore(&spec, file),
+        None => Plant::new(&spec, wall_now()),
+    };
     let unruly = Unruly::new(spec.settings.unruly, spec.settings.seed);
     let (asks, mut questions) = mpsc::channel(VERBS_MAX);
     let now = Instant::now();
@@ -203,22 +214,33 @@ pub fn spawn(
         advanced: now,
         saved_ms: 0,
         read_ms: 0,
+        was_touched: false,
         told_save_failed: false,
     };
     let task = tokio::spawn(async move {
         sim.catch_up();
         sim.greet().await;
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut stopped = pin!(crate::stopped(&mut shutdown));
+        let mut ticked = tokio::time::Instant::now();
         loop {
+            let due = sim.pause().map(|pause| ticked + pause);
+            let tick = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
-                () = crate::stopped(&mut shutdown) => break,
+                () = &mut stopped => break,
                 command = sim.port.commands.recv() => match command {
                     Some(command) => sim.command(&command).await,
                     None => break,
                 },
                 Some(ask) = questions.recv() => sim.ask(ask).await,
-                _ = ticks.tick() => sim.tick().await,
+                () = tick => {
+                    ticked = tokio::time::Instant::now();
+                    sim.tick().await;
+                }
             }
         }
         sim.advance();
@@ -250,6 +272,28 @@ fn restore(spec: &PlantSpec, file: &Path) -> Plant {
 impl Simulator {
     fn mono_ms(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How long it may be left alone: for ever, when nothing happens by itself.
+    fn pause(&self) -> Option<Duration> {
+        if self.unruly.is_on() || self.unruly.has_waiting() {
+            return Some(TICK_UNRULY);
+        }
+        if !self.plant.is_busy() {
+            return None;
+        }
+        let soon = self.was_touched || self.plant.dark_ms.is_some();
+        let cadence = Duration::from_millis(self.reading_ms());
+        Some(if soon {
+            cadence.min(TICK_SOON)
+        } else {
+            cadence
+        })
+    }
+
+    /// Between two readings, in milliseconds.
+    fn reading_ms(&self) -> u64 {
+        (READING_MS_MAX / u64::from(self.spec.speed.max(1))).max(READING_MS_MIN)
     }
 
     /// Lives through the time in which nobody was here. What happened is told with the greeting.
@@ -286,12 +330,13 @@ impl Simulator {
     async fn tick(&mut self) {
         let facts = self.advance();
         let now = self.mono_ms();
-        let cadence = (READING_MS_MAX / u64::from(self.spec.speed.max(1))).max(READING_MS_MIN);
+        let cadence = self.reading_ms();
+        self.was_touched = false;
         let mut all = facts;
         if !all.is_empty() {
             self.save();
         }
-        if now.saturating_sub(self.read_ms) >= cadence {
+        if now.saturating_sub(self.read_ms) + READING_SLACK_MS >= cadence {
             self.read_ms = now;
             all.extend(self.plant.readings(&self.spec, false));
         }
@@ -310,6 +355,7 @@ impl Simulator {
 
     async fn command(&mut self, command: &HwCommand) {
         let mut facts = self.advance();
+        self.was_touched = true;
         if !self.link || self.plant.dark_ms.is_some() {
             return;
         }
@@ -336,6 +382,7 @@ impl Simulator {
             }
             SimAsk::Do(verb, done) => {
                 let mut facts = self.advance();
+                self.was_touched = true;
                 let result = self.act(verb);
                 self.save();
                 let outcome = result.map(|caused| facts.extend(caused));
@@ -506,15 +553,18 @@ impl Simulator {
 
     fn save(&mut self) {
         self.saved_ms = self.mono_ms();
+        let Some(file) = &self.file else {
+            return;
+        };
         let written = serde_json::to_vec(&self.plant)
             .map_err(io::Error::other)
-            .and_then(|bytes| put_in_place(&self.file, bytes));
+            .and_then(|bytes| put_in_place(file, bytes));
         match written {
             Ok(()) => self.told_save_failed = false,
             // A real charger has its own memory: nothing but the simulation suffers.
             Err(e) if !self.told_save_failed => {
                 self.told_save_failed = true;
-                tracing::warn!(file = %self.file.display(), error = %e, "the simulated charger's state cannot be written");
+                tracing::warn!(file = %file.display(), error = %e, "the simulated charger's state cannot be written");
             }
             Err(_) => {}
         }

@@ -51,6 +51,12 @@ impl Unruly {
         self.on
     }
 
+    /// Whether anything is on its way.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Begins or ends.
     pub const fn set(&mut self, on: bool) {
         self.on = on;

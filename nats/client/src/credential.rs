@@ -14,6 +14,7 @@ const READABLE_BY_OTHERS: u32 = 0o007;
 pub struct Credential {
     name: String,
     role: Option<String>,
+    charge_points: Vec<String>,
     expires_at_s: Option<i64>,
     jwt: String,
     key: KeyPair,
@@ -110,9 +111,17 @@ impl Credential {
             .iter()
             .find_map(|tag| tag.strip_prefix("role:"))
             .map(str::to_owned);
+        let charge_points = claims
+            .nats
+            .tags
+            .iter()
+            .filter_map(|tag| tag.strip_prefix("cp:"))
+            .map(str::to_owned)
+            .collect();
         Ok(Self {
             name: claims.name,
             role,
+            charge_points,
             expires_at_s: claims.exp,
             jwt: jwt.to_owned(),
             key: KeyPair::from_seed(seed).map_err(|_| "its key is none")?,
@@ -129,6 +138,12 @@ impl Credential {
     #[must_use]
     pub fn role(&self) -> Option<&str> {
         self.role.as_deref()
+    }
+
+    /// The charge points that it names, where it is for several.
+    #[must_use]
+    pub fn charge_points(&self) -> &[String] {
+        &self.charge_points
     }
 
     /// When it ends, in seconds since 1970.

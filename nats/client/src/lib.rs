@@ -2,6 +2,7 @@
 //! of its own, coming back with jitter, and saying plainly what the server refuses.
 
 mod credential;
+mod crowd;
 mod link;
 mod look;
 mod loss;
@@ -21,7 +22,7 @@ use std::{
 use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
-use crate::loss::Losses;
+use crate::{crowd::Crowd, loss::Losses};
 pub use credential::{Credential, CredentialError, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
@@ -221,22 +222,27 @@ impl Access {
         let credential = Credential::read(&self.credentials)?;
         let ever_tried = AtomicBool::new(false);
         let losses = Arc::new(Losses::default());
+        let crowd = Arc::new(Crowd::default());
         let teller = Arc::new(Teller {
             access: self.clone(),
             told,
             asked_at: Mutex::new(None),
             losses: Arc::clone(&losses),
+            crowd: Arc::clone(&crowd),
         });
         let options = self
             .bare(&credential)
             .reconnect_delay_callback(move |attempts| {
+                let now = Instant::now();
                 // Asked before the very first attempt too: nobody need wait then.
-                if ever_tried.swap(true, Ordering::Relaxed) {
-                    losses.lost(Instant::now());
-                    pauses.before(attempts) + losses.pause(&pauses)
+                let pause = if ever_tried.swap(true, Ordering::Relaxed) {
+                    losses.lost(now);
+                    pauses.before(attempts) + losses.pause(&pauses) + crowd.failed(now)
                 } else {
                     Duration::ZERO
-                }
+                };
+                crowd.tries(now + pause);
+                pause
             })
             .event_callback(move |event| Arc::clone(&teller).tell(event));
         Ok((options, credential))
@@ -294,6 +300,7 @@ struct Teller<F> {
     /// When it was last asked why there is no connection.
     asked_at: Mutex<Option<Instant>>,
     losses: Arc<Losses>,
+    crowd: Arc<Crowd>,
 }
 
 impl<F, Fut> Teller<F>
@@ -305,12 +312,19 @@ where
         let read = LinkEvent::read(&event);
         if read == Some(LinkEvent::Up) {
             self.losses.up(Instant::now());
+            self.crowd.up();
         }
         match read {
             None => {}
             Some(LinkEvent::Refused(words)) => {
                 let words = self.access.refusal(&words).to_string();
                 (self.told)(LinkEvent::Refused(words)).await;
+            }
+            // One more handshake is the last thing that a server needs which has too many.
+            Some(LinkEvent::Failed(_))
+                if self.crowd.is_there(Instant::now()) && self.may_ask() =>
+            {
+                (self.told)(LinkEvent::Failed(Trouble::silent().to_string())).await;
             }
             // The library says no more than that it did not work.
             Some(LinkEvent::Failed(_)) if self.may_ask() => {

@@ -103,6 +103,23 @@ impl Keys {
         Ok(realm.enrol(role, name, CREDS_DAYS, now_s())?.path)
     }
 
+    /// The folder of a role's credentials, with those of many who had none.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn creds_of(&self, role: Role, names: &[CpId]) -> Result<PathBuf> {
+        let mut realm = self.realm()?;
+        let now_s = now_s();
+        let signer = realm.signer(role)?;
+        let expires_at_s = now_s + i64::from(CREDS_DAYS) * 24 * 3_600;
+        let drafts = names
+            .iter()
+            .map(|name| realm.draft(&signer, role, name.as_str(), expires_at_s, now_s))
+            .collect::<Result<Vec<_>, _>>()?;
+        realm.commit(drafts, now_s)?;
+        Ok(self.creds_dir().join(role.as_str()))
+    }
+
     /// Makes somebody's credentials void on a server.
     ///
     /// # Errors
@@ -171,6 +188,22 @@ impl Keys {
         let expires_at_s = now_s + i64::from(CREDS_DAYS) * 24 * 3_600;
         let draft = realm.draft_leaf(&signer, site, carries, expires_at_s, now_s)?;
         Ok(realm.commit(vec![draft], now_s)?.remove(0).path)
+    }
+
+    /// The folder of credentials for load, made for these charge points; for a server that is told of
+    /// them with [`Keys::push`], or begins later.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn load_creds(&self, name: &str, charge_points: &[CpId]) -> Result<PathBuf> {
+        let mut realm = self.realm()?;
+        let now_s = now_s();
+        realm.begin_load(now_s)?;
+        let signer = realm.signer(Role::Load)?;
+        let expires_at_s = now_s + i64::from(CREDS_DAYS) * 24 * 3_600;
+        let drafts = realm.draft_load(&signer, name, charge_points, expires_at_s, now_s)?;
+        realm.commit(drafts, now_s)?;
+        Ok(self.creds_dir().join(Role::Load.as_str()))
     }
 
     /// The shipped configuration of one server that lets leaf nodes in; from here on those of a

@@ -9,7 +9,7 @@ use ev_client::shown_time;
 use ev_contract::{ids::CpId, time::UnixMs};
 
 use super::{
-    Args, Leaf, ServerArgs, Somebody, Verb,
+    Args, Leaf, Load, ServerArgs, Somebody, Verb,
     desk::{Desk, Failure},
     names,
 };
@@ -31,6 +31,7 @@ pub(super) fn act(args: &Args) -> Result<(), Failure> {
         Verb::Maintainer(who) => enrol(args, Role::Maintainer, who)?,
         Verb::Doorkeeper(who) => enrol(args, Role::Doorkeeper, who)?,
         Verb::Leaf(leaf) => enrol_leaf(args, leaf)?,
+        Verb::Load(load) => enrol_load(args, load)?,
         Verb::List { role, all } => {
             let desk = Desk::open(args)?;
             let roles = role.map_or_else(|| Role::ALL.to_vec(), |role| vec![role]);
@@ -184,6 +185,47 @@ fn draft_leaf(desk: &Desk, leaf: &Leaf, names: &[String]) -> Result<Draft, Realm
     let signer = desk.realm.signer(Role::Leaf)?;
     desk.realm
         .draft_leaf(&signer, &leaf.site, carries, expires_at_s, desk.now_s)
+}
+
+/// Makes a load's credentials anew, whatever it had: it is no part of an installation.
+fn enrol_load(args: &Args, load: &Load) -> Result<(), Failure> {
+    let (verb, role) = (EnrolVerb::Enrol, Role::Load);
+    let mut desk = Desk::open(args)?;
+    let names = names::all(&[], Some(&load.from))?;
+    let now_s = desk.now_s;
+    let begun = desk.realm.begin_load(now_s);
+    let is_first = desk.tried(verb, &Whose::Role(role), begun)?;
+    let drafts = draft_load(&desk, load, &names);
+    let drafts = desk.tried(verb, &Whose::of(role, &load.name), drafts)?;
+    write_down(&mut desk, verb, &drafts, Urgency::Usual)?;
+    let enrolled = desk.realm.commit(drafts, now_s);
+    let enrolled = desk.tried(verb, &Whose::Role(role), enrolled)?;
+    println!(
+        "{} credentials for {} charge points are in {}",
+        enrolled.len(),
+        names.len(),
+        args.dir.join(format!("creds/{role}")).display()
+    );
+    if is_first {
+        // The servers do not know the key yet.
+        return desk.put_in_force(&load.servers);
+    }
+    desk.tell_later(&load.servers);
+    Ok(())
+}
+
+fn draft_load(desk: &Desk, load: &Load, names: &[String]) -> Result<Vec<Draft>, RealmError> {
+    let charge_points = names.iter().map(CpId::new).collect::<Result<Vec<_>, _>>()?;
+    let days = load.days.unwrap_or_else(|| Role::Load.days());
+    let expires_at_s = crate::realm::expiry(days, desk.now_s)?;
+    let signer = desk.realm.signer(Role::Load)?;
+    desk.realm.draft_load(
+        &signer,
+        &load.name,
+        &charge_points,
+        expires_at_s,
+        desk.now_s,
+    )
 }
 
 fn draft(desk: &Desk, role: Role, names: &[String], days: u32) -> Result<Vec<Draft>, RealmError> {

@@ -22,6 +22,7 @@ mod records;
 mod renewal;
 mod reports;
 mod storms;
+mod swarm;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

@@ -149,6 +149,11 @@ impl NatsServer {
     }
 
     #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    #[must_use]
     pub fn client_port(&self) -> u16 {
         self.client_port
     }

@@ -1,0 +1,51 @@
+//! The other end of the floor: answers whatever comes with as many bytes as central would, in a
+//! process of its own as central is, in the queue group and across the border as central does.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use bytes::Bytes;
+use ev_contract::subjects::QUEUE_CENTRAL;
+use futures::StreamExt;
+
+use crate::access::{self, ECHO};
+
+/// How to echo.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The server
+    #[arg(long)]
+    url: String,
+    /// A credential of CORE
+    #[arg(long)]
+    credentials: PathBuf,
+    /// Who vouches for the server
+    #[arg(long)]
+    ca: PathBuf,
+    /// Size of an answer
+    #[arg(long)]
+    reply_bytes: usize,
+}
+
+/// What it logs when it listens.
+pub const READY: &str = "bench echo listens";
+
+/// Echoes until the connection is closed.
+///
+/// # Errors
+/// When it cannot connect.
+pub async fn run(args: Args) -> Result<()> {
+    let client = access::connect(&args.url, &args.credentials, &args.ca).await?;
+    let mut questions = client
+        .queue_subscribe(ECHO, QUEUE_CENTRAL.to_owned())
+        .await?;
+    client.flush().await?;
+    println!("{READY}");
+    let answer = Bytes::from(vec![b'.'; args.reply_bytes]);
+    while let Some(question) = questions.next().await {
+        if let Some(reply) = question.reply {
+            client.publish(reply, answer.clone()).await?;
+        }
+    }
+    Ok(())
+}

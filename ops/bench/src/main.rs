@@ -1,0 +1,128 @@
+//! How fast it is at full durability: every figure beside the floor that this machine and this
+//! server set in the same run. `ops/dev bench` builds and runs it.
+
+mod access;
+mod client;
+mod echo;
+mod fleet;
+mod floor;
+mod hub;
+mod load;
+mod report;
+mod rows;
+mod starts;
+mod usage;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    report::Report,
+    rows::{Row, Sizes},
+};
+
+/// Measures the shipped configuration beside its floor
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Be a part of a run; used by the bench itself
+    #[command(subcommand, hide = true)]
+    Play(Play),
+}
+
+#[derive(Debug, Subcommand)]
+enum Play {
+    /// Answer at once
+    Echo(echo::Args),
+    /// Be charge points
+    Fleet(fleet::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Only these rows
+    #[arg(long, value_name = "ROW", num_args = 1..)]
+    only: Vec<Row>,
+    /// Fewer charge points and shorter rounds, for a look
+    #[arg(long, conflicts_with = "tiny")]
+    quick: bool,
+    /// As little as there can be, to see that the bench itself works; its figures mean nothing
+    #[arg(long)]
+    tiny: bool,
+    /// Show what every part logged
+    #[arg(long)]
+    logs: bool,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the table into this file as well
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    // One thread: the load shares the machine's cores with what it loads.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let work = async {
+            match args.role {
+                None => measure(&args.run).await,
+                Some(Role::Play(Play::Echo(args))) => echo::run(args).await,
+                Some(Role::Play(Play::Fleet(args))) => fleet::run(args).await,
+            }
+        };
+        let mut terminate = signal(SignalKind::terminate())?;
+        // Whatever is up goes down with what is dropped here.
+        tokio::select! {
+            done = work => done.map(|()| ExitCode::SUCCESS),
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("terminated"),
+        }
+    })
+}
+
+async fn measure(run: &Run) -> Result<()> {
+    let sizes = match (run.quick, run.tiny) {
+        (_, true) => Sizes::TINY,
+        (true, _) => Sizes::QUICK,
+        _ => Sizes::FULL,
+    };
+    if !run.logs {
+        ev_testkit::hush();
+    }
+    let mut report = Report::default();
+    for row in Row::ALL {
+        if run.only.is_empty() || run.only.contains(&row) {
+            eprintln!("bench: {row:?}");
+            let figures = row
+                .run(&sizes)
+                .await
+                .with_context(|| format!("measure {row:?}"))?;
+            report.figures.extend(figures);
+        }
+    }
+    let table = report.markdown();
+    if let Some(path) = &run.markdown {
+        std::fs::write(path, &table).with_context(|| format!("write {}", path.display()))?;
+    }
+    if run.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{table}");
+    }
+    Ok(())
+}

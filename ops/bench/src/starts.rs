@@ -1,0 +1,193 @@
+//! Starts of sessions, as load: every driver and every connector once a round.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Result, bail, ensure};
+use ev_contract::{
+    ids::SessionId,
+    v1::{DriverUpdate, ErrorReply, StartRequest, Status},
+    wire::{self, CENTRAL, CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding, Tag},
+};
+
+use crate::{client::Shot, fleet::id_of, load::Outcome};
+
+/// How far ahead a request ends: longer than a round, and within what central takes.
+const LIFE_MS: i64 = 28_000;
+
+/// Makes starts and keeps account of what became of them.
+#[derive(Debug)]
+pub struct Starts {
+    charge_points: usize,
+    connectors: u16,
+    /// How requests are written.
+    pub encoding: Encoding,
+    rounds: usize,
+    /// Sessions accepted since the beginning.
+    pub accepted: u64,
+    /// Every session id that was seen.
+    seen: HashSet<SessionId>,
+    /// Some of them with their driver, to be asked for.
+    pub samples: Vec<(String, SessionId)>,
+}
+
+/// What became of the starts of a round.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Accepted.
+    pub accepted: u64,
+    /// Refused, by code.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// Each so many, a session is asked for afterwards.
+const SAMPLE_EVERY: u64 = 1_000;
+
+impl Starts {
+    /// On so many charge points with so many connectors each.
+    #[must_use]
+    pub fn new(charge_points: usize, connectors: u16) -> Self {
+        Self {
+            charge_points,
+            connectors,
+            encoding: Encoding::MsgPack,
+            rounds: 0,
+            accepted: 0,
+            seen: HashSet::new(),
+            samples: Vec::new(),
+        }
+    }
+
+    /// Places for sessions.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.charge_points * usize::from(self.connectors)
+    }
+
+    /// The nth driver.
+    #[must_use]
+    pub fn driver(n: usize) -> String {
+        format!("d-{n:06}")
+    }
+
+    /// The next round's starts: each of another driver on another connector, neighbours on
+    /// different charge points.
+    ///
+    /// # Errors
+    /// When there are fewer places.
+    pub fn round(&mut self, count: usize) -> Result<Vec<Shot>> {
+        ensure!(count <= self.places(), "{count} starts are more than places");
+        self.rounds += 1;
+        (0..count)
+            .map(|n| {
+                let connector = n / self.charge_points + 1;
+                let request = format!("r-{}-{n}", self.rounds);
+                self.shot(n, n % self.charge_points, connector, request)
+            })
+            .collect()
+    }
+
+    /// One start.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn shot(
+        &self,
+        driver: usize,
+        charge_point: usize,
+        connector: usize,
+        request_id: String,
+    ) -> Result<Shot> {
+        let message = StartRequest {
+            tag: Tag::new(),
+            to: CENTRAL.into(),
+            request_id,
+            expires_at: now_ms() + LIFE_MS,
+            cp_id: id_of(charge_point),
+            connector: Some(i64::try_from(connector)?),
+            limits: None,
+        };
+        let driver = Self::driver(driver);
+        let mut shot = Shot::new(
+            format!("ev.v1.driver.{driver}.start"),
+            wire::encode(&message, self.encoding)?,
+        );
+        if self.encoding == Encoding::Json {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert(CONTENT_TYPE, CONTENT_TYPE_JSON);
+            shot.headers = Some(headers);
+        }
+        Ok(shot)
+    }
+
+    /// The same question for the echo: as long, from as many askers.
+    #[must_use]
+    pub fn echo_of(shots: &[Shot]) -> Vec<Shot> {
+        shots
+            .iter()
+            .map(|shot| Shot {
+                subject: shot.subject.replace("ev.v1.driver.", "ev.v1.bench.").into(),
+                ..shot.clone()
+            })
+            .collect()
+    }
+
+    /// Reads every answer: an accepted one has a session that nobody else got.
+    ///
+    /// # Errors
+    /// When an answer cannot be read, or a session was given out twice.
+    pub fn check(&mut self, outcome: &Outcome) -> Result<Tally> {
+        let mut tally = Tally::default();
+        for (index, bytes) in &outcome.all {
+            if let Ok(error) = wire::decode::<ErrorReply>(bytes, self.encoding) {
+                *tally.refused.entry(error.reason).or_default() += 1;
+                continue;
+            }
+            let update: DriverUpdate = wire::decode(bytes, self.encoding)?;
+            match (update.status, update.session_id) {
+                (Status::Accepted, Some(session)) => {
+                    ensure!(self.seen.insert(session), "{session} was given out twice");
+                    tally.accepted += 1;
+                    if (self.accepted + tally.accepted) % SAMPLE_EVERY == 1 {
+                        self.samples.push((Self::driver(*index), session));
+                    }
+                }
+                (Status::Denied, None) => {
+                    let reason = update.reason.unwrap_or_default();
+                    *tally.refused.entry(reason).or_default() += 1;
+                }
+                _ => bail!("a start was answered with {update:?}"),
+            }
+        }
+        self.accepted += tally.accepted;
+        Ok(tally)
+    }
+
+    /// As [`Starts::check`], where all must be accepted.
+    ///
+    /// # Errors
+    /// Also when one was refused or not answered.
+    pub fn check_all(&mut self, outcome: &Outcome) -> Result<Tally> {
+        let tally = self.check(outcome)?;
+        ensure!(
+            tally.refused.is_empty() && outcome.lost == 0,
+            "of {} starts {} had no answer, and refused were {:?}",
+            outcome.all.len() + outcome.lost,
+            outcome.lost,
+            tally.refused
+        );
+        Ok(tally)
+    }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or(0)
+}

@@ -14,6 +14,8 @@ use crate::{
 /// The stream of the floors, beside the ledger and like it.
 const STREAM: &str = "EV_BENCH";
 const SUBJECT: &str = "bench.append";
+/// The server sets the limits of all streams aside at once, and there is not much beside ours.
+const BYTES_MAX: i64 = 8 * 1024 * 1024 * 1024;
 
 /// A stream with the ledger's settings on the ledger's servers.
 ///
@@ -24,7 +26,7 @@ pub async fn stream(hub: &Hub) -> Result<()> {
     let config = jetstream::stream::Config {
         name: STREAM.into(),
         subjects: vec![SUBJECT.into()],
-        max_bytes: def.bytes_max,
+        max_bytes: BYTES_MAX,
         max_message_size: def.message_bytes_max,
         discard: jetstream::stream::DiscardPolicy::New,
         storage: jetstream::stream::StorageType::File,

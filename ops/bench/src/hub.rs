@@ -313,15 +313,17 @@ fn play(
     role: &str,
     account: Account,
 ) -> Result<ev_testkit::ProcessBuilder> {
-    Ok(Process::program(format!("bench-{role}"), env::current_exe()?)
-        .arg("play")
-        .arg(role)
-        .arg("--url")
-        .arg(url)
-        .arg("--credentials")
-        .arg(keys.credential(account))
-        .arg("--ca")
-        .arg(keys.keys.ca()))
+    Ok(
+        Process::program(format!("bench-{role}"), env::current_exe()?)
+            .arg("play")
+            .arg(role)
+            .arg("--url")
+            .arg(url)
+            .arg("--credentials")
+            .arg(keys.credential(account))
+            .arg("--ca")
+            .arg(keys.keys.ca()),
+    )
 }
 
 /// One of our programs: beside this one, where it was built with it.

@@ -111,7 +111,9 @@ pub async fn closed(
         if ended.is_none() {
             if opened.is_some() {
                 outcome.answers += 1;
-                outcome.latency_us.saturating_record(micros(answer.at - sent));
+                outcome
+                    .latency_us
+                    .saturating_record(micros(answer.at - sent));
             } else if answer.at >= window_from {
                 opened = Some(answer.at);
                 edge();

@@ -78,7 +78,10 @@ impl Starts {
     /// # Errors
     /// When there are fewer places.
     pub fn round(&mut self, count: usize) -> Result<Vec<Shot>> {
-        ensure!(count <= self.places(), "{count} starts are more than places");
+        ensure!(
+            count <= self.places(),
+            "{count} starts are more than places"
+        );
         self.rounds += 1;
         (0..count)
             .map(|n| {

@@ -22,10 +22,7 @@ use ev_contract::{
 use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 
-pub use self::{
-    control::Fleet,
-    cp::id_of,
-};
+pub use self::{control::Fleet, cp::id_of};
 use self::{
     control::{CONTROL, Count, Order},
     cp::{ChargePoint, index_of},

@@ -199,13 +199,8 @@ pub async fn crowd(sizes: &Sizes) -> Result<Vec<Figure>> {
         .target(Target::FloorsAtLeast(15.0)),
         Figure::new(ROW, "start to accepted in the crowd, p50", "us", &p50),
         Figure::new(ROW, "start to accepted in the crowd, p99", "us", &p99),
-        Figure::new(
-            ROW,
-            "starts per CPU-second of central",
-            "1/s",
-            &per_cpu_s,
-        )
-        .target(Target::AtLeast(100_000.0)),
+        Figure::new(ROW, "starts per CPU-second of central", "1/s", &per_cpu_s)
+            .target(Target::AtLeast(100_000.0)),
     ];
     figures.extend(used.iter().map(|(part, rounds)| {
         Figure::new(

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha512_256};
 
 /// The name of all of them.
 const NAME: &str = "bench";
-/// What is echoed: `ev.v1.bench.<driver>.<verb>`.
+/// What is echoed: `ev.v1.bench.<driver>.<bytes of the answer>`.
 pub const ECHO: &str = "ev.v1.bench.*.*";
 /// Longer than any run.
 const LIFE_S: i64 = 24 * 3_600;

@@ -1,4 +1,4 @@
-//! The other end of the floor: answers whatever comes with as many bytes as central would, in a
+//! The other end of the floor: answers whatever comes with as many bytes as it is asked for, in a
 //! process of its own as central is, in the queue group and across the border as central does.
 
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ pub struct Args {
     /// Who vouches for the server
     #[arg(long)]
     ca: PathBuf,
-    /// Size of an answer
-    #[arg(long)]
-    reply_bytes: usize,
 }
+
+/// Longest answer.
+const REPLY_BYTES_MAX: usize = 4_096;
 
 /// What it logs when it listens.
 pub const READY: &str = "bench echo listens";
@@ -41,10 +41,13 @@ pub async fn run(args: Args) -> Result<()> {
         .await?;
     client.flush().await?;
     println!("{READY}");
-    let answer = Bytes::from(vec![b'.'; args.reply_bytes]);
+    let answer = Bytes::from(vec![b'.'; REPLY_BYTES_MAX]);
     while let Some(question) = questions.next().await {
-        if let Some(reply) = question.reply {
-            client.publish(reply, answer.clone()).await?;
+        // The verb is the size of the answer.
+        let bytes = question.subject.rsplit('.').next().map(str::parse);
+        if let (Some(reply), Some(Ok(bytes))) = (question.reply, bytes) {
+            let answer = answer.slice(..REPLY_BYTES_MAX.min(bytes));
+            client.publish(reply, answer).await?;
         }
     }
     Ok(())

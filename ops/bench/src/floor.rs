@@ -73,9 +73,9 @@ pub async fn appends(
     let shots = vec![Shot::new(SUBJECT, vec![b'.'; bytes]); count];
     let outcome = closed(client, &shots, how, || {}).await?;
     ensure!(outcome.lost == 0, "{} appends had no answer", outcome.lost);
-    for (_, ack) in &outcome.all {
-        let ack: Ack = serde_json::from_slice(ack)
-            .with_context(|| format!("an append got {}", String::from_utf8_lossy(ack)))?;
+    for heard in &outcome.all {
+        let ack: Ack = serde_json::from_slice(&heard.bytes)
+            .with_context(|| format!("an append got {}", String::from_utf8_lossy(&heard.bytes)))?;
         ensure!(ack.seq > 0, "an append without a place");
     }
     Ok(outcome)

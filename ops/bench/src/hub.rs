@@ -26,8 +26,6 @@ use crate::{
     usage::Usage,
 };
 
-/// Bytes of a start's accepted reply, when central has not yet been asked.
-const REPLY_BYTES: usize = 320;
 /// Central reads its ledger before it serves.
 const READY: Duration = Duration::from_secs(120);
 
@@ -78,6 +76,15 @@ impl Servers {
         match self {
             Self::One(server) => vec![server.pid()],
             Self::Three(cluster) => cluster.nodes().iter().map(NatsServer::pid).collect(),
+        }
+    }
+
+    /// Where one of them has its streams.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        match self {
+            Self::One(server) => server.data_dir(),
+            Self::Three(cluster) => cluster.nodes()[0].data_dir(),
         }
     }
 
@@ -175,9 +182,7 @@ impl Hub {
                 .spawn()?;
             centrals.push((process, port));
         }
-        let echo = play(&keys, &url, "echo", Account::Core)?
-            .arg("--reply-bytes")
-            .arg(REPLY_BYTES.to_string());
+        let echo = play(&keys, &url, "echo", Account::Core)?;
         let fleet_process = play(&keys, &url, "fleet", Account::Edge)?
             .arg("--connectors")
             .arg(layout.connectors.to_string());
@@ -222,13 +227,23 @@ impl Hub {
         jetstream::new(self.core.client().clone())
     }
 
-    /// A page of a replica's HTTP port.
+    /// The sum of a metric without labels over all replicas.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub async fn http(&self, central: usize, path: &str) -> Result<String> {
-        let (_, port) = self.centrals.get(central).context("no such replica")?;
-        Ok(http(*port, path).await?.1)
+    /// When one does not answer, or has no such metric.
+    pub async fn metrics<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
+        let mut sums = [0.0; N];
+        for (_, port) in &self.centrals {
+            let (_, page) = http(*port, "/metrics").await?;
+            for (name, sum) in names.iter().zip(&mut sums) {
+                let value = page
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+                    .with_context(|| format!("central has no metric {name}"))?;
+                *sum += value.parse::<f64>()?;
+            }
+        }
+        Ok(sums)
     }
 
     /// The processes of each part.

@@ -1,9 +1,6 @@
 //! Shapes of load: closed (so many in flight) and open (so many at a time, whatever comes back).
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -28,6 +25,19 @@ pub struct Closed {
     pub time_max: Duration,
 }
 
+/// An answer.
+#[derive(Debug)]
+pub struct Heard {
+    /// To which shot.
+    pub index: usize,
+    /// After how long, in microseconds.
+    pub after_us: u64,
+    /// Whether that was within the window.
+    pub counts: bool,
+    /// What it says.
+    pub bytes: Bytes,
+}
+
 /// What came of a load.
 #[derive(Debug)]
 pub struct Outcome {
@@ -37,8 +47,8 @@ pub struct Outcome {
     pub answers: u64,
     /// How long the window was.
     pub window: Duration,
-    /// Every answer of the whole load, with the index of its shot.
-    pub all: Vec<(usize, Bytes)>,
+    /// Every answer of the whole load.
+    pub all: Vec<Heard>,
     /// Questions without an answer.
     pub lost: usize,
 }
@@ -54,6 +64,18 @@ impl Outcome {
     #[must_use]
     pub fn percentile_us(&self, percent: f64) -> f64 {
         self.latency_us.value_at_percentile(percent) as f64
+    }
+
+    /// The times of some of the answers within the window.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn latency_of(&self, is_meant: impl Fn(usize) -> bool) -> Result<Histogram<u64>> {
+        let mut histogram = histogram()?;
+        for heard in self.all.iter().filter(|h| h.counts && is_meant(h.index)) {
+            histogram.saturating_record(heard.after_us);
+        }
+        Ok(histogram)
     }
 }
 
@@ -107,13 +129,18 @@ pub async fn closed(
         let index = usize::try_from(index)?;
         let sent = *sent_at.get(index).context("an answer to nothing")?;
         open -= 1;
-        outcome.all.push((index, answer.message.payload));
+        let after_us = micros(answer.at - sent);
+        let counts = opened.is_some() && ended.is_none();
+        outcome.all.push(Heard {
+            index,
+            after_us,
+            counts,
+            bytes: answer.message.payload,
+        });
         if ended.is_none() {
-            if opened.is_some() {
+            if counts {
                 outcome.answers += 1;
-                outcome
-                    .latency_us
-                    .saturating_record(micros(answer.at - sent));
+                outcome.latency_us.saturating_record(after_us);
             } else if answer.at >= window_from {
                 opened = Some(answer.at);
                 edge();
@@ -166,7 +193,7 @@ pub async fn bursts(
     };
     let begin = tokio::time::Instant::now();
     // What was sent counts from when it was due, not from when this program came to it.
-    let mut due_at: VecDeque<Instant> = VecDeque::with_capacity(shots.len());
+    let mut due_at: Vec<Instant> = Vec::with_capacity(shots.len());
     let mut due = begin;
     let mut bursts = shots.chunks(at_once);
     let mut open = 0_usize;
@@ -179,7 +206,7 @@ pub async fn bursts(
                     None => more = false,
                     Some(burst) => {
                         for shot in burst {
-                            due_at.push_back(due.into_std());
+                            due_at.push(due.into_std());
                             client.send(shot.clone()).await?;
                         }
                         open += burst.len();
@@ -195,8 +222,14 @@ pub async fn bursts(
                 let sent = *due_at.get(index).context("an answer to nothing")?;
                 open -= 1;
                 outcome.answers += 1;
-                outcome.latency_us.saturating_record(micros(answer.at - sent));
-                outcome.all.push((index, answer.message.payload));
+                let after_us = micros(answer.at - sent);
+                outcome.latency_us.saturating_record(after_us);
+                outcome.all.push(Heard {
+                    index,
+                    after_us,
+                    counts: true,
+                    bytes: answer.message.payload,
+                });
             }
         }
     }
@@ -205,6 +238,7 @@ pub async fn bursts(
     Ok(outcome)
 }
 
+/// At least one: a histogram has no zero.
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     report::Report,
-    rows::{Row, Sizes},
+    rows::{Bench, Row, Sizes},
 };
 
 /// Measures the shipped configuration beside its floor
@@ -104,12 +104,13 @@ async fn measure(run: &Run) -> Result<()> {
     if !run.logs {
         ev_testkit::hush();
     }
+    let mut bench = Bench::new(sizes);
     let mut report = Report::default();
     for row in Row::ALL {
         if run.only.is_empty() || run.only.contains(&row) {
             eprintln!("bench: {row:?}");
             let figures = row
-                .run(&sizes)
+                .run(&mut bench)
                 .await
                 .with_context(|| format!("measure {row:?}"))?;
             report.figures.extend(figures);

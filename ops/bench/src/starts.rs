@@ -25,6 +25,8 @@ pub struct Starts {
     /// How requests are written.
     pub encoding: Encoding,
     rounds: usize,
+    /// Size of an accepted reply, once there was one.
+    reply_bytes: usize,
     /// Sessions accepted since the beginning.
     pub accepted: u64,
     /// Every session id that was seen.
@@ -54,6 +56,7 @@ impl Starts {
             connectors,
             encoding: Encoding::MsgPack,
             rounds: 0,
+            reply_bytes: 0,
             accepted: 0,
             seen: HashSet::new(),
             samples: Vec::new(),
@@ -86,10 +89,16 @@ impl Starts {
         (0..count)
             .map(|n| {
                 let connector = n / self.charge_points + 1;
-                let request = format!("r-{}-{n}", self.rounds);
+                let request = self.name("r", n);
                 self.shot(n, n % self.charge_points, connector, request)
             })
             .collect()
+    }
+
+    /// An id for a request of this round.
+    #[must_use]
+    pub fn name(&self, what: &str, n: usize) -> String {
+        format!("{what}-{}-{n}", self.rounds)
     }
 
     /// One start.
@@ -125,13 +134,14 @@ impl Starts {
         Ok(shot)
     }
 
-    /// The same question for the echo: as long, from as many askers.
+    /// The same questions for the echo: as long, from as many askers, with as long an answer.
     #[must_use]
-    pub fn echo_of(shots: &[Shot]) -> Vec<Shot> {
+    pub fn echo_of(&self, shots: &[Shot]) -> Vec<Shot> {
+        let asker = |shot: &Shot| shot.subject.split('.').nth(3).unwrap_or("_").to_owned();
         shots
             .iter()
             .map(|shot| Shot {
-                subject: shot.subject.replace("ev.v1.driver.", "ev.v1.bench.").into(),
+                subject: format!("ev.v1.bench.{}.{}", asker(shot), self.reply_bytes).into(),
                 ..shot.clone()
             })
             .collect()
@@ -143,7 +153,8 @@ impl Starts {
     /// When an answer cannot be read, or a session was given out twice.
     pub fn check(&mut self, outcome: &Outcome) -> Result<Tally> {
         let mut tally = Tally::default();
-        for (index, bytes) in &outcome.all {
+        for heard in &outcome.all {
+            let bytes = &heard.bytes;
             if let Ok(error) = wire::decode::<ErrorReply>(bytes, self.encoding) {
                 *tally.refused.entry(error.reason).or_default() += 1;
                 continue;
@@ -153,8 +164,9 @@ impl Starts {
                 (Status::Accepted, Some(session)) => {
                     ensure!(self.seen.insert(session), "{session} was given out twice");
                     tally.accepted += 1;
+                    self.reply_bytes = bytes.len();
                     if (self.accepted + tally.accepted) % SAMPLE_EVERY == 1 {
-                        self.samples.push((Self::driver(*index), session));
+                        self.samples.push((Self::driver(heard.index), session));
                     }
                 }
                 (Status::Denied, None) => {

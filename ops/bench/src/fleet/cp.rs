@@ -7,19 +7,22 @@ use std::{
 
 use anyhow::{Context, Result};
 use ev_contract::{
-    connector::ConnectorState,
+    connector::{ConnectorState, Phase, Service},
     ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
     limits::EVT_RECORDS_MAX,
     time::UnixMs,
-    units::MilliAmp,
+    units::{MilliAmp, MilliWatt, Mwh},
     v1::{
         CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
-        EndSource, Heartbeat, Outcome, StartCommand, StopCommand, SyncRequest, TimeQuality,
+        EndSource, Heartbeat, Outcome, Reading, StartCommand, StopCommand, SyncRequest,
+        TimeQuality,
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use serde::Serialize;
 use uuid::Uuid;
+
+use super::News;
 
 /// What their ids begin with.
 const PREFIX: &str = "B-";
@@ -42,7 +45,33 @@ pub fn index_of(id: &str) -> Option<usize> {
 struct Open {
     session: SessionId,
     connector: ConnectorId,
+    /// Whether it is played: then its steps are news.
+    plays: bool,
+    step: Step,
+    /// The number of its last record: the next step follows when central has it.
+    told: u64,
 }
+
+/// How far a session is. What follows a step happens minutes later in a cabinet, so that each is a
+/// run of records of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Taken, and nothing more is told until it is ended.
+    Held,
+    /// It is told that it was taken.
+    Taken,
+    /// It charges, and so many checkpoints were told.
+    Charging(u32),
+    /// It has charged enough and waits for its driver.
+    Charged,
+    /// It is told that it has ended.
+    Ended,
+}
+
+/// Checkpoints of a session that is played: a short one's.
+const CHECKPOINTS: u32 = 3;
+/// Between two checkpoints: a minute at 11 kW.
+const MWH_A_CHECKPOINT: u64 = 183_333;
 
 /// One charge point.
 #[derive(Debug)]
@@ -54,6 +83,7 @@ pub struct ChargePoint {
     /// Whether a question of its own is under way.
     pub asks: bool,
     open: Vec<Open>,
+    register_mwh: u64,
     spool: VecDeque<EdgeRecord>,
     next: u64,
 }
@@ -83,6 +113,7 @@ impl ChargePoint {
             synced: false,
             asks: false,
             open: Vec::new(),
+            register_mwh: 0,
             spool: VecDeque::new(),
             next: 1,
         })
@@ -106,24 +137,38 @@ impl ChargePoint {
         self.open.is_empty() && self.spool.is_empty()
     }
 
-    /// Takes a session; whether it is new.
-    pub fn start(&mut self, start: &StartCommand) -> bool {
-        if self.open.iter().any(|o| o.session == start.session_id) {
+    /// Takes a session, to play it or to hold it; whether it is new.
+    pub fn start(&mut self, start: &StartCommand, plays: bool) -> bool {
+        let session_id = start.session_id;
+        if self.open.iter().any(|o| o.session == session_id) {
             return false;
         }
+        let connector = start.connector;
+        if plays {
+            self.tell(EdgeFact::Accepted {
+                session_id,
+                connector,
+            });
+        }
         self.open.push(Open {
-            session: start.session_id,
-            connector: start.connector,
+            session: session_id,
+            connector,
+            plays,
+            step: if plays { Step::Taken } else { Step::Held },
+            told: self.next - 1,
         });
         true
     }
 
     /// Carries out a stop.
     pub fn stop(&mut self, stop: &StopCommand) -> CommandReply {
-        let outcome = match self.open.iter().position(|o| o.session == stop.session_id) {
+        let running = self
+            .open
+            .iter()
+            .position(|o| o.session == stop.session_id && o.step != Step::Ended);
+        let outcome = match running {
             Some(position) => {
-                let open = self.open.swap_remove(position);
-                self.end(&open);
+                self.end(position, &stop.reason);
                 Outcome::Stopping
             }
             None => Outcome::Ended,
@@ -133,24 +178,130 @@ impl ChargePoint {
 
     /// Ends whatever it has; whether there was anything.
     pub fn end_all(&mut self) -> bool {
-        let all = std::mem::take(&mut self.open);
-        for open in &all {
-            self.end(open);
+        let mut any = false;
+        for position in 0..self.open.len() {
+            if self.open[position].step != Step::Ended {
+                any = true;
+                self.end(position, &EndReason::new(EndCode::Driver, EndSource::Driver));
+            }
         }
-        !all.is_empty()
+        any
     }
 
-    fn end(&mut self, open: &Open) {
-        let session_id = open.session;
-        self.tell(EdgeFact::Accepted {
-            session_id,
-            connector: open.connector,
-        });
-        self.tell(EdgeFact::Ended {
-            session_id,
-            completed: false,
-            reason: EndReason::new(EndCode::Driver, EndSource::Driver),
-            reading: None,
+    fn end(&mut self, position: usize, reason: &EndReason) {
+        let (session_id, connector, step) = {
+            let open = &self.open[position];
+            (open.session, open.connector, open.step)
+        };
+        let reason = reason.clone();
+        if step == Step::Held {
+            self.tell(EdgeFact::Accepted {
+                session_id,
+                connector,
+            });
+            self.tell(EdgeFact::Ended {
+                session_id,
+                completed: false,
+                reason,
+                reading: None,
+            });
+        } else {
+            let reading = Some(self.reading());
+            self.tell(EdgeFact::EnergyEnded {
+                session_id,
+                reading: reading.clone(),
+                reason: reason.clone(),
+            });
+            self.tell(EdgeFact::Ended {
+                session_id,
+                completed: true,
+                reason,
+                reading,
+            });
+            self.tell_plugged(connector, false);
+        }
+        let told = self.next - 1;
+        let open = &mut self.open[position];
+        open.step = Step::Ended;
+        open.told = told;
+    }
+
+    /// What follows once central has the last step of its sessions.
+    fn go_on(&mut self, next: u64) -> Vec<News> {
+        let mut news = Vec::new();
+        for position in 0..self.open.len() {
+            let (session_id, connector) =
+                (self.open[position].session, self.open[position].connector);
+            if self.open[position].told >= next {
+                continue;
+            }
+            let step = match self.open[position].step {
+                Step::Taken => {
+                    let reading = self.reading();
+                    self.tell_plugged(connector, true);
+                    self.tell(EdgeFact::Started {
+                        session_id,
+                        device_tx: format!("tx-{session_id}"),
+                        reading: reading.clone(),
+                    });
+                    self.tell(EdgeFact::Phase {
+                        session_id,
+                        phase: Phase::Charging,
+                        reading: Some(reading),
+                    });
+                    Step::Charging(0)
+                }
+                Step::Charging(CHECKPOINTS) => {
+                    news.push(News::Charged(session_id));
+                    Step::Charged
+                }
+                Step::Charging(n) => {
+                    self.register_mwh += MWH_A_CHECKPOINT;
+                    let reading = self.reading();
+                    self.tell(EdgeFact::Checkpoint {
+                        session_id,
+                        reading,
+                    });
+                    Step::Charging(n + 1)
+                }
+                Step::Ended => {
+                    news.extend(self.open[position].plays.then_some(News::Ended(session_id)));
+                    continue;
+                }
+                Step::Held | Step::Charged => continue,
+            };
+            let told = self.next - 1;
+            let open = &mut self.open[position];
+            open.step = step;
+            open.told = told;
+        }
+        self.open.retain(|o| o.step != Step::Ended || o.told >= next);
+        news
+    }
+
+    fn reading(&self) -> Reading {
+        Reading {
+            at: now(),
+            quality: TimeQuality::Synced,
+            register_mwh: Mwh(self.register_mwh),
+            meter_id: format!("meter-{}", self.id),
+            meter_epoch: 1,
+            power_mw: Some(MilliWatt(11_040_000)),
+            current_ma: vec![MilliAmp(16_000); 3],
+            soc_pct: Some(50),
+            signed: None,
+        }
+    }
+
+    fn tell_plugged(&mut self, connector: ConnectorId, plugged: bool) {
+        self.tell(EdgeFact::Connector {
+            connector,
+            plugged,
+            service: Service::In,
+            service_revision: 0,
+            fault: None,
+            charger_online: true,
+            ended_since_plug: false,
         });
     }
 
@@ -237,14 +388,14 @@ impl ChargePoint {
         Ok(wire::encode(&message, Encoding::MsgPack)?)
     }
 
-    /// Central has everything below `next`; how many records that freed.
-    pub fn freed(&mut self, next: u64) -> u64 {
+    /// Central has everything below `next`; how many records that freed, and what came of it.
+    pub fn freed(&mut self, next: u64) -> (u64, Vec<News>) {
         let mut freed = 0;
         while self.spool.front().is_some_and(|r| r.seq < next) {
             self.spool.pop_front();
             freed += 1;
         }
-        freed
+        (freed, self.go_on(next))
     }
 
     /// A heartbeat.
@@ -257,10 +408,10 @@ impl ChargePoint {
             let open = self.open.iter().find(|o| o.connector == connector);
             ConnectorBeat {
                 connector,
-                state: if open.is_some() {
-                    ConnectorState::Preparing
-                } else {
-                    ConnectorState::Available
+                state: match open.map(|o| o.step) {
+                    None | Some(Step::Ended) => ConnectorState::Available,
+                    Some(Step::Held | Step::Taken) => ConnectorState::Preparing,
+                    Some(Step::Charging(_) | Step::Charged) => ConnectorState::Charging,
                 },
                 session_id: open.map(|o| o.session),
                 register_mwh: None,

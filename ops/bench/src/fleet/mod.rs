@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use async_nats::{Client, Message};
 use ev_contract::{
+    codes::Problem,
     limits::HEARTBEAT_MS,
     subjects::CP_COMMANDS,
     v1::{EvtReply, StartCommand, StopCommand, SyncReply},
@@ -22,9 +23,12 @@ use ev_contract::{
 use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 
-pub use self::{control::Fleet, cp::id_of};
+pub use self::{
+    control::{Fleet, News},
+    cp::id_of,
+};
 use self::{
-    control::{CONTROL, Count, Order},
+    control::{Count, NEWS, ORDERS, Order},
     cp::{ChargePoint, index_of},
 };
 use crate::{
@@ -36,6 +40,8 @@ use crate::{
 const ASKING_MAX: usize = 512;
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(10);
+/// Between two questions where the first came to nothing and nobody said how long to wait.
+const REST: Duration = Duration::from_millis(200);
 /// As an agent waits for an answer of central's before it asks again.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -66,7 +72,7 @@ pub const READY: &str = "bench fleet listens";
 pub async fn run(args: Args) -> Result<()> {
     let client = access::connect(&args.url, &args.credentials, &args.ca).await?;
     let mut commands = client.subscribe(CP_COMMANDS).await?;
-    let mut orders = client.subscribe(format!("{CONTROL}.*")).await?;
+    let mut orders = client.subscribe(ORDERS).await?;
     let mut play = Play {
         asker: LoadClient::new(client.clone()).await?,
         client,
@@ -78,6 +84,10 @@ pub async fn run(args: Args) -> Result<()> {
         beats_due: 0.0,
         count: Count::default(),
         waiting: Vec::new(),
+        plays_whole: false,
+        slow: HashMap::new(),
+        late: Vec::new(),
+        resting: Vec::new(),
     };
     println!("{READY}");
     let mut tick = tokio::time::interval(TICK);
@@ -86,13 +96,14 @@ pub async fn run(args: Args) -> Result<()> {
     loop {
         tokio::select! {
             command = commands.next() => play.command(command.context("commands ended")?).await?,
-            answer = play.asker.hear() => play.heard(&answer?)?,
+            answer = play.asker.hear() => play.heard(&answer?).await?,
             order = orders.next() => play.ordered(&order.context("control ended")?)?,
             _ = tick.tick() => {
                 let now = Instant::now();
                 play.beat(now - ticked).await?;
                 ticked = now;
                 play.ask_again(now);
+                play.answer_late(now).await?;
                 play.report().await?;
             }
         }
@@ -121,6 +132,18 @@ struct Play {
     count: Count,
     /// Orders that are not yet done.
     waiting: Vec<(Order, async_nats::Subject)>,
+    plays_whole: bool,
+    /// After how long who answers; none: never.
+    slow: HashMap<usize, Option<Duration>>,
+    /// Answers that are not yet due.
+    late: Vec<(Instant, async_nats::Subject, Vec<u8>)>,
+    /// Who asks again, and when.
+    resting: Vec<(Instant, usize)>,
+}
+
+/// How long who was refused waits.
+fn rest(problem: &Problem) -> Duration {
+    problem.retry_after_ms.map_or(REST, Duration::from_millis)
 }
 
 impl Play {
@@ -142,7 +165,10 @@ impl Play {
         let answer = match verb {
             "start" => {
                 let start: StartCommand = wire::decode(&message.payload, Encoding::MsgPack)?;
-                self.count.starts += u64::from(cp.start(&start));
+                self.count.starts += u64::from(cp.start(&start, self.plays_whole));
+                if cp.wants_to_ask() {
+                    self.ready.push_back(index);
+                }
                 cp.taken(start.command_id)
             }
             "stop" => {
@@ -157,11 +183,23 @@ impl Play {
             _ => cp.done(),
         };
         let bytes = wire::encode(&answer, Encoding::MsgPack)?;
-        self.client.publish(reply, bytes.into()).await?;
+        match self.slow.get(&index) {
+            None => self.client.publish(reply, bytes.into()).await?,
+            Some(Some(after)) => self.late.push((Instant::now() + *after, reply, bytes)),
+            Some(None) => {}
+        }
         Ok(())
     }
 
-    fn heard(&mut self, answer: &Answer) -> Result<()> {
+    async fn answer_late(&mut self, now: Instant) -> Result<()> {
+        let due: Vec<_> = self.late.extract_if(.., |(at, ..)| *at <= now).collect();
+        for (_, reply, bytes) in due {
+            self.client.publish(reply, bytes.into()).await?;
+        }
+        Ok(())
+    }
+
+    async fn heard(&mut self, answer: &Answer) -> Result<()> {
         // One that was given up and asked again.
         let Some(asked) = self.asking.remove(&answer.to) else {
             return Ok(());
@@ -169,26 +207,33 @@ impl Play {
         let payload = &answer.message.payload;
         let cp = &mut self.cps[asked.cp];
         cp.asks = false;
-        let no_responders = payload.is_empty();
-        if no_responders {
-            // Nobody is there yet.
+        let refused = if payload.is_empty() {
+            // Nobody is there to answer.
             self.count.unanswered += 1;
+            Some(REST)
         } else if asked.is_sync {
             let reply: SyncReply = wire::decode(payload, Encoding::MsgPack)?;
             if reply.error.is_none() {
                 self.count.synced += 1;
                 cp.synced = true;
-            } else {
-                self.count.refused += 1;
             }
+            reply.error.as_ref().map(rest)
         } else {
             let reply: EvtReply = wire::decode(payload, Encoding::MsgPack)?;
-            match &reply.error {
-                None => self.count.records += cp.freed(reply.next),
-                Some(_) => self.count.refused += 1,
+            if reply.error.is_none() {
+                let (freed, news) = cp.freed(reply.next);
+                self.count.records += freed;
+                for one in news {
+                    let bytes = serde_json::to_vec(&one)?;
+                    self.client.publish(NEWS, bytes.into()).await?;
+                }
             }
-        }
-        if cp.wants_to_ask() {
+            reply.error.as_ref().map(rest)
+        };
+        if let Some(rest) = refused {
+            self.count.refused += u64::from(!payload.is_empty());
+            self.resting.push((Instant::now() + rest, asked.cp));
+        } else if cp.wants_to_ask() {
             self.ready.push_back(asked.cp);
         }
         Ok(())
@@ -225,6 +270,8 @@ impl Play {
 
     /// What was not answered is asked again, as an agent does.
     fn ask_again(&mut self, now: Instant) {
+        let rested = self.resting.extract_if(.., |(at, _)| *at <= now);
+        self.ready.extend(rested.map(|(_, cp)| cp));
         let (cps, ready) = (&mut self.cps, &mut self.ready);
         let count = &mut self.count;
         self.asking.retain(|_, asking| {
@@ -270,7 +317,11 @@ impl Play {
                     self.ready.push_back(index);
                 }
             }
-            Order::Free { .. } | Order::Count => {}
+            Order::Play { whole } => self.plays_whole = whole,
+            Order::Slow { index, after_ms } => {
+                self.slow.insert(index, after_ms.map(Duration::from_millis));
+            }
+            Order::Taken { .. } | Order::Free { .. } => {}
         }
         self.waiting.push((order, reply));
         Ok(())
@@ -281,7 +332,8 @@ impl Play {
         let mut left = Vec::new();
         for (order, reply) in std::mem::take(&mut self.waiting) {
             let is_done = match &order {
-                Order::Count => true,
+                Order::Play { .. } | Order::Slow { .. } => true,
+                Order::Taken { starts } => self.count.starts >= *starts,
                 Order::Join { .. } => self.cps.iter().all(|cp| cp.synced),
                 Order::Free { starts } if self.count.starts >= *starts => {
                     self.end_all();

@@ -1,5 +1,8 @@
 //! What is measured: one function a row, each with a hub of its own.
 
+mod crowd;
+mod sessions;
+mod shapes;
 mod start;
 
 use std::time::Duration;
@@ -24,6 +27,12 @@ pub struct Sizes {
     pub round_time: Duration,
     /// Not measured at the beginning of each.
     pub warm_up: Duration,
+    /// Charge points of the growing fleet, step by step.
+    pub growth: [usize; 3],
+    /// Bursts of starts, one a second.
+    pub bursts: usize,
+    /// Starts in each.
+    pub burst: usize,
 }
 
 impl Sizes {
@@ -35,13 +44,18 @@ impl Sizes {
         charge_points: 25_000,
         round_time: Duration::from_secs(4),
         warm_up: Duration::from_millis(500),
+        growth: [1_000, 10_000, 100_000],
+        bursts: 10,
+        burst: 1_000,
     };
     /// For a look.
     pub const QUICK: Self = Self {
-        rounds: 5,
         alone: 300,
         charge_points: 10_000,
-        round_time: Duration::from_secs(2),
+        round_time: Duration::from_secs(1),
+        warm_up: Duration::from_millis(200),
+        growth: [1_000, 4_000, 16_000],
+        bursts: 4,
         ..Self::FULL
     };
     /// To see that the bench itself works.
@@ -50,9 +64,21 @@ impl Sizes {
         alone: 20,
         crowd: 16,
         charge_points: 50,
-        round_time: Duration::from_secs(1),
+        round_time: Duration::from_millis(500),
         warm_up: Duration::ZERO,
+        growth: [10, 20, 30],
+        bursts: 2,
+        burst: 50,
     };
+}
+
+/// A run: its sizes, and what later rows need of earlier ones.
+#[derive(Debug)]
+pub struct Bench {
+    /// How much is done.
+    pub sizes: Sizes,
+    /// Starts per second on one server, once that was measured.
+    one_server: Option<f64>,
 }
 
 /// A row of the bench.
@@ -62,20 +88,62 @@ pub enum Row {
     StartAlone,
     /// Starts with 512 in flight on one server
     StartCrowd,
+    /// The same on three servers, each with a copy
+    StartThree,
+    /// Whole sessions to the receipt, and what they take on disk
+    Sessions,
+    /// Starts in JSON
+    Json,
+    /// A thousand starts at once, every second
+    Bursts,
+    /// A connector that everybody wants
+    HotConnector,
+    /// Charge points that answer late or never
+    SlowChargePoint,
+    /// Two and three replicas of central
+    Replicas,
 }
 
 impl Row {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 2] = [Self::StartAlone, Self::StartCrowd];
+    pub const ALL: [Self; 9] = [
+        Self::StartAlone,
+        Self::StartCrowd,
+        Self::StartThree,
+        Self::Sessions,
+        Self::Json,
+        Self::Bursts,
+        Self::HotConnector,
+        Self::SlowChargePoint,
+        Self::Replicas,
+    ];
 
     /// Measures it.
     ///
     /// # Errors
     /// When a part fails, or a result is wrong.
-    pub async fn run(self, sizes: &Sizes) -> Result<Vec<Figure>> {
+    pub async fn run(self, bench: &mut Bench) -> Result<Vec<Figure>> {
         match self {
-            Self::StartAlone => start::alone(sizes).await,
-            Self::StartCrowd => start::crowd(sizes).await,
+            Self::StartAlone => start::alone(&bench.sizes).await,
+            Self::StartCrowd => start::crowd(bench).await,
+            Self::StartThree => start::three(bench).await,
+            Self::Sessions => sessions::whole(bench).await,
+            Self::Json => shapes::json(bench).await,
+            Self::Bursts => shapes::bursts(bench).await,
+            Self::HotConnector => shapes::hot_connector(bench).await,
+            Self::SlowChargePoint => shapes::slow_charge_point(bench).await,
+            Self::Replicas => shapes::replicas(bench).await,
+        }
+    }
+}
+
+impl Bench {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new(sizes: Sizes) -> Self {
+        Self {
+            sizes,
+            one_server: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     env,
     fmt::Write as _,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +12,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use ev_enrol::roles::Account;
-use ev_testkit::{Cluster, NatsServer, PATIENCE, Process, Role, free_port, our_program, wait_for};
+use ev_testkit::{
+    Cluster, NatsServer, PATIENCE, Process, Role, free_port, nats_server_program, our_program,
+    wait_for,
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,8 +42,8 @@ pub struct Layout {
     pub centrals: usize,
     /// Connectors of each charge point.
     pub connectors: u16,
-    /// Further lines of `central.toml`.
-    pub central_extra: String,
+    /// The disk syncs so much slower than it could.
+    pub slow_disk: Option<Duration>,
 }
 
 impl Default for Layout {
@@ -48,7 +52,7 @@ impl Default for Layout {
             servers: 1,
             centrals: 1,
             connectors: 4,
-            central_extra: String::new(),
+            slow_disk: None,
         }
     }
 }
@@ -152,9 +156,9 @@ pub struct Hub {
     centrals: Vec<(Process, u16)>,
     /// The servers.
     pub servers: Servers,
-    /// Its keys.
-    pub keys: BenchKeys,
-    dir: TempDir,
+    // Gone with what is up.
+    _keys: BenchKeys,
+    _dir: TempDir,
 }
 
 impl Hub {
@@ -164,16 +168,20 @@ impl Hub {
     /// When a part does not start; the message says which.
     pub async fn start(layout: &Layout) -> Result<Self> {
         let keys = BenchKeys::new()?;
-        let servers = if layout.servers == 1 {
+        let dir = TempDir::with_prefix("ev-bench-").context("make a folder for a bench")?;
+        let servers = if let Some(slower) = layout.slow_disk {
+            let program = slow_server(dir.path(), slower)?;
+            let conf = keys.keys.conf("single");
+            Servers::One(NatsServer::start_with_program(&program, &keys.keys, &conf).await?)
+        } else if layout.servers == 1 {
             Servers::One(NatsServer::start_with_keys(&keys.keys).await?)
         } else {
             Servers::Three(Cluster::start_with_keys(&keys.keys).await?)
         };
         let url = servers.url();
-        let dir = TempDir::with_prefix("ev-bench-").context("make a folder for a bench")?;
         let mut centrals = Vec::new();
         for n in 1..=layout.centrals {
-            let (path, port) = central_toml(layout, &keys, &servers, n, dir.path())?;
+            let (path, port) = central_toml(&keys, &servers, n, dir.path())?;
             let process = Process::program(format!("central-{n}"), program("central")?)
                 .arg("run")
                 .arg("--config")
@@ -198,8 +206,8 @@ impl Hub {
             echo,
             centrals,
             servers,
-            keys,
-            dir,
+            _keys: keys,
+            _dir: dir,
         };
         hub.ready().await?;
         Ok(hub)
@@ -289,16 +297,24 @@ impl Hub {
     pub fn central_pids(&self) -> Vec<u32> {
         self.centrals.iter().map(|(p, _)| p.pid()).collect()
     }
+}
 
-    /// A folder of its own.
-    #[must_use]
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
+/// A program that becomes nats-server, with a tracer beside it that lets each sync of a file take
+/// longer. Nothing else is traced, and so nothing else is slower.
+fn slow_server(dir: &Path, slower: Duration) -> Result<PathBuf> {
+    let path = dir.join("slow-nats-server");
+    let text = format!(
+        "#!/bin/sh\nexec strace -D -f --seccomp-bpf -qqq -o /dev/null -e trace=fsync,fdatasync \
+         -e inject=fsync,fdatasync:delay_exit={} {} \"$@\"\n",
+        slower.as_micros(),
+        nats_server_program()?.display()
+    );
+    std::fs::write(&path, text).context("write what slows the server's disk down")?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
+    Ok(path)
 }
 
 fn central_toml(
-    layout: &Layout,
     keys: &BenchKeys,
     servers: &Servers,
     n: usize,
@@ -316,7 +332,6 @@ fn central_toml(
         keys.keys.ca().display(),
     );
     writeln!(text, "stream_replicas = {}", servers.replicas())?;
-    text.push_str(&layout.central_extra);
     std::fs::write(&path, text).context("write central's configuration")?;
     Ok((path, port))
 }

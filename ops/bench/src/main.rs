@@ -15,12 +15,12 @@ mod usage;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    report::Report,
+    report::{Failure, Report},
     rows::{Bench, Row, Sizes},
 };
 
@@ -109,11 +109,17 @@ async fn measure(run: &Run) -> Result<()> {
     for row in Row::ALL {
         if run.only.is_empty() || run.only.contains(&row) {
             eprintln!("bench: {row:?}");
-            let figures = row
-                .run(&mut bench)
-                .await
-                .with_context(|| format!("measure {row:?}"))?;
-            report.figures.extend(figures);
+            match row.run(&mut bench).await {
+                Ok(figures) => report.figures.extend(figures),
+                // The others are measured all the same.
+                Err(error) => {
+                    eprintln!("bench: {row:?}: {error:#}");
+                    report.failures.push(Failure {
+                        row: format!("{row:?}"),
+                        why: format!("{error:#}"),
+                    });
+                }
+            }
         }
     }
     let table = report.markdown();
@@ -125,5 +131,10 @@ async fn measure(run: &Run) -> Result<()> {
     } else {
         print!("{table}");
     }
+    ensure!(
+        report.failures.is_empty(),
+        "{} rows were not measured",
+        report.failures.len()
+    );
     Ok(())
 }

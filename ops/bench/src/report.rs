@@ -146,6 +146,17 @@ impl Figure {
 pub struct Report {
     /// Lines of the table.
     pub figures: Vec<Figure>,
+    /// What could not be measured, and why.
+    pub failures: Vec<Failure>,
+}
+
+/// A row that came to nothing.
+#[derive(Debug, Serialize)]
+pub struct Failure {
+    /// Which.
+    pub row: String,
+    /// Why.
+    pub why: String,
 }
 
 impl Report {
@@ -202,6 +213,9 @@ impl Report {
                 }
                 text.push_str("|\n");
             }
+        }
+        for failure in &self.failures {
+            let _ = write!(text, "\n{} was not measured: {}\n", failure.row, failure.why);
         }
         text
     }

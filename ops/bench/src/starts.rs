@@ -63,6 +63,11 @@ impl Starts {
         }
     }
 
+    /// There are so many charge points from here on.
+    pub fn grow(&mut self, charge_points: usize) {
+        self.charge_points = charge_points;
+    }
+
     /// Places for sessions.
     #[must_use]
     pub fn places(&self) -> usize {
@@ -91,6 +96,24 @@ impl Starts {
                 let connector = n / self.charge_points + 1;
                 let request = self.name("r", n);
                 self.shot(n, n % self.charge_points, connector, request)
+            })
+            .collect()
+    }
+
+    /// The same, all over the fleet however few they are, on each one's first connector.
+    ///
+    /// # Errors
+    /// When there are fewer charge points.
+    pub fn spread(&mut self, count: usize) -> Result<Vec<Shot>> {
+        ensure!(
+            count <= self.charge_points,
+            "{count} starts are more than charge points"
+        );
+        self.rounds += 1;
+        (0..count)
+            .map(|n| {
+                let charge_point = n * self.charge_points / count;
+                self.shot(n, charge_point, 1, self.name("r", n))
             })
             .collect()
     }

@@ -1,6 +1,7 @@
 //! What is measured: one function a row, each with a hub of its own.
 
 mod crowd;
+mod growth;
 mod sessions;
 mod shapes;
 mod start;
@@ -102,11 +103,15 @@ pub enum Row {
     SlowChargePoint,
     /// Two and three replicas of central
     Replicas,
+    /// A server whose disk is slow
+    SlowDisk,
+    /// From a thousand charge points to a hundred thousand
+    Growth,
 }
 
 impl Row {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::StartAlone,
         Self::StartCrowd,
         Self::StartThree,
@@ -116,6 +121,8 @@ impl Row {
         Self::HotConnector,
         Self::SlowChargePoint,
         Self::Replicas,
+        Self::SlowDisk,
+        Self::Growth,
     ];
 
     /// Measures it.
@@ -133,6 +140,8 @@ impl Row {
             Self::HotConnector => shapes::hot_connector(bench).await,
             Self::SlowChargePoint => shapes::slow_charge_point(bench).await,
             Self::Replicas => shapes::replicas(bench).await,
+            Self::SlowDisk => start::slow_disk(bench).await,
+            Self::Growth => growth::growth(&bench.sizes).await,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Starts: one at a time, and in a crowd, on one server and on three.
 
+use std::{process::Command, time::Duration};
+
 use anyhow::Result;
 
 use super::{
@@ -14,6 +16,8 @@ use crate::{
     starts::Starts,
 };
 
+/// Charge points on a slow disk: as many as take part in its rounds.
+const SLOW_CHARGE_POINTS_MAX: usize = 5_000;
 /// Charge points in the row of a start alone: a small town's.
 const ALONE_CHARGE_POINTS_MAX: usize = 1_000;
 
@@ -156,6 +160,43 @@ pub async fn three(bench: &mut Bench) -> Result<Vec<Figure>> {
     figures.extend(rounds.cores(ROW));
     drop(hub);
     figures.extend(alone_on("start-three-alone", &sizes, &layout).await?);
+    Ok(figures)
+}
+
+/// On a server whose disk takes ten milliseconds longer for each sync: as if it turned.
+pub async fn slow_disk(bench: &Bench) -> Result<Vec<Figure>> {
+    const ROW: &str = "slow-disk";
+    const SLOWER: Duration = Duration::from_millis(10);
+    if Command::new("strace").arg("--version").output().is_err() {
+        eprintln!("bench: {ROW} is left out: it needs strace");
+        return Ok(Vec::new());
+    }
+    let sizes = Sizes {
+        // Each takes that long.
+        alone: bench.sizes.alone.min(100),
+        ..bench.sizes
+    };
+    let layout = Layout {
+        slow_disk: Some(SLOWER),
+        ..Layout::default()
+    };
+    let mut figures = alone_on(ROW, &sizes, &layout).await?;
+    let mut hub = Hub::start(&layout).await?;
+    let charge_points = sizes.charge_points.min(SLOW_CHARGE_POINTS_MAX);
+    hub.fleet.join(charge_points).await?;
+    let mut starts = Starts::new(charge_points, hub.connectors);
+    let rounds = rounds(ROW, &mut hub, &mut starts, &sizes).await?;
+    let accepted = format!("starts accepted, {} in flight", sizes.crowd);
+    figures.extend(floors(ROW, sizes.crowd, &rounds));
+    figures.extend([
+        Figure::new(ROW, accepted, "1/s", &rounds.starts).over(
+            &rounds.starts,
+            "frames x records",
+            &rounds.allowed(),
+        ),
+        Figure::new(ROW, "start to accepted in it, p50", "us", &rounds.p50),
+        Figure::new(ROW, "start to accepted in it, p99", "us", &rounds.p99),
+    ]);
     Ok(figures)
 }
 

@@ -20,7 +20,7 @@ use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    report::{Failure, Report},
+    report::{Failure, Figure, Report},
     rows::{Bench, Row, Sizes},
 };
 
@@ -63,6 +63,9 @@ struct Run {
     /// Show what every part logged
     #[arg(long)]
     logs: bool,
+    /// Put into the table how many seconds something took that was timed elsewhere
+    #[arg(long, value_name = "WHAT=SECONDS", value_parser = took)]
+    took: Vec<(String, f64)>,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -122,6 +125,11 @@ async fn measure(run: &Run) -> Result<()> {
             }
         }
     }
+    report.figures.extend(
+        run.took
+            .iter()
+            .map(|(what, seconds)| Figure::new("compile", what.clone(), "s", &[*seconds])),
+    );
     let table = report.markdown();
     if let Some(path) = &run.markdown {
         std::fs::write(path, &table).with_context(|| format!("write {}", path.display()))?;
@@ -137,4 +145,12 @@ async fn measure(run: &Run) -> Result<()> {
         report.failures.len()
     );
     Ok(())
+}
+
+fn took(text: &str) -> Result<(String, f64), String> {
+    let (what, seconds) = text.rsplit_once('=').ok_or("give WHAT=SECONDS")?;
+    let seconds = seconds
+        .parse()
+        .map_err(|_| format!("`{seconds}` is no number of seconds"))?;
+    Ok((what.to_owned(), seconds))
 }

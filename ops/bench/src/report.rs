@@ -215,7 +215,11 @@ impl Report {
             }
         }
         for failure in &self.failures {
-            let _ = write!(text, "\n{} was not measured: {}\n", failure.row, failure.why);
+            let _ = write!(
+                text,
+                "\n{} was not measured: {}\n",
+                failure.row, failure.why
+            );
         }
         text
     }

@@ -189,7 +189,7 @@ impl Starts {
                     tally.accepted += 1;
                     self.reply_bytes = bytes.len();
                     if (self.accepted + tally.accepted) % SAMPLE_EVERY == 1 {
-                        self.samples.push((Self::driver(heard.index), session));
+                        self.samples.push((update.driver_id.to_string(), session));
                     }
                 }
                 (Status::Denied, None) => {

@@ -182,7 +182,10 @@ impl ChargePoint {
         for position in 0..self.open.len() {
             if self.open[position].step != Step::Ended {
                 any = true;
-                self.end(position, &EndReason::new(EndCode::Driver, EndSource::Driver));
+                self.end(
+                    position,
+                    &EndReason::new(EndCode::Driver, EndSource::Driver),
+                );
             }
         }
         any
@@ -275,7 +278,8 @@ impl ChargePoint {
             open.step = step;
             open.told = told;
         }
-        self.open.retain(|o| o.step != Step::Ended || o.told >= next);
+        self.open
+            .retain(|o| o.step != Step::Ended || o.told >= next);
         news
     }
 

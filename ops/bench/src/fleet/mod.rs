@@ -23,13 +23,13 @@ use ev_contract::{
 use futures::StreamExt;
 use tokio::time::MissedTickBehavior;
 
-pub use self::{
-    control::{Fleet, News},
-    cp::id_of,
-};
 use self::{
     control::{Count, NEWS, ORDERS, Order},
     cp::{ChargePoint, index_of},
+};
+pub use self::{
+    control::{Fleet, News},
+    cp::id_of,
 };
 use crate::{
     access,

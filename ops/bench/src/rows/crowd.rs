@@ -140,8 +140,7 @@ pub async fn rounds(
         let shots = starts.round(starts.places())?;
         let echoes = starts.echo_of(&shots);
         let echo = closed(&mut hub.drivers, &echoes, how, || {}).await?;
-        let append =
-            floor::appends(&mut hub.core, rounds.record_bytes, APPENDS_MAX, how).await?;
+        let append = floor::appends(&mut hub.core, rounds.record_bytes, APPENDS_MAX, how).await?;
         floor::purge(hub).await?;
 
         let before = frames(hub).await?;
@@ -184,7 +183,9 @@ pub async fn rounds(
             let cpu_s = to.cpu_s - from.cpu_s;
             cores.push(cpu_s / start.window.as_secs_f64());
             if *part == Part::Central {
-                rounds.per_cpu_s.push(start.answers as f64 / cpu_s.max(0.01));
+                rounds
+                    .per_cpu_s
+                    .push(start.answers as f64 / cpu_s.max(0.01));
             }
         }
         eprintln!(

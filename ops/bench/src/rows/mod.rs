@@ -61,7 +61,7 @@ impl Sizes {
     };
     /// To see that the bench itself works.
     pub const TINY: Self = Self {
-        rounds: 2,
+        rounds: 1,
         alone: 20,
         crowd: 16,
         charge_points: 50,

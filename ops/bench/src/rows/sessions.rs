@@ -80,8 +80,7 @@ pub async fn whole(bench: &mut Bench) -> Result<Vec<Figure>> {
         .target(Target::AtLeast(3_000.0)),
         Figure::new(ROW, "on disk a session, ledger", "B", &[ledger]),
         Figure::new(ROW, "on disk a session, receipts", "B", &[cdr]),
-        Figure::new(ROW, "on disk a session", "B", &[ledger + cdr])
-            .target(Target::AtMost(2_500.0)),
+        Figure::new(ROW, "on disk a session", "B", &[ledger + cdr]).target(Target::AtMost(2_500.0)),
         Figure::new(ROW, "sessions in all", "", &[players.ended as f64]),
     ];
     figures.extend(cores.iter().map(|(part, rounds)| {

@@ -179,7 +179,10 @@ async fn hot(
         hub.fleet.free(starts.accepted).await?;
     }
     sample(hub, starts).await?;
-    let what = format!("beside as many who want one connector, {EASY} in flight");
+    let what = format!(
+        "beside as many who want one connector, {} in flight",
+        calm.in_flight
+    );
     Ok(vec![
         Figure::new(row, format!("start, p50, {what}"), "us", &beside.p50).over(
             &beside.p50,
@@ -228,7 +231,8 @@ impl Times {
         let times = outcome.latency_of(is_meant)?;
         self.p50.push(times.value_at_percentile(50.0) as f64);
         self.p99.push(times.value_at_percentile(99.0) as f64);
-        self.rate.push(times.len() as f64 / outcome.window.as_secs_f64());
+        self.rate
+            .push(times.len() as f64 / outcome.window.as_secs_f64());
         Ok(())
     }
 }
@@ -247,7 +251,12 @@ pub async fn slow_charge_point(bench: &Bench) -> Result<Vec<Figure>> {
     let (mut quick_taken, mut slow_taken) = (Vec::new(), Vec::new());
     for _ in 0..sizes.rounds {
         for (hub, starts, times, taken) in [
-            (&mut quick_hub, &mut quick_starts, &mut quick, &mut quick_taken),
+            (
+                &mut quick_hub,
+                &mut quick_starts,
+                &mut quick,
+                &mut quick_taken,
+            ),
             (&mut slow_hub, &mut slow_starts, &mut slow, &mut slow_taken),
         ] {
             let shots = starts.round(starts.places())?;

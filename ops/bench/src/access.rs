@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::Client;
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use ev_client::{Access, LinkEvent, Pauses, Tls};
-use ev_enrol::roles::Account;
+use ev_enrol::{Role, roles::Account};
 use ev_testkit::Keys;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
@@ -95,6 +95,21 @@ impl BenchKeys {
     #[must_use]
     pub fn credential(&self, account: Account) -> PathBuf {
         path(&self.keys, account)
+    }
+
+    /// The folder of a role's credentials, with those of all these, who had none.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn enrol(&self, role: Role, names: &[String]) -> Result<PathBuf> {
+        let mut realm = self.keys.realm()?;
+        let (now_s, signer) = (now_s(), realm.signer(role)?);
+        let drafts = names
+            .iter()
+            .map(|name| realm.draft(&signer, role, name, now_s + LIFE_S, now_s))
+            .collect::<Result<Vec<_>, _>>()?;
+        realm.commit(drafts, now_s)?;
+        Ok(self.keys.creds_dir().join(role.as_str()))
     }
 
     /// A connection in an account.

@@ -119,4 +119,18 @@ impl LoadClient {
             .with_context(|| format!("an answer to {}", message.subject))?;
         Ok(Answer { to, at, message })
     }
+
+    /// Asks and waits for that answer; others are passed over.
+    ///
+    /// # Errors
+    /// When the connection is closed.
+    pub async fn ask(&mut self, shot: Shot) -> Result<Message> {
+        let number = self.send(shot).await?;
+        loop {
+            let answer = self.hear().await?;
+            if answer.to == number {
+                return Ok(answer.message);
+            }
+        }
+    }
 }

@@ -156,9 +156,8 @@ pub struct Hub {
     centrals: Vec<(Process, u16)>,
     /// The servers.
     pub servers: Servers,
-    // Gone with what is up.
-    _keys: BenchKeys,
-    _dir: TempDir,
+    keys: BenchKeys,
+    dir: TempDir,
 }
 
 impl Hub {
@@ -206,8 +205,8 @@ impl Hub {
             echo,
             centrals,
             servers,
-            _keys: keys,
-            _dir: dir,
+            keys,
+            dir,
         };
         hub.ready().await?;
         Ok(hub)
@@ -227,6 +226,39 @@ impl Hub {
             .await?;
         }
         Ok(())
+    }
+
+    /// Who vouches for its servers.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.keys.keys.ca()
+    }
+
+    /// A folder of its own.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of a role's credentials, with those of all these.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn enrol(&self, role: Role, names: &[String]) -> Result<PathBuf> {
+        self.keys.enrol(role, names)
+    }
+
+    /// Clients that are connected to the first server.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn connections(&self) -> Result<u64> {
+        let server = match &self.servers {
+            Servers::One(server) => server,
+            Servers::Three(cluster) => &cluster.nodes()[0],
+        };
+        let page = server.monitor("/varz").await?;
+        page["connections"].as_u64().context("connections")
     }
 
     /// The streams, as somebody sees them who may do anything.
@@ -357,7 +389,10 @@ fn play(
 }
 
 /// One of our programs: beside this one, where it was built with it.
-fn program(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When it is not built.
+pub fn program(name: &str) -> Result<PathBuf> {
     let own = env::current_exe().context("find this program's own path")?;
     let beside = own.with_file_name(name);
     if env::var_os("EV_BIN_DIR").is_none() && beside.is_file() {

@@ -14,6 +14,10 @@ const LATENCY_US_MAX: u64 = 60_000_000;
 /// Nothing is answered for so long: what is still open is lost.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Where answers are slow, a load goes on for so many times its time: a window in which fewer came
+/// than are in flight says little.
+const LONGER_MAX: u32 = 4;
+
 /// How long a closed load goes on.
 #[derive(Debug, Clone, Copy)]
 pub struct Closed {
@@ -21,8 +25,8 @@ pub struct Closed {
     pub in_flight: usize,
     /// Not measured at the beginning.
     pub warm_up: Duration,
-    /// At most so long in all.
-    pub time_max: Duration,
+    /// So long in all; longer, up to [`LONGER_MAX`] times, until each in flight was answered.
+    pub time: Duration,
 }
 
 /// An answer.
@@ -108,7 +112,8 @@ pub async fn closed(
         lost: 0,
     };
     let begin = Instant::now();
-    let (window_from, until) = (begin + how.warm_up, begin + how.time_max);
+    let (window_from, until) = (begin + how.warm_up, begin + how.time);
+    let (answers_min, at_last) = (how.in_flight as u64, begin + how.time * LONGER_MAX);
     let mut opened: Option<Instant> = None;
     let mut ended: Option<Instant> = None;
     let mut next = shots.iter();
@@ -145,7 +150,9 @@ pub async fn closed(
                 opened = Some(answer.at);
                 edge();
             }
-            let shot = if answer.at < until { next.next() } else { None };
+            let goes_on =
+                answer.at < until || (outcome.answers < answers_min && answer.at < at_last);
+            let shot = if goes_on { next.next() } else { None };
             match shot {
                 Some(shot) => {
                     sent_at.push(Instant::now());

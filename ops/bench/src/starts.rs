@@ -25,6 +25,8 @@ pub struct Starts {
     /// How requests are written.
     pub encoding: Encoding,
     rounds: usize,
+    /// Places taken one after the other.
+    used: usize,
     /// Size of an accepted reply, once there was one.
     reply_bytes: usize,
     /// Sessions accepted since the beginning.
@@ -56,6 +58,7 @@ impl Starts {
             connectors,
             encoding: Encoding::MsgPack,
             rounds: 0,
+            used: 0,
             reply_bytes: 0,
             accepted: 0,
             seen: HashSet::new(),
@@ -124,6 +127,22 @@ impl Starts {
         format!("{what}-{}-{n}", self.rounds)
     }
 
+    /// Starts on places that were not taken before, until there are none.
+    ///
+    /// # Errors
+    /// When there are none.
+    pub fn next_places(&mut self, count: usize) -> Result<Vec<Shot>> {
+        let from = self.used;
+        self.used += count;
+        ensure!(self.used <= self.places(), "all places are taken");
+        (from..self.used)
+            .map(|n| {
+                let connector = n / self.charge_points + 1;
+                self.shot(n, n % self.charge_points, connector, self.name("p", n))
+            })
+            .collect()
+    }
+
     /// One start.
     ///
     /// # Errors
@@ -135,12 +154,26 @@ impl Starts {
         connector: usize,
         request_id: String,
     ) -> Result<Shot> {
+        self.shot_at(&id_of(charge_point), driver, connector, request_id)
+    }
+
+    /// One start at whichever charge point.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn shot_at(
+        &self,
+        charge_point: &str,
+        driver: usize,
+        connector: usize,
+        request_id: String,
+    ) -> Result<Shot> {
         let message = StartRequest {
             tag: Tag::new(),
             to: CENTRAL.into(),
             request_id,
             expires_at: now_ms() + LIFE_MS,
-            cp_id: id_of(charge_point),
+            cp_id: charge_point.to_owned(),
             connector: Some(i64::try_from(connector)?),
             limits: None,
         };

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Nothing takes so long; rounds one at a time end with their count.
-pub const ALONE_TIME_MAX: Duration = Duration::from_secs(60);
+const ALONE_TIME: Duration = Duration::from_secs(60);
 /// Starts before the first round, not measured.
 const WARM_UP_STARTS: usize = 200;
 /// Appends of frames one at a time, in a round.
@@ -32,7 +32,7 @@ const APPENDS_MAX: usize = 400_000;
 pub const ONE: Closed = Closed {
     in_flight: 1,
     warm_up: Duration::ZERO,
-    time_max: ALONE_TIME_MAX,
+    time: ALONE_TIME,
 };
 
 /// What rounds of starts came to, each value of one round.
@@ -124,12 +124,12 @@ pub async fn rounds(
     let how = Closed {
         in_flight: sizes.crowd,
         warm_up: sizes.warm_up,
-        time_max: sizes.round_time,
+        time: sizes.round_time,
     };
     let frames_one_at_a_time = Closed {
         in_flight: 1,
         warm_up: Duration::ZERO,
-        time_max: FRAMES_TIME.min(sizes.round_time),
+        time: FRAMES_TIME.min(sizes.round_time),
     };
     let mut rounds = Rounds {
         cores: Part::ALL.map(|part| (part, Vec::new())).into(),
@@ -242,14 +242,8 @@ pub async fn sample(hub: &mut Hub, starts: &Starts) -> Result<()> {
             format!("ev.v1.driver.{driver}.status"),
             wire::encode(&request, Encoding::MsgPack)?,
         );
-        let number = hub.drivers.send(shot).await?;
-        let answer = loop {
-            let answer = hub.drivers.hear().await?;
-            if answer.to == number {
-                break answer;
-            }
-        };
-        let reply: StatusReply = wire::decode(&answer.message.payload, Encoding::MsgPack)
+        let answer = hub.drivers.ask(shot).await?;
+        let reply: StatusReply = wire::decode(&answer.payload, Encoding::MsgPack)
             .with_context(|| format!("the status of {session}, which was accepted"))?;
         let is_there = reply.sessions.iter().any(|s| s.session_id == *session);
         ensure!(is_there, "{session} was accepted and is not there");

@@ -1,5 +1,6 @@
 //! What is measured: one function a row, each with a hub of its own.
 
+mod agents;
 mod crowd;
 mod growth;
 mod sessions;
@@ -34,6 +35,12 @@ pub struct Sizes {
     pub bursts: usize,
     /// Starts in each.
     pub burst: usize,
+    /// Agents with a connection each, back at once.
+    pub agents: usize,
+    /// Records of an agent that was offline for a day.
+    pub backlog: usize,
+    /// How long starts are measured before something happens to them.
+    pub calm: Duration,
 }
 
 impl Sizes {
@@ -48,6 +55,9 @@ impl Sizes {
         growth: [1_000, 10_000, 100_000],
         bursts: 10,
         burst: 1_000,
+        agents: 10_000,
+        backlog: 100_000,
+        calm: Duration::from_secs(5),
     };
     /// For a look.
     pub const QUICK: Self = Self {
@@ -57,6 +67,8 @@ impl Sizes {
         warm_up: Duration::from_millis(200),
         growth: [1_000, 4_000, 16_000],
         bursts: 4,
+        agents: 2_000,
+        backlog: 20_000,
         ..Self::FULL
     };
     /// To see that the bench itself works.
@@ -70,6 +82,9 @@ impl Sizes {
         growth: [10, 20, 30],
         bursts: 2,
         burst: 50,
+        agents: 20,
+        backlog: 200,
+        calm: Duration::from_millis(500),
     };
 }
 
@@ -107,11 +122,17 @@ pub enum Row {
     SlowDisk,
     /// From a thousand charge points to a hundred thousand
     Growth,
+    /// The agent in a cabinet, idle and charging
+    Agent,
+    /// Ten thousand agents that come back at once
+    Reconnect,
+    /// A spool of a day offline
+    Drain,
 }
 
 impl Row {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::StartAlone,
         Self::StartCrowd,
         Self::StartThree,
@@ -123,6 +144,9 @@ impl Row {
         Self::Replicas,
         Self::SlowDisk,
         Self::Growth,
+        Self::Agent,
+        Self::Reconnect,
+        Self::Drain,
     ];
 
     /// Measures it.
@@ -142,6 +166,9 @@ impl Row {
             Self::Replicas => shapes::replicas(bench).await,
             Self::SlowDisk => start::slow_disk(bench).await,
             Self::Growth => growth::growth(&bench.sizes).await,
+            Self::Agent => agents::agent(&bench.sizes).await,
+            Self::Reconnect => agents::reconnect(&bench.sizes).await,
+            Self::Drain => agents::drain(&bench.sizes).await,
         }
     }
 }

@@ -44,24 +44,18 @@ pub async fn whole(bench: &mut Bench) -> Result<Vec<Figure>> {
     hub.fleet.play(true).await?;
     let mut players = Players::new(charge_points, hub.connectors);
     let before = bytes_on_disk(&hub)?;
+    let edges = players
+        .play(&mut hub, sizes.rounds, sizes.round_time)
+        .await?;
     let mut rates = Vec::new();
     let mut cores: Vec<(Part, Vec<f64>)> = Part::ALL.map(|part| (part, Vec::new())).into();
-    for round in 1..=sizes.rounds {
-        let edges = players
-            .round(&mut hub, sizes.round_time, sizes.warm_up)
-            .await?;
-        let window = (edges.to.at - edges.from.at).as_secs_f64();
-        rates.push((edges.to.receipts - edges.from.receipts) as f64 / window);
-        for (((_, from), (_, to)), (_, cores)) in
-            edges.from.used.iter().zip(&edges.to.used).zip(&mut cores)
-        {
+    for pair in edges.windows(2) {
+        let [from, to] = pair else { continue };
+        let window = (to.at - from.at).as_secs_f64();
+        rates.push((to.receipts - from.receipts) as f64 / window);
+        for (((_, from), (_, to)), (_, cores)) in from.used.iter().zip(&to.used).zip(&mut cores) {
             cores.push((to.cpu_s - from.cpu_s) / window);
         }
-        eprintln!(
-            "bench: {ROW} {round}: {:.0} receipts/s, {} sessions so far",
-            rates.last().copied().unwrap_or(0.0),
-            players.ended
-        );
     }
     receipts_are_all_there(&hub, players.ended).await?;
     let after = bytes_on_disk(&hub)?;
@@ -96,11 +90,6 @@ struct Edge {
     at: Instant,
     receipts: u64,
     used: Vec<(Part, crate::usage::Usage)>,
-}
-
-struct Edges {
-    from: Edge,
-    to: Edge,
 }
 
 async fn edge(hub: &Hub) -> Result<Edge> {
@@ -145,12 +134,14 @@ impl Players {
         }
     }
 
-    /// Keeps sessions open for so long, and plays those that are open to their end.
-    async fn round(&mut self, hub: &mut Hub, time: Duration, warm_up: Duration) -> Result<Edges> {
+    /// Keeps so many sessions open that as many have ended before the first window begins, for so
+    /// many windows on end, and plays those that are open then to their end. Returns the windows'
+    /// edges.
+    async fn play(&mut self, hub: &mut Hub, windows: usize, time: Duration) -> Result<Vec<Edge>> {
         let mut news = hub.fleet.news().await?;
-        let begin = Instant::now();
-        let (mut from, mut to) = (None, None);
-        for _ in 0..OPEN.min(self.free.len()) {
+        let mut edges: Vec<Edge> = Vec::new();
+        let open = OPEN.min(self.free.len());
+        for _ in 0..open {
             self.start(hub).await?;
         }
         while !(self.asked.is_empty() && self.sessions.is_empty()) {
@@ -186,21 +177,21 @@ impl Players {
                         .with_context(|| format!("{session} ended twice, or never began"))?;
                     self.ended += 1;
                     self.free.push_back(place);
-                    if to.is_none() {
+                    if edges.len() <= windows {
                         self.start(hub).await?;
                     }
                 }
             }
-            if from.is_none() && begin.elapsed() >= warm_up {
-                from = Some(edge(hub).await?);
-            } else if to.is_none() && begin.elapsed() >= time {
-                to = Some(edge(hub).await?);
+            let is_due = match edges.last() {
+                // All began at once, and go apart as time goes by.
+                None => self.ended >= 2 * open as u64,
+                Some(last) => edges.len() <= windows && last.at.elapsed() >= time,
+            };
+            if is_due {
+                edges.push(edge(hub).await?);
             }
         }
-        Ok(Edges {
-            from: from.context("the round ended before its window began")?,
-            to: to.context("the round ended before its window did")?,
-        })
+        Ok(edges)
     }
 
     async fn start(&mut self, hub: &mut Hub) -> Result<()> {

@@ -54,7 +54,7 @@ fn closed_load(sizes: &Sizes, in_flight: usize) -> Closed {
     Closed {
         in_flight: in_flight.min(sizes.crowd),
         warm_up: sizes.warm_up,
-        time_max: sizes.round_time,
+        time: sizes.round_time,
     }
 }
 

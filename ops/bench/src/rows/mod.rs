@@ -61,6 +61,7 @@ impl Sizes {
     };
     /// For a look.
     pub const QUICK: Self = Self {
+        rounds: 3,
         alone: 300,
         charge_points: 10_000,
         round_time: Duration::from_secs(1),

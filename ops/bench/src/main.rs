@@ -8,6 +8,7 @@ mod fleet;
 mod floor;
 mod hub;
 mod load;
+mod profile;
 mod report;
 mod rows;
 mod starts;
@@ -66,6 +67,10 @@ struct Run {
     /// Put into the table how many seconds something took that was timed elsewhere
     #[arg(long, value_name = "WHAT=SECONDS", value_parser = took)]
     took: Vec<(String, f64)>,
+    /// Record central in one more round of `start-crowd`, and write a flame graph and the share of
+    /// each part into this folder; needs perf
+    #[arg(long, value_name = "DIR")]
+    profile: Option<PathBuf>,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -107,7 +112,7 @@ async fn measure(run: &Run) -> Result<()> {
     if !run.logs {
         ev_testkit::hush();
     }
-    let mut bench = Bench::new(sizes);
+    let mut bench = Bench::new(sizes, run.profile.clone());
     let mut report = Report::default();
     for row in Row::ALL {
         if run.only.is_empty() || run.only.contains(&row) {

@@ -7,7 +7,7 @@ mod sessions;
 mod shapes;
 mod start;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -94,6 +94,8 @@ impl Sizes {
 pub struct Bench {
     /// How much is done.
     pub sizes: Sizes,
+    /// Where a profile of central is to be.
+    profile: Option<PathBuf>,
     /// Starts per second on one server, once that was measured.
     one_server: Option<f64>,
 }
@@ -177,9 +179,10 @@ impl Row {
 impl Bench {
     /// Nothing measured yet.
     #[must_use]
-    pub fn new(sizes: Sizes) -> Self {
+    pub fn new(sizes: Sizes, profile: Option<PathBuf>) -> Self {
         Self {
             sizes,
+            profile,
             one_server: None,
         }
     }

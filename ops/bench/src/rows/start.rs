@@ -1,8 +1,8 @@
 //! Starts: one at a time, and in a crowd, on one server and on three.
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     Bench, Sizes,
@@ -11,7 +11,8 @@ use super::{
 use crate::{
     floor,
     hub::{Hub, Layout},
-    load::closed,
+    load::{Closed, closed},
+    profile::Recording,
     report::{Figure, Target},
     starts::Starts,
 };
@@ -113,7 +114,31 @@ pub async fn crowd(bench: &mut Bench) -> Result<Vec<Figure>> {
     ]);
     figures.extend(rounds.cores(ROW));
     figures.extend(memory(ROW, &hub)?);
+    if let Some(dir) = bench.profile.take() {
+        profile(&mut hub, &mut starts, &sizes, &dir).await?;
+    }
     Ok(figures)
+}
+
+/// One more round, in which central is recorded.
+async fn profile(hub: &mut Hub, starts: &mut Starts, sizes: &Sizes, dir: &Path) -> Result<()> {
+    let pid = *hub.central_pids().first().context("central runs")?;
+    let how = Closed {
+        in_flight: sizes.crowd,
+        warm_up: Duration::ZERO,
+        // Perf needs a moment at both ends.
+        time: sizes.round_time + Duration::from_secs(1),
+    };
+    let shots = starts.round(starts.places())?;
+    let recording = Recording::start(pid, sizes.round_time, dir)?;
+    let outcome = closed(&mut hub.drivers, &shots, how, || {}).await?;
+    starts.check_all(&outcome)?;
+    let shares = recording.finish()?;
+    eprintln!(
+        "bench: central under starts, {} in flight:\n{shares}",
+        sizes.crowd
+    );
+    Ok(())
 }
 
 /// The same on three servers that each have a copy.

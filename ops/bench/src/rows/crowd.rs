@@ -23,6 +23,10 @@ use crate::{
 const ALONE_TIME: Duration = Duration::from_secs(60);
 /// Starts before the first round, not measured.
 const WARM_UP_STARTS: usize = 200;
+/// In which `/proc` counts.
+const TICK_S: f64 = 0.01;
+/// Nothing but heartbeats, before each round.
+const HEARTBEATS_TIME: Duration = Duration::from_secs(2);
 /// Appends of frames one at a time, in a round.
 const FRAMES_TIME: Duration = Duration::from_millis(1_500);
 /// Appends ready to be sent in a round of the floor: more than any server takes in that time.
@@ -54,8 +58,12 @@ pub struct Rounds {
     pub p50: Vec<f64>,
     /// The same.
     pub p99: Vec<f64>,
-    /// Starts per CPU-second of central.
+    /// Starts per CPU-second of central, with everything that it does meanwhile.
     pub per_cpu_s: Vec<f64>,
+    /// The same without what heartbeats take of it while nothing else comes.
+    pub per_cpu_s_net: Vec<f64>,
+    /// Cores that heartbeats take of central.
+    pub heartbeats: Vec<f64>,
     /// Cores used by each part while starts were measured.
     pub cores: Vec<(Part, Vec<f64>)>,
     /// Size of a lone record's frame.
@@ -137,6 +145,7 @@ pub async fn rounds(
         ..Rounds::default()
     };
     for round in 1..=sizes.rounds {
+        let heartbeats = central_cores(hub, HEARTBEATS_TIME.min(sizes.round_time)).await?;
         let shots = starts.round(starts.places())?;
         let echoes = starts.echo_of(&shots);
         let echo = closed(&mut hub.drivers, &echoes, how, || {}).await?;
@@ -168,6 +177,7 @@ pub async fn rounds(
         .await?;
         floor::purge(hub).await?;
 
+        rounds.heartbeats.push(heartbeats);
         rounds.echo.push(echo.per_second());
         rounds.append.push(append.per_second());
         rounds.frames.push(frame.per_second());
@@ -183,9 +193,13 @@ pub async fn rounds(
             let cpu_s = to.cpu_s - from.cpu_s;
             cores.push(cpu_s / start.window.as_secs_f64());
             if *part == Part::Central {
+                let net_s = cpu_s - heartbeats * start.window.as_secs_f64();
                 rounds
                     .per_cpu_s
-                    .push(start.answers as f64 / cpu_s.max(0.01));
+                    .push(start.answers as f64 / cpu_s.max(TICK_S));
+                rounds
+                    .per_cpu_s_net
+                    .push(start.answers as f64 / net_s.max(TICK_S));
             }
         }
         eprintln!(
@@ -202,6 +216,21 @@ pub async fn rounds(
     }
     sample(hub, starts).await?;
     Ok(rounds)
+}
+
+/// What central uses while nothing but heartbeats comes.
+///
+/// # Errors
+/// When it is gone.
+pub async fn central_cores(hub: &Hub, time: Duration) -> Result<f64> {
+    let used = || -> Result<f64> {
+        let usages = Hub::usages(&hub.all_pids())?;
+        let central = usages.iter().filter(|(part, _)| *part == Part::Central);
+        Ok(central.map(|(_, usage)| usage.cpu_s).sum())
+    };
+    let (before, at) = (used()?, Instant::now());
+    tokio::time::sleep(time).await;
+    Ok((used()? - before) / at.elapsed().as_secs_f64())
 }
 
 /// Central's frames so far.

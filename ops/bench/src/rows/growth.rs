@@ -1,10 +1,13 @@
 //! From a small fleet to a large one: what a start costs, what central holds, what heartbeats take.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{Sizes, crowd::ONE};
+use super::{
+    Sizes,
+    crowd::{ONE, central_cores, warm_up},
+};
 use crate::{
     floor,
     hub::{Hub, Layout, Part},
@@ -20,6 +23,8 @@ const MEMORY_MIB_MAX: f64 = 150.0;
 const HEARTBEAT_CORES_MAX: f64 = 0.25;
 /// Charge points with which those bounds are meant.
 const WHOLE: usize = 100_000;
+/// Windows in which nothing but heartbeats comes.
+const WINDOWS: usize = 3;
 /// Within which a start stays as quick, whatever the size of the fleet.
 const FLAT: f64 = 1.2;
 
@@ -40,7 +45,10 @@ pub async fn growth(sizes: &Sizes) -> Result<Vec<Figure>> {
         hub.fleet.join(charge_points).await?;
         let joined_s = joining.elapsed().as_secs_f64();
         starts.grow(charge_points);
-        let idle = idle_cores(&hub, sizes.round_time).await?;
+        let mut idle = Vec::new();
+        for _ in 0..WINDOWS {
+            idle.push(central_cores(&hub, sizes.round_time).await?);
+        }
         let mib = central_mib(&hub)?;
         let step = step(&mut hub, &mut starts, sizes).await?;
         let what = |what: &str| format!("{what}, {charge_points} charge points");
@@ -97,7 +105,7 @@ struct Step {
 /// Starts one at a time, all over the fleet, beside the floors.
 async fn step(hub: &mut Hub, starts: &mut Starts, sizes: &Sizes) -> Result<Step> {
     let count = sizes.alone.min(starts.places());
-    let bytes = super::crowd::warm_up(hub, starts, sizes).await?;
+    let bytes = warm_up(hub, starts, sizes).await?;
     let mut step = Step::default();
     for _ in 0..sizes.rounds {
         let shots = starts.spread(count)?;
@@ -112,23 +120,6 @@ async fn step(hub: &mut Hub, starts: &mut Starts, sizes: &Sizes) -> Result<Step>
         step.p99.push(start.percentile_us(99.0));
     }
     Ok(step)
-}
-
-/// What central uses while nothing but heartbeats comes.
-async fn idle_cores(hub: &Hub, time: Duration) -> Result<Vec<f64>> {
-    const WINDOWS: usize = 3;
-    let central = || -> Result<f64> {
-        let usages = Hub::usages(&hub.all_pids())?;
-        let used = usages.iter().filter(|(part, _)| *part == Part::Central);
-        Ok(used.map(|(_, usage)| usage.cpu_s).sum())
-    };
-    let mut cores = Vec::new();
-    for _ in 0..WINDOWS {
-        let (before, at) = (central()?, Instant::now());
-        tokio::time::sleep(time).await;
-        cores.push((central()? - before) / at.elapsed().as_secs_f64());
-    }
-    Ok(cores)
 }
 
 fn central_mib(hub: &Hub) -> Result<f64> {

@@ -61,7 +61,7 @@ impl Default for Layout {
 #[derive(Debug)]
 pub enum Servers {
     /// `single.conf`
-    One(NatsServer),
+    One(Box<NatsServer>),
     /// `cluster-{1,2,3}.conf`
     Three(Cluster),
 }
@@ -171,9 +171,10 @@ impl Hub {
         let servers = if let Some(slower) = layout.slow_disk {
             let program = slow_server(dir.path(), slower)?;
             let conf = keys.keys.conf("single");
-            Servers::One(NatsServer::start_with_program(&program, &keys.keys, &conf).await?)
+            let server = NatsServer::start_with_program(&program, &keys.keys, &conf).await?;
+            Servers::One(Box::new(server))
         } else if layout.servers == 1 {
-            Servers::One(NatsServer::start_with_keys(&keys.keys).await?)
+            Servers::One(Box::new(NatsServer::start_with_keys(&keys.keys).await?))
         } else {
             Servers::Three(Cluster::start_with_keys(&keys.keys).await?)
         };

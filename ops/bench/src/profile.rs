@@ -190,10 +190,23 @@ fn shares(stacks: &BTreeMap<Vec<String>, u64>) -> String {
     }
     let mut sorted: Vec<_> = by_part.into_iter().collect();
     sorted.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let memory: u64 = stacks
+        .iter()
+        .filter(|(stack, _)| stack.last().is_some_and(|f| moves_memory(f)))
+        .map(|(_, count)| count)
+        .sum();
+    sorted.push(("of all this: allocating, freeing and copying", memory));
     sorted
         .into_iter()
         .map(|(part, count)| format!("{:5.1} %  {part}\n", count as f64 * 100.0 / all as f64))
         .collect()
+}
+
+/// Whether a function is the allocator's or moves bytes.
+fn moves_memory(function: &str) -> bool {
+    ["malloc", "free", "calloc", "realloc", "memcpy", "memmove"]
+        .iter()
+        .any(|name| function.contains(name))
 }
 
 fn part_of(function: &str) -> Option<&'static str> {

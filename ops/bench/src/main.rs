@@ -113,7 +113,10 @@ async fn measure(run: &Run) -> Result<()> {
         ev_testkit::hush();
     }
     let mut bench = Bench::new(sizes, run.profile.clone());
-    let mut report = Report::default();
+    let mut report = Report {
+        processors: std::thread::available_parallelism().map_or(0, usize::from),
+        ..Report::default()
+    };
     for row in Row::ALL {
         if run.only.is_empty() || run.only.contains(&row) {
             eprintln!("bench: {row:?}");

@@ -144,6 +144,8 @@ impl Figure {
 /// Everything that a run measured.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
+    /// Processors that everything shares.
+    pub processors: usize,
     /// Lines of the table.
     pub figures: Vec<Figure>,
     /// What could not be measured, and why.

@@ -9,17 +9,21 @@ use serde_json::Value;
 /// Many times what it takes.
 const ENDS: Duration = Duration::from_secs(300);
 /// Every row with a target or a floor that others quote.
-const ROWS: [&str; 10] = [
+const ROWS: [&str; 14] = [
     "start-alone",
     "start-crowd",
     "start-three",
     "sessions",
     "json",
+    "paced",
     "bursts",
     "hot-connector",
     "slow-charge-point",
     "replicas",
     "growth",
+    "agent",
+    "reconnect",
+    "drain",
 ];
 
 #[tokio::test]

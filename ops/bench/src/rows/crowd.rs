@@ -19,8 +19,9 @@ use crate::{
     usage::Usage,
 };
 
-/// Nothing takes so long; rounds one at a time end with their count.
-const ALONE_TIME: Duration = Duration::from_secs(60);
+/// Rounds one at a time end with their count, and at last before the requests expire that were made
+/// at their beginning.
+const ALONE_TIME: Duration = Duration::from_secs(10);
 /// Starts before the first round, not measured.
 const WARM_UP_STARTS: usize = 200;
 /// In which `/proc` counts.

@@ -51,6 +51,10 @@ pub async fn growth(sizes: &Sizes) -> Result<Vec<Figure>> {
         }
         let mib = central_mib(&hub)?;
         let step = step(&mut hub, &mut starts, sizes).await?;
+        eprintln!(
+            "bench: {ROW}: {charge_points} charge points in sync after {joined_s:.1} s, central \
+             {mib:.0} MiB"
+        );
         let what = |what: &str| format!("{what}, {charge_points} charge points");
         let mut memory = Figure::new(ROW, what("resident memory of central"), "MiB", &[mib]);
         let mut heartbeats = Figure::new(

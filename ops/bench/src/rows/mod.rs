@@ -113,6 +113,8 @@ pub enum Row {
     Sessions,
     /// Starts in JSON
     Json,
+    /// A thousand starts a second, evenly
+    Paced,
     /// A thousand starts at once, every second
     Bursts,
     /// A connector that everybody wants
@@ -135,12 +137,13 @@ pub enum Row {
 
 impl Row {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StartAlone,
         Self::StartCrowd,
         Self::StartThree,
         Self::Sessions,
         Self::Json,
+        Self::Paced,
         Self::Bursts,
         Self::HotConnector,
         Self::SlowChargePoint,
@@ -163,6 +166,7 @@ impl Row {
             Self::StartThree => start::three(bench).await,
             Self::Sessions => sessions::whole(bench).await,
             Self::Json => shapes::json(bench).await,
+            Self::Paced => shapes::paced(bench).await,
             Self::Bursts => shapes::bursts(bench).await,
             Self::HotConnector => shapes::hot_connector(bench).await,
             Self::SlowChargePoint => shapes::slow_charge_point(bench).await,

@@ -120,6 +120,30 @@ pub async fn bursts(bench: &Bench) -> Result<Vec<Figure>> {
     ])
 }
 
+/// A thousand a second, evenly, whatever comes back.
+pub async fn paced(bench: &Bench) -> Result<Vec<Figure>> {
+    const ROW: &str = "paced";
+    const AT_ONCE: usize = 10;
+    const EVERY: Duration = Duration::from_millis(10);
+    let sizes = bench.sizes;
+    let (mut hub, mut starts) = hub(&sizes, &layout()).await?;
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    let count = (sizes.round_time.as_millis() / EVERY.as_millis()) as usize * AT_ONCE;
+    for _ in 0..sizes.rounds {
+        let shots = starts.round(count.min(starts.places()))?;
+        let outcome = load::bursts(&mut hub.drivers, &shots, AT_ONCE, EVERY).await?;
+        starts.check_all(&outcome)?;
+        p50.push(outcome.percentile_us(50.0));
+        p99.push(outcome.percentile_us(99.0));
+        hub.fleet.free(starts.accepted).await?;
+    }
+    sample(&mut hub, &starts).await?;
+    Ok(vec![
+        Figure::new(ROW, "1000 starts a second, evenly, p50", "us", &p50),
+        Figure::new(ROW, "1000 starts a second, evenly, p99", "us", &p99),
+    ])
+}
+
 /// Half of all starts are for one connector. One of them gets it, and nobody else feels it.
 pub async fn hot_connector(bench: &Bench) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();

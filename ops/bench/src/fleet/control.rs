@@ -112,6 +112,14 @@ impl Fleet {
         self.order(&Order::Taken { starts }).await
     }
 
+    /// What they did so far.
+    ///
+    /// # Errors
+    /// When they do not answer.
+    pub async fn count(&self) -> Result<Count> {
+        self.taken(0).await
+    }
+
     /// Ends all sessions, once so many were taken since the beginning.
     ///
     /// # Errors

@@ -47,9 +47,12 @@ pub async fn growth(sizes: &Sizes) -> Result<Vec<Figure>> {
         hub.fleet.join(charge_points).await?;
         let joined_s = joining.elapsed().as_secs_f64();
         starts.grow(charge_points);
-        let mut idle = Vec::new();
+        let (mut idle, mut beats) = (Vec::new(), Vec::new());
         for _ in 0..WINDOWS {
+            let (before, at) = (hub.fleet.count().await?, Instant::now());
             idle.push(central_cores(&hub, sizes.round_time).await?);
+            let sent = hub.fleet.count().await?.heartbeats - before.heartbeats;
+            beats.push(sent as f64 / at.elapsed().as_secs_f64());
         }
         let mib = central_mib(&hub)?;
         let step = step(&mut hub, &mut starts, sizes).await?;
@@ -80,6 +83,7 @@ pub async fn growth(sizes: &Sizes) -> Result<Vec<Figure>> {
             Figure::new(ROW, what("seconds until all are in sync"), "s", &[joined_s]),
             memory,
             Figure::new(ROW, what("memory of central for each"), "KiB", &[each]),
+            Figure::new(ROW, what("heartbeats"), "1/s", &beats),
             heartbeats,
             Figure::new(ROW, what("start to accepted, p99"), "us", &step.p99),
             Figure::new(ROW, what("start to accepted, p50"), "us", &step.p50).over(

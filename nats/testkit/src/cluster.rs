@@ -3,6 +3,7 @@ use anyhow::{Context, Result, ensure};
 use crate::keys::Keys;
 use crate::nats::{NatsServer, Routes};
 use crate::ports::free_port;
+use crate::programs::nats_server_program;
 use crate::wait::{PATIENCE, wait_for};
 
 /// As many as there are shipped configurations.
@@ -49,7 +50,8 @@ impl Cluster {
                     all: all.clone(),
                 };
                 let stem = format!("cluster-{}", index + 1);
-                NatsServer::spawn(&keys.conf(&stem), Some(&routes), keys)
+                let program = nats_server_program()?;
+                NatsServer::spawn(program, &keys.conf(&stem), Some(&routes), keys)
             })
             .collect::<Result<_>>()?;
         let mut cluster = Self { nodes };

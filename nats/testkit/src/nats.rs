@@ -59,9 +59,17 @@ impl NatsServer {
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
     pub async fn start_with_conf(keys: &Keys, conf: &Path) -> Result<Self> {
+        Self::start_with_program(nats_server_program()?, keys, conf).await
+    }
+
+    /// Like [`NatsServer::start_with_conf`] with a program that becomes the server.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_with_program(program: &Path, keys: &Keys, conf: &Path) -> Result<Self> {
         let mut attempt = 1;
         loop {
-            let mut server = Self::spawn(conf, None, keys)?;
+            let mut server = Self::spawn(program, conf, None, keys)?;
             match server.wait_until_it_serves().await {
                 Ok(()) => return Ok(server),
                 Err(_) if attempt < START_ATTEMPTS_MAX && server.port_was_taken() => attempt += 1,
@@ -76,7 +84,7 @@ impl NatsServer {
     /// # Errors
     /// When no usable nats-server is found or it does not come up.
     pub async fn start_unseen(keys: &Keys, conf: &Path) -> Result<Self> {
-        let mut server = Self::spawn(conf, None, keys)?;
+        let mut server = Self::spawn(nats_server_program()?, conf, None, keys)?;
         server
             .process
             .wait_for_log("Server is ready", PATIENCE)
@@ -105,14 +113,19 @@ impl NatsServer {
     }
 
     /// Starts the process and does not wait for it.
-    pub(crate) fn spawn(conf: &Path, routes: Option<&Routes>, keys: &Keys) -> Result<Self> {
+    pub(crate) fn spawn(
+        program: &Path,
+        conf: &Path,
+        routes: Option<&Routes>,
+        keys: &Keys,
+    ) -> Result<Self> {
         let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;
         let (client_port, monitor_port, leaf_port) = (free_port(), free_port(), free_port());
         let name = conf.file_stem().map_or_else(
             || String::from("nats-server"),
             |stem| format!("nats-server-{}", stem.to_string_lossy()),
         );
-        let mut command = Process::program(name, nats_server_program()?)
+        let mut command = Process::program(name, program)
             .arg("-c")
             .arg(conf)
             .args(["--addr", "127.0.0.1"])
@@ -146,6 +159,11 @@ impl NatsServer {
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.client_port)
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     #[must_use]

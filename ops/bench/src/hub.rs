@@ -1,0 +1,417 @@
+//! The shipped configuration, up: servers, replicas of central, charge points, the echo, and the
+//! connections that load them. Every part but this program is a process of its own.
+
+use std::{
+    env,
+    fmt::Write as _,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use async_nats::jetstream;
+use ev_enrol::roles::Account;
+use ev_testkit::{
+    Cluster, NatsServer, PATIENCE, Process, Role, free_port, nats_server_program, our_program,
+    wait_for,
+};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    access::BenchKeys,
+    client::LoadClient,
+    echo,
+    fleet::{self, Fleet},
+    usage::Usage,
+};
+
+/// Central reads its ledger before it serves.
+const READY: Duration = Duration::from_secs(120);
+
+/// What is to be up.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// 1 or 3.
+    pub servers: usize,
+    /// Replicas of central.
+    pub centrals: usize,
+    /// Connectors of each charge point.
+    pub connectors: u16,
+    /// The disk syncs so much slower than it could.
+    pub slow_disk: Option<Duration>,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self {
+            servers: 1,
+            centrals: 1,
+            connectors: 4,
+            slow_disk: None,
+        }
+    }
+}
+
+/// One server or three.
+#[derive(Debug)]
+pub enum Servers {
+    /// `single.conf`
+    One(Box<NatsServer>),
+    /// `cluster-{1,2,3}.conf`
+    Three(Cluster),
+}
+
+impl Servers {
+    /// As a client wants them.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::One(server) => server.url(),
+            Self::Three(cluster) => cluster.url(),
+        }
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        match self {
+            Self::One(server) => vec![server.pid()],
+            Self::Three(cluster) => cluster.nodes().iter().map(NatsServer::pid).collect(),
+        }
+    }
+
+    /// Where one of them has its streams.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        match self {
+            Self::One(server) => server.data_dir(),
+            Self::Three(cluster) => cluster.nodes()[0].data_dir(),
+        }
+    }
+
+    /// Copies of each stream.
+    #[must_use]
+    pub fn replicas(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Three(_) => 3,
+        }
+    }
+}
+
+/// A part of the system whose CPU and memory are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// nats-server, all of them together.
+    Servers,
+    /// Central, all replicas together.
+    Central,
+    /// The charge points.
+    Fleet,
+    /// The other end of the floor.
+    Echo,
+    /// This program: the load.
+    Load,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Servers,
+        Self::Central,
+        Self::Fleet,
+        Self::Echo,
+        Self::Load,
+    ];
+
+    /// What tables call it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Servers => "nats-server",
+            Self::Central => "central",
+            Self::Fleet => "charge points",
+            Self::Echo => "echo",
+            Self::Load => "load",
+        }
+    }
+}
+
+/// What is up. Dropping it ends every process.
+#[derive(Debug)]
+pub struct Hub {
+    /// Connections that load it.
+    pub drivers: LoadClient,
+    /// A connection in central's account, for floors and looks.
+    pub core: LoadClient,
+    /// The charge points.
+    pub fleet: Fleet,
+    /// Connectors of each of them.
+    pub connectors: u16,
+    fleet_process: Process,
+    echo: Process,
+    centrals: Vec<(Process, u16)>,
+    /// The servers.
+    pub servers: Servers,
+    keys: BenchKeys,
+    dir: TempDir,
+}
+
+impl Hub {
+    /// Starts everything and waits until it serves.
+    ///
+    /// # Errors
+    /// When a part does not start; the message says which.
+    pub async fn start(layout: &Layout) -> Result<Self> {
+        let keys = BenchKeys::new()?;
+        let dir = TempDir::with_prefix("ev-bench-").context("make a folder for a bench")?;
+        let servers = if let Some(slower) = layout.slow_disk {
+            let program = slow_server(dir.path(), slower)?;
+            let conf = keys.keys.conf("single");
+            let server = NatsServer::start_with_program(&program, &keys.keys, &conf).await?;
+            Servers::One(Box::new(server))
+        } else if layout.servers == 1 {
+            Servers::One(Box::new(NatsServer::start_with_keys(&keys.keys).await?))
+        } else {
+            Servers::Three(Cluster::start_with_keys(&keys.keys).await?)
+        };
+        let url = servers.url();
+        let mut centrals = Vec::new();
+        for n in 1..=layout.centrals {
+            let (path, port) = central_toml(&keys, &servers, n, dir.path())?;
+            let process = Process::program(format!("central-{n}"), program("central")?)
+                .arg("run")
+                .arg("--config")
+                .arg(&path)
+                .env("RUST_LOG", "info,async_nats=warn")
+                .spawn()?;
+            centrals.push((process, port));
+        }
+        let echo = play(&keys, &url, "echo", Account::Core)?;
+        let fleet_process = play(&keys, &url, "fleet", Account::Edge)?
+            .arg("--connectors")
+            .arg(layout.connectors.to_string());
+        let (mut echo, mut fleet_process) = (echo.spawn()?, fleet_process.spawn()?);
+        echo.wait_for_log(echo::READY, PATIENCE).await?;
+        fleet_process.wait_for_log(fleet::READY, PATIENCE).await?;
+        let hub = Self {
+            drivers: LoadClient::new(keys.connect(&url, Account::Drivers).await?).await?,
+            core: LoadClient::new(keys.connect(&url, Account::Core).await?).await?,
+            fleet: Fleet::new(keys.connect(&url, Account::Edge).await?),
+            connectors: layout.connectors,
+            fleet_process,
+            echo,
+            centrals,
+            servers,
+            keys,
+            dir,
+        };
+        hub.ready().await?;
+        Ok(hub)
+    }
+
+    /// Waits until every replica of central serves.
+    ///
+    /// # Errors
+    /// When one does not.
+    pub async fn ready(&self) -> Result<()> {
+        for (process, port) in &self.centrals {
+            wait_for(&format!("{} is ready", process.name()), READY, async || {
+                let (status, body) = http(*port, "/readyz").await?;
+                ensure!(status == 200, "{status}: {body}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Who vouches for its servers.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.keys.keys.ca()
+    }
+
+    /// A folder of its own.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The folder of a role's credentials, with those of all these.
+    ///
+    /// # Errors
+    /// When they cannot be made.
+    pub fn enrol(&self, role: Role, names: &[String]) -> Result<PathBuf> {
+        self.keys.enrol(role, names)
+    }
+
+    /// Clients that are connected to the first server.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn connections(&self) -> Result<u64> {
+        let server = match &self.servers {
+            Servers::One(server) => server,
+            Servers::Three(cluster) => &cluster.nodes()[0],
+        };
+        let page = server.monitor("/varz").await?;
+        page["connections"].as_u64().context("connections")
+    }
+
+    /// The streams, as somebody sees them who may do anything.
+    #[must_use]
+    pub fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.core.client().clone())
+    }
+
+    /// The sum of a metric without labels over all replicas.
+    ///
+    /// # Errors
+    /// When one does not answer, or has no such metric.
+    pub async fn metrics<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
+        let mut sums = [0.0; N];
+        for (_, port) in &self.centrals {
+            let (_, page) = http(*port, "/metrics").await?;
+            for (name, sum) in names.iter().zip(&mut sums) {
+                let value = page
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+                    .with_context(|| format!("central has no metric {name}"))?;
+                *sum += value.parse::<f64>()?;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The processes of each part.
+    #[must_use]
+    pub fn all_pids(&self) -> Vec<(Part, Vec<u32>)> {
+        Part::ALL
+            .into_iter()
+            .map(|part| {
+                let pids = match part {
+                    Part::Servers => self.servers.pids(),
+                    Part::Central => self.central_pids(),
+                    Part::Fleet => vec![self.fleet_process.pid()],
+                    Part::Echo => vec![self.echo.pid()],
+                    Part::Load => vec![std::process::id()],
+                };
+                (part, pids)
+            })
+            .collect()
+    }
+
+    /// What each part has used so far.
+    ///
+    /// # Errors
+    /// When a process is gone.
+    pub fn usages(parts: &[(Part, Vec<u32>)]) -> Result<Vec<(Part, Usage)>> {
+        parts
+            .iter()
+            .map(|(part, pids)| {
+                let mut sum = Usage::default();
+                for pid in pids {
+                    let one = Usage::of(*pid)?;
+                    sum.cpu_s += one.cpu_s;
+                    sum.resident += one.resident;
+                    sum.peak += one.peak;
+                }
+                Ok((*part, sum))
+            })
+            .collect()
+    }
+
+    /// The processes of central, for a profiler.
+    #[must_use]
+    pub fn central_pids(&self) -> Vec<u32> {
+        self.centrals.iter().map(|(p, _)| p.pid()).collect()
+    }
+}
+
+/// A program that becomes nats-server, with a tracer beside it that lets each sync of a file take
+/// longer. Nothing else is traced, and so nothing else is slower.
+fn slow_server(dir: &Path, slower: Duration) -> Result<PathBuf> {
+    let path = dir.join("slow-nats-server");
+    let text = format!(
+        "#!/bin/sh\nexec strace -D -f --seccomp-bpf -qqq -o /dev/null -e trace=fsync,fdatasync \
+         -e inject=fsync,fdatasync:delay_exit={} {} \"$@\"\n",
+        slower.as_micros(),
+        nats_server_program()?.display()
+    );
+    std::fs::write(&path, text).context("write what slows the server's disk down")?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700))?;
+    Ok(path)
+}
+
+fn central_toml(
+    keys: &BenchKeys,
+    servers: &Servers,
+    n: usize,
+    dir: &Path,
+) -> Result<(PathBuf, u16)> {
+    let port = free_port();
+    let path = dir.join(format!("central-{n}.toml"));
+    let name = format!("central-{n}");
+    let mut text = format!(
+        "replica = \"{name}\"\nnats_url = \"{}\"\ncredentials = \"{}\"\n\
+         doorkeeper_credentials = \"{}\"\nca = \"{}\"\nhttp_addr = \"127.0.0.1:{port}\"\n",
+        servers.url(),
+        keys.keys.creds(Role::Central, &name)?.display(),
+        keys.keys.creds(Role::Doorkeeper, &name)?.display(),
+        keys.keys.ca().display(),
+    );
+    writeln!(text, "stream_replicas = {}", servers.replicas())?;
+    std::fs::write(&path, text).context("write central's configuration")?;
+    Ok((path, port))
+}
+
+/// This program in another role.
+fn play(
+    keys: &BenchKeys,
+    url: &str,
+    role: &str,
+    account: Account,
+) -> Result<ev_testkit::ProcessBuilder> {
+    Ok(
+        Process::program(format!("bench-{role}"), env::current_exe()?)
+            .arg("play")
+            .arg(role)
+            .arg("--url")
+            .arg(url)
+            .arg("--credentials")
+            .arg(keys.credential(account))
+            .arg("--ca")
+            .arg(keys.keys.ca()),
+    )
+}
+
+/// One of our programs: beside this one, where it was built with it.
+///
+/// # Errors
+/// When it is not built.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let own = env::current_exe().context("find this program's own path")?;
+    let beside = own.with_file_name(name);
+    if env::var_os("EV_BIN_DIR").is_none() && beside.is_file() {
+        return Ok(beside);
+    }
+    our_program(name)
+}
+
+async fn http(port: u16, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))
+        .await
+        .context("connect to central's HTTP port")?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\nHost: bench\r\n\r\n").as_bytes())
+        .await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    let status = head.split_whitespace().nth(1).context("no status")?;
+    Ok((status.parse()?, body.to_owned()))
+}

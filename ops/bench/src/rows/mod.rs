@@ -1,0 +1,193 @@
+//! What is measured: one function a row, each with a hub of its own.
+
+mod agents;
+mod crowd;
+mod growth;
+mod sessions;
+mod shapes;
+mod start;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::report::Figure;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Rounds, interleaved with those of the floors.
+    pub rounds: usize,
+    /// Starts, echoes and appends one at a time in a round.
+    pub alone: usize,
+    /// In flight in a crowd.
+    pub crowd: usize,
+    /// Charge points with four connectors each.
+    pub charge_points: usize,
+    /// Longest time of a round of a crowd.
+    pub round_time: Duration,
+    /// Not measured at the beginning of each.
+    pub warm_up: Duration,
+    /// Charge points of the growing fleet, step by step.
+    pub growth: [usize; 3],
+    /// Bursts of starts, one a second.
+    pub bursts: usize,
+    /// Starts in each.
+    pub burst: usize,
+    /// Agents with a connection each, back at once.
+    pub agents: usize,
+    /// Records of an agent that was offline for a day.
+    pub backlog: usize,
+    /// How long starts are measured before something happens to them.
+    pub calm: Duration,
+}
+
+impl Sizes {
+    /// For figures.
+    pub const FULL: Self = Self {
+        rounds: 5,
+        alone: 1_000,
+        crowd: 512,
+        charge_points: 25_000,
+        round_time: Duration::from_secs(4),
+        warm_up: Duration::from_millis(500),
+        growth: [1_000, 10_000, 100_000],
+        bursts: 10,
+        burst: 1_000,
+        agents: 10_000,
+        backlog: 100_000,
+        calm: Duration::from_secs(5),
+    };
+    /// For a look.
+    pub const QUICK: Self = Self {
+        rounds: 3,
+        alone: 300,
+        charge_points: 10_000,
+        round_time: Duration::from_secs(1),
+        warm_up: Duration::from_millis(200),
+        growth: [1_000, 4_000, 16_000],
+        bursts: 4,
+        agents: 2_000,
+        backlog: 20_000,
+        ..Self::FULL
+    };
+    /// To see that the bench itself works.
+    pub const TINY: Self = Self {
+        rounds: 1,
+        alone: 20,
+        crowd: 16,
+        charge_points: 50,
+        round_time: Duration::from_millis(500),
+        warm_up: Duration::ZERO,
+        growth: [10, 20, 30],
+        bursts: 2,
+        burst: 50,
+        agents: 20,
+        backlog: 200,
+        calm: Duration::from_millis(500),
+    };
+}
+
+/// A run: its sizes, and what later rows need of earlier ones.
+#[derive(Debug)]
+pub struct Bench {
+    /// How much is done.
+    pub sizes: Sizes,
+    /// Where a profile of central is to be.
+    profile: Option<PathBuf>,
+    /// Starts per second on one server, once that was measured.
+    one_server: Option<f64>,
+}
+
+/// A row of the bench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Row {
+    /// A start alone: from the request to accepted
+    StartAlone,
+    /// Starts with 512 in flight on one server
+    StartCrowd,
+    /// The same on three servers, each with a copy
+    StartThree,
+    /// Whole sessions to the receipt, and what they take on disk
+    Sessions,
+    /// Starts in JSON
+    Json,
+    /// A thousand starts a second, evenly
+    Paced,
+    /// A thousand starts at once, every second
+    Bursts,
+    /// A connector that everybody wants
+    HotConnector,
+    /// Charge points that answer late or never
+    SlowChargePoint,
+    /// Two and three replicas of central
+    Replicas,
+    /// A server whose disk is slow
+    SlowDisk,
+    /// From a thousand charge points to a hundred thousand
+    Growth,
+    /// The agent in a cabinet, idle and charging
+    Agent,
+    /// Ten thousand agents that come back at once
+    Reconnect,
+    /// A spool of a day offline
+    Drain,
+}
+
+impl Row {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 15] = [
+        Self::StartAlone,
+        Self::StartCrowd,
+        Self::StartThree,
+        Self::Sessions,
+        Self::Json,
+        Self::Paced,
+        Self::Bursts,
+        Self::HotConnector,
+        Self::SlowChargePoint,
+        Self::Replicas,
+        Self::SlowDisk,
+        Self::Growth,
+        Self::Agent,
+        Self::Reconnect,
+        Self::Drain,
+    ];
+
+    /// Measures it.
+    ///
+    /// # Errors
+    /// When a part fails, or a result is wrong.
+    pub async fn run(self, bench: &mut Bench) -> Result<Vec<Figure>> {
+        match self {
+            Self::StartAlone => start::alone(&bench.sizes).await,
+            Self::StartCrowd => start::crowd(bench).await,
+            Self::StartThree => start::three(bench).await,
+            Self::Sessions => sessions::whole(bench).await,
+            Self::Json => shapes::json(bench).await,
+            Self::Paced => shapes::paced(bench).await,
+            Self::Bursts => shapes::bursts(bench).await,
+            Self::HotConnector => shapes::hot_connector(bench).await,
+            Self::SlowChargePoint => shapes::slow_charge_point(bench).await,
+            Self::Replicas => shapes::replicas(bench).await,
+            Self::SlowDisk => start::slow_disk(bench).await,
+            Self::Growth => growth::growth(&bench.sizes).await,
+            Self::Agent => agents::agent(&bench.sizes).await,
+            Self::Reconnect => agents::reconnect(&bench.sizes).await,
+            Self::Drain => agents::drain(&bench.sizes).await,
+        }
+    }
+}
+
+impl Bench {
+    /// Nothing measured yet.
+    #[must_use]
+    pub fn new(sizes: Sizes, profile: Option<PathBuf>) -> Self {
+        Self {
+            sizes,
+            profile,
+            one_server: None,
+        }
+    }
+}

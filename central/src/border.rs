@@ -10,18 +10,16 @@ use ev_contract::{
     codes::{Code, Problem},
     ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
     limits::{
-        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX,
-        EVT_BYTES_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX,
-        TEXT_BYTES_MAX,
+        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX, EVT_BYTES_MAX,
+        EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
     },
     subjects::{self, Subject},
     time::UnixMs,
     v1::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
-        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
-        ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
-        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
-        UptimeRequest,
+        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
+        ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
+        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };

@@ -48,11 +48,7 @@ pub fn read(message: &async_nats::Message) -> Result<Run, (String, Problem)> {
             raw.len()
         )));
     }
-    if head.from == 0
-        || head.first == 0
-        || head.first > head.from
-        || head.from > u64::MAX / 2
-    {
+    if head.from == 0 || head.first == 0 || head.first > head.from || head.from > u64::MAX / 2 {
         return Err(invalid(
             "from and first: records are numbered from 1, first is at most from",
         ));

@@ -486,8 +486,14 @@ impl Shared {
                     .shares
                     .syncs
                     .hold(QUESTION_BYTES + message.payload.len());
-                self.put(ItemKind::Decide(Command::Sync(cp, sync)), &reply, "sync", None, held)
-                    .map_err(|problem| (to, problem, true))
+                self.put(
+                    ItemKind::Decide(Command::Sync(cp, sync)),
+                    &reply,
+                    "sync",
+                    None,
+                    held,
+                )
+                .map_err(|problem| (to, problem, true))
             });
         let Err((to, error, flood)) = taken else {
             return;
@@ -563,8 +569,14 @@ impl Shared {
                     .records
                     .hold(QUESTION_BYTES + crate::run::bytes_of(&run));
                 let draft = Box::new(audit::entry::draft(AuditKind::Cp, message));
-                self.put(ItemKind::Decide(Command::Intake(run)), &reply, "evt", Some(draft), held)
-                    .map_err(|problem| (to, problem, true))
+                self.put(
+                    ItemKind::Decide(Command::Intake(run)),
+                    &reply,
+                    "evt",
+                    Some(draft),
+                    held,
+                )
+                .map_err(|problem| (to, problem, true))
             });
         let Err((to, error, flood)) = taken else {
             return;

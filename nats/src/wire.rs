@@ -333,11 +333,13 @@ mod tests {
         ]);
         let mut bytes = Vec::new();
         rmpv::encode::write_value(&mut bytes, &message).unwrap();
-        let read = |span: &Range<usize>| {
-            rmpv::decode::read_value(&mut &bytes[span.clone()]).unwrap()
-        };
+        let read =
+            |span: &Range<usize>| rmpv::decode::read_value(&mut &bytes[span.clone()]).unwrap();
         let spans = elements(&bytes, "records").unwrap().unwrap();
-        assert_eq!(spans.iter().map(read).collect::<Vec<_>>()[..], *message["records"].as_array().unwrap());
+        assert_eq!(
+            spans.iter().map(read).collect::<Vec<_>>()[..],
+            *message["records"].as_array().unwrap()
+        );
         assert_eq!(elements(&bytes, "record").unwrap(), None);
         assert!(elements(&bytes, "type").is_err(), "no array");
         for cut in 0..bytes.len() {

@@ -319,7 +319,7 @@ impl World {
             first: 1,
             from: record.seq,
             records: vec![Incoming {
-                raw: rmpv::Value::Nil,
+                raw: bytes::Bytes::new(),
                 record: Ok(record),
             }],
         })

@@ -253,12 +253,14 @@ impl Engine {
         let (cp, to) = (cp.clone(), cp.clone());
         match act {
             Act::Unlock => {
-                let only = self.log.state().charge_point(&cp).and_then(|e| {
-                    match &*e.value.connectors {
-                        [one] => Some(one.connector),
-                        _ => None,
-                    }
-                });
+                let only =
+                    self.log
+                        .state()
+                        .charge_point(&cp)
+                        .and_then(|e| match &*e.value.connectors {
+                            [one] => Some(one.connector),
+                            _ => None,
+                        });
                 let connector = connector
                     .and_then(|n| u16::try_from(n).ok())
                     .map(ConnectorId)

@@ -9,9 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use central_core::{
-    decide::{
-        Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known,
-    },
+    decide::{Command, CommandAnswer, Ctx, Known, Run, Unrecorded, Wish, decide, known},
     frame::{Forget, Frame, FrameBuilder, RECORDS_MAX},
     keys::{Asker, EventId},
     state::Applied,
@@ -349,7 +347,9 @@ impl Engine {
             self.answer_request(item, known);
             return;
         }
-        if let ItemKind::Decide(Command::Sync(cp, _)) | ItemKind::Decide(Command::Intake(Run { cp, .. })) = &item.kind {
+        if let ItemKind::Decide(Command::Sync(cp, _))
+        | ItemKind::Decide(Command::Intake(Run { cp, .. })) = &item.kind
+        {
             self.heard.sign_of_life(cp, super::wall());
         }
         // Whether a charge point is there is asked before it is said that it is not.
@@ -412,9 +412,8 @@ impl Engine {
                         due.push_front(item);
                         break;
                     }
-                    filling.closed =
-                        matches!(item.kind, ItemKind::Decide(Command::Forget(_)))
-                            || index + 1 >= RECORDS_MAX;
+                    filling.closed = matches!(item.kind, ItemKind::Decide(Command::Forget(_)))
+                        || index + 1 >= RECORDS_MAX;
                     filling.overlay.push(&filling.frame.records()[index]);
                     filling.items.push((item, Part::Record(index)));
                 }

@@ -500,7 +500,10 @@ impl Engine {
                 self.set_stage(Stage::Barrier);
                 self.waiting.push(Item::barrier());
             }
-            Stage::Replaying { applied: shown, target } => {
+            Stage::Replaying {
+                applied: shown,
+                target,
+            } => {
                 if shown < applied {
                     self.set_stage(Stage::Replaying { applied, target });
                 }
@@ -798,8 +801,7 @@ impl Engine {
             ts: wall(),
         };
         let about = About::Reach(Box::new(item));
-        self.calls
-            .ask(&self.out, cp, "ping", None, &message, about);
+        self.calls.ask(&self.out, cp, "ping", None, &message, about);
     }
 
     fn heard_of_call(&mut self, heard: calls::Heard) {

@@ -321,9 +321,7 @@ where
                 (self.told)(LinkEvent::Refused(words)).await;
             }
             // One more handshake is the last thing that a server needs which has too many.
-            Some(LinkEvent::Failed(_))
-                if self.crowd.is_there(Instant::now()) && self.may_ask() =>
-            {
+            Some(LinkEvent::Failed(_)) if self.crowd.is_there(Instant::now()) && self.may_ask() => {
                 (self.told)(LinkEvent::Failed(Trouble::silent().to_string())).await;
             }
             // The library says no more than that it did not work.

@@ -577,7 +577,10 @@ fn frames_are_written_as_ever() {
     for frame in told_frames() {
         all.update(&frame);
     }
-    assert_eq!(all.finalize().to_hex()[..32], *"67e14c4c95765008bd39e8b58dbc7f1b");
+    assert_eq!(
+        all.finalize().to_hex()[..32],
+        *"67e14c4c95765008bd39e8b58dbc7f1b"
+    );
 }
 
 #[test]

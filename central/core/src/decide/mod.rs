@@ -227,6 +227,7 @@ fn take_in(overlay: &Overlay<'_>, ctx: Ctx<'_>, run: &Run) -> Decided {
         let leaned_on_frame = tx.leaned_on_frame();
         let record = tx.record(ctx.event, Kind::Intake);
         let fits = record.as_ref().is_none_or(|r| {
+            debug_assert!(r.encoded_len() <= r.encoded_len_bound(), "{r:?}");
             // Nearly all are far from it, which is seen without writing them.
             r.encoded_len_bound() <= INTAKE_BYTES_MAX || r.encoded_len() <= INTAKE_BYTES_MAX
         });

@@ -12,6 +12,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use central_core::frame::{Decoded, Decoder, UnreadableFrame};
 use ev_contract::{streams::StreamDef, subjects};
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -28,8 +29,11 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Between two looks whether the connection is back.
 const CONNECTION_LOOK: Duration = Duration::from_millis(20);
 
-/// Messages read and not yet applied. The server pauses beyond.
-pub const READ_AHEAD: usize = 1_024;
+/// Messages read and not yet applied. The server pauses beyond. Of full frames these are 64 MiB.
+pub const READ_AHEAD: usize = 128;
+/// Messages that are decoded together on another thread: enough that handing them over costs
+/// nothing beside decoding them.
+const DECODED_AT_ONCE: usize = 32;
 
 /// Creates a stream or checks one that is there.
 ///
@@ -133,17 +137,22 @@ pub struct Entry {
     pub seq: u64,
     /// What it holds.
     pub bytes: Bytes,
+    /// The same, where it was decoded ahead.
+    pub decoded: Option<Result<Decoded, UnreadableFrame>>,
 }
 
-/// Reads the ledger from a sequence on, for ever, in order.
+/// Reads the ledger from a sequence on, for ever, in order. Up to `ahead` it is decoded on another
+/// thread while the engine applies what came before: what comes later is mostly the engine's own, and
+/// known to it.
 pub async fn read(
     client: async_nats::Client,
     stream: stream::Stream,
     mut from: u64,
+    ahead: u64,
     entries: mpsc::Sender<Entry>,
 ) {
     loop {
-        match read_once(&client, &stream, &mut from, &entries).await {
+        match read_once(&client, &stream, &mut from, ahead, &entries).await {
             Ok(()) => return,
             Err(error) => {
                 tracing::warn!(error = %format!("{error:#}"), from, "reading the ledger again");
@@ -157,6 +166,7 @@ async fn read_once(
     client: &async_nats::Client,
     stream: &stream::Stream,
     from: &mut u64,
+    ahead: u64,
     entries: &mpsc::Sender<Entry>,
 ) -> anyhow::Result<()> {
     let consumer = stream
@@ -169,27 +179,58 @@ async fn read_once(
         })
         .await
         .context("creating the reader")?;
-    let mut messages = consumer.messages().await.context("subscribing")?;
-    while let Some(message) = messages.next().await {
-        let message = message.context("reading")?;
-        let seq = message
-            .info()
-            .map_err(|e| anyhow::anyhow!("{e}"))
-            .context("reading a message's position")?
-            .stream_sequence;
-        if seq < *from {
-            continue;
+    let messages = consumer.messages().await.context("subscribing")?;
+    let mut chunks = messages.ready_chunks(DECODED_AT_ONCE);
+    let mut decoder = Decoder::default();
+    while let Some(chunk) = chunks.next().await {
+        let mut read = Vec::with_capacity(chunk.len());
+        let (mut next, mut broken) = (*from, None);
+        for message in chunk {
+            match message.context("reading").and_then(entry) {
+                Ok(entry) if entry.seq < next => {}
+                Ok(entry) => {
+                    next = entry.seq + 1;
+                    read.push(entry);
+                }
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
         }
-        *from = seq + 1;
-        let entry = Entry {
-            seq,
-            bytes: message.message.payload,
-        };
-        if entries.send(entry).await.is_err() {
-            return Ok(());
+        if read.first().is_some_and(|first| first.seq <= ahead) {
+            let decoding = tokio::task::spawn_blocking(move || {
+                for entry in &mut read {
+                    entry.decoded = Some(decoder.decode(&entry.bytes));
+                }
+                (decoder, read)
+            });
+            (decoder, read) = decoding.await.context("decoding")?;
+        }
+        for entry in read {
+            *from = entry.seq + 1;
+            if entries.send(entry).await.is_err() {
+                return Ok(());
+            }
+        }
+        if let Some(error) = broken {
+            return Err(error);
         }
     }
     anyhow::bail!("the reader ended")
+}
+
+fn entry(message: jetstream::Message) -> anyhow::Result<Entry> {
+    let seq = message
+        .info()
+        .map_err(|e| anyhow::anyhow!("{e}"))
+        .context("reading a message's position")?
+        .stream_sequence;
+    Ok(Entry {
+        seq,
+        bytes: message.message.payload,
+        decoded: None,
+    })
 }
 
 /// What the server says of the ledger. It may be stale: only what can never become true by being

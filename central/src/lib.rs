@@ -257,6 +257,7 @@ async fn serve(
         client.clone(),
         places.ledger.clone(),
         from,
+        beginning.target,
         entries_to,
     ));
     let (out, sending) = Out::start(links.outward.clone(), Arc::clone(&metrics));

@@ -187,7 +187,7 @@ pub fn elements(bytes: &[u8], field: &str) -> Result<Option<Vec<Range<usize>>>, 
     let fields = rmp::decode::read_map_len(&mut rest).map_err(|e| wrong(&e))?;
     let mut found = None;
     for _ in 0..fields {
-        let key = &rest[..];
+        let key = rest;
         pass_over(&mut rest)?;
         let mut named = key;
         let is_it = rmp::decode::read_str_len(&mut named)

@@ -774,7 +774,21 @@ impl Log {
     /// # Errors
     /// An [`Alarm`] when the ledger is not what it was; nothing is applied then.
     pub fn apply(&mut self, pos: u64, bytes: &[u8]) -> Result<Applied, Alarm> {
-        match self.decoder.decode(bytes)? {
+        let decoded = self.decoder.decode(bytes)?;
+        self.apply_decoded(pos, decoded, bytes)
+    }
+
+    /// Applies the message at `pos` that was decoded elsewhere.
+    ///
+    /// # Errors
+    /// As [`Log::apply`].
+    pub fn apply_decoded(
+        &mut self,
+        pos: u64,
+        decoded: Decoded,
+        bytes: &[u8],
+    ) -> Result<Applied, Alarm> {
+        match decoded {
             Decoded::Frame(frame) => self.apply_frame(pos, frame, bytes),
             Decoded::Junk => {
                 self.follows(pos)?;
@@ -789,8 +803,7 @@ impl Log {
         }
     }
 
-    /// Applies a frame of which both the bytes and what they mean are at hand: one's own, or one that
-    /// was decoded elsewhere. What is large in it is shared with the state and not copied.
+    /// Applies a frame of which both the bytes and what they mean are at hand. What is large in it is shared with the state and not copied.
     ///
     /// # Errors
     /// As [`Log::apply`].

@@ -19,7 +19,6 @@ use std::{
 };
 
 use async_nats::jetstream::{self, stream::Stream};
-use bytes::Bytes;
 use central_core::{
     decide::{CommandAnswer, Settings, Verb},
     effects::{self, Order},
@@ -315,11 +314,11 @@ impl Engine {
         loop {
             tokio::select! {
                 Some(entry) = inputs.entries.recv() => {
-                    self.entry(entry.seq, entry.bytes);
+                    self.entry(entry);
                     // What is there already is applied before anything is decided on it.
                     for _ in 0..crate::ledger::READ_AHEAD {
                         match inputs.entries.try_recv() {
-                            Ok(entry) => self.entry(entry.seq, entry.bytes),
+                            Ok(entry) => self.entry(entry),
                             Err(_) => break,
                         }
                     }
@@ -513,14 +512,23 @@ impl Engine {
     }
 
     /// A message of the ledger came in.
-    fn entry(&mut self, seq: u64, bytes: Bytes) {
+    fn entry(&mut self, entry: Entry) {
+        let Entry {
+            seq,
+            bytes,
+            decoded,
+        } = entry;
         if self.alarmed() || seq <= self.log.state().basis().seq {
             return;
         }
         let own = self.in_flight.as_ref().filter(|f| f.bytes == bytes);
         let applied = match own {
             Some(in_flight) => self.log.apply_frame(seq, in_flight.frame.clone(), &bytes),
-            None => self.log.apply(seq, &bytes),
+            None => match decoded {
+                Some(Ok(decoded)) => self.log.apply_decoded(seq, decoded, &bytes),
+                Some(Err(unreadable)) => Err(unreadable.into()),
+                None => self.log.apply(seq, &bytes),
+            },
         };
         match applied {
             Ok(applied) => self.applied(applied),

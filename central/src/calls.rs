@@ -184,7 +184,15 @@ pub async fn listen(
 }
 
 async fn take(mut subscriber: Subscriber, to: mpsc::Sender<Heard>) {
-    while let Some(message) = subscriber.next().await {
+    loop {
+        let message = tokio::select! {
+            // It ends with the engine, not with the next answer.
+            () = to.closed() => return,
+            message = subscriber.next() => message,
+        };
+        let Some(message) = message else {
+            return;
+        };
         if let Some(heard) = read(message)
             && to.send(heard).await.is_err()
         {

@@ -17,8 +17,8 @@ use ev_contract::{
 /// beginning is the same.
 const SAME_START_MS: i64 = 5_000;
 const OFFLINE_AFTER: Duration = Duration::from_millis(OFFLINE_AFTER_MS);
-/// Charge points that are remembered at once; who else calls is not heard. Seven servers full of
-/// connections, at some 400 bytes each.
+/// Charge points that are remembered at once; who else calls is not heard. Five servers full of
+/// them, at some 400 bytes each.
 const EARS_MAX: usize = 131_072;
 /// Between two looks for charge points that can be forgotten, when there are so many.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);

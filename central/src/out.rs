@@ -116,24 +116,13 @@ impl Out {
 
     /// Asks somebody something in MessagePack; the answer goes to `reply`.
     pub fn ask<T: Serialize>(&self, subject: String, reply: String, message: &T) {
-        match wire::encode(message, Encoding::MsgPack) {
-            Ok(payload) => self.put_bytes(
-                &self.queue,
-                subject,
-                Some(reply),
-                payload.into(),
-                Encoding::MsgPack,
-            ),
-            Err(error) => {
-                self.metrics.dropped();
-                tracing::error!(%error, %subject, "message cannot be encoded");
-            }
-        }
+        let reply = Some(reply);
+        self.put(&self.queue, subject, reply, message, Encoding::MsgPack);
     }
 
     /// Sends a message.
     pub fn send<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
-        self.put(&self.queue, subject, message, encoding);
+        self.put(&self.queue, subject, None, message, encoding);
     }
 
     /// Sends a message that is encoded.
@@ -146,7 +135,7 @@ impl Out {
         if self.refusals.capacity() == 0 {
             self.metrics.dropped();
         } else {
-            self.put(&self.refusals, subject, message, encoding);
+            self.put(&self.refusals, subject, None, message, encoding);
         }
     }
 
@@ -154,11 +143,12 @@ impl Out {
         &self,
         queue: &mpsc::Sender<Message>,
         subject: String,
+        reply: Option<String>,
         message: &T,
         encoding: Encoding,
     ) {
         match wire::encode(message, encoding) {
-            Ok(payload) => self.put_bytes(queue, subject, None, payload.into(), encoding),
+            Ok(payload) => self.put_bytes(queue, subject, reply, payload.into(), encoding),
             Err(error) => {
                 self.metrics.dropped();
                 tracing::error!(%error, %subject, "message cannot be encoded");

@@ -140,11 +140,14 @@ impl Engine {
                     ts: wall(),
                 },
             ),
-            ItemKind::Decide(Command::Request(..))
+            ItemKind::Decide(
+                Command::Request(..)
+                | Command::Answered(_)
+                | Command::Release(_)
+                | Command::Forget(_)
+                | Command::Announce(_),
+            )
             | ItemKind::Query(..)
-            | ItemKind::Decide(Command::Answered(_))
-            | ItemKind::Decide(Command::Release(_))
-            | ItemKind::Decide(Command::Forget(_) | Command::Announce(_))
             | ItemKind::Announced(..)
             | ItemKind::Barrier => self.tell(
                 item.draft.as_deref(),

@@ -566,9 +566,12 @@ impl Engine {
             ItemKind::Decide(Command::Sync(cp, sync)) => self.answer_sync(&item, cp, sync),
             ItemKind::Decide(Command::Intake(run)) => self.answer_run(&item, run, unrecorded),
             ItemKind::Announced(by, _) => self.answer_announced(&item, by, unrecorded),
-            ItemKind::Decide(Command::Answered(_))
-            | ItemKind::Decide(Command::Release(_))
-            | ItemKind::Decide(Command::Forget(_) | Command::Announce(_))
+            ItemKind::Decide(
+                Command::Answered(_)
+                | Command::Release(_)
+                | Command::Forget(_)
+                | Command::Announce(_),
+            )
             | ItemKind::Barrier => {}
         }
     }
@@ -643,9 +646,12 @@ impl Item {
                 to: run.cp.to_string(),
                 request_id: None,
             },
-            ItemKind::Decide(Command::Answered(_))
-            | ItemKind::Decide(Command::Release(_))
-            | ItemKind::Decide(Command::Forget(_) | Command::Announce(_))
+            ItemKind::Decide(
+                Command::Answered(_)
+                | Command::Release(_)
+                | Command::Forget(_)
+                | Command::Announce(_),
+            )
             | ItemKind::Barrier => Whom {
                 to: String::new(),
                 request_id: None,

@@ -236,7 +236,7 @@ async fn serve(
     let mut reminding = JoinSet::new();
     reminding.spawn(remind(terms, config.door_access()?, Arc::clone(&metrics)));
     let client = links.main.clone();
-    let outward = jetstream::new(links.outward.clone());
+    let outward = [&links.answers, &links.outward].map(|link| jetstream::new(link.clone()));
     let js = jetstream::new(client.clone());
     let (places, beginning, answers) = loop {
         tokio::select! {
@@ -260,7 +260,11 @@ async fn serve(
         beginning.target,
         entries_to,
     ));
-    let (out, sending) = Out::start(links.outward.clone(), Arc::clone(&metrics));
+    let (out, sending) = Out::start(
+        links.answers.clone(),
+        links.outward.clone(),
+        Arc::clone(&metrics),
+    );
     let (audit, auditing) = Audit::start(
         js.clone(),
         places.audit.clone(),
@@ -304,13 +308,19 @@ async fn serve(
     // Replies that the engine gave at the end are still on their way, some to the audit first.
     let ended = async {
         let _ = auditing.await;
-        let _ = sending.await;
+        let _ = futures::future::join_all(sending).await;
         let _ = writing.await;
     };
     let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
     // Sent is not read: what the server has not read when this end closes with something unread is
     // lost. It answers after it has read what came before.
-    let read = async { tokio::join!(outward.query_account(), js.query_account()) };
+    let read = async {
+        tokio::join!(
+            outward[0].query_account(),
+            outward[1].query_account(),
+            js.query_account()
+        )
+    };
     let _ = tokio::time::timeout(LAST_ROUND_TRIP, read).await;
     Ok(())
 }
@@ -367,6 +377,8 @@ async fn watch_the_door(
 mod untaken {
     /// The ledger. The server sends it only so far ahead.
     pub const MAIN: usize = 65_536;
+    /// Nothing is asked for by it but, at the end, whether all was read.
+    pub const ANSWERS: usize = 16;
     /// Answers of charge points, and of those all that can be asked at once.
     pub const OUTWARD: usize = 8_192;
     /// Requests of up to 16 KiB.
@@ -381,12 +393,14 @@ mod untaken {
 /// what the server closes when it is not read fast enough: the ledger must not wait behind anybody's
 /// requests, and nobody's requests behind another kind. The server takes what comes by one
 /// connection in turn: a frame would wait for all the answers that the one before it gave rise to,
-/// if they went by the same.
+/// if they went by the same, and an answer for the commands beside it.
 #[derive(Debug, Clone)]
 struct Links {
     /// The ledger, and all that is kept in streams.
     main: async_nats::Client,
-    /// Answers, updates, commands.
+    /// Answers.
+    answers: async_nats::Client,
+    /// Updates and commands.
     outward: async_nats::Client,
     /// Requests of drivers and operators.
     requests: async_nats::Client,
@@ -406,6 +420,7 @@ impl Links {
         let link = |name, untaken| connect(config, metrics, connected, name, untaken);
         Ok(Self {
             main: link(named(""), untaken::MAIN).await?,
+            answers: link(named(" answers"), untaken::ANSWERS).await?,
             outward: link(named(" outward"), untaken::OUTWARD).await?,
             requests: link(named(" requests"), untaken::REQUESTS).await?,
             records: link(named(" records"), untaken::RECORDS).await?,
@@ -497,7 +512,7 @@ async fn prepare(
         .context("listening to charge points' answers")?;
     let places = Places {
         client: links.main.clone(),
-        outward: links.outward.clone(),
+        outward: [&links.answers, &links.outward].map(Clone::clone),
         intake: [&links.requests, &links.records, &links.presence].map(Clone::clone),
         js: js.clone(),
         ledger,

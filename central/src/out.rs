@@ -1,4 +1,6 @@
-//! What leaves: replies, updates. A publish waits while the connection is down; the engine must not.
+//! What leaves: answers by one connection; updates and commands by another, since the server takes
+//! what comes by one in turn, and whoever asked would wait for them. A publish waits while the
+//! connection is down; the engine must not.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +8,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use ev_contract::wire::{self, CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     held::{Held, OUT_BYTES_MAX, Share},
@@ -42,92 +44,62 @@ struct Message {
 /// Where outgoing messages are put.
 #[derive(Debug, Clone)]
 pub struct Out {
-    queue: mpsc::Sender<Message>,
+    answers: mpsc::Sender<Message>,
     refusals: mpsc::Sender<Message>,
+    outward: mpsc::Sender<Message>,
     share: Share,
     metrics: Arc<Metrics>,
 }
 
 impl Out {
-    /// Starts the task that publishes; it ends, flushed, when the last `Out` is dropped.
+    /// Starts the tasks that publish; they end, flushed, when the last `Out` is dropped.
     #[must_use]
     pub fn start(
-        client: async_nats::Client,
+        answering: async_nats::Client,
+        outward: async_nats::Client,
         metrics: Arc<Metrics>,
-    ) -> (Self, tokio::task::JoinHandle<()>) {
-        let (queue, mut waiting) = mpsc::channel::<Message>(OUT_MAX);
-        let (refusals, mut refused) = mpsc::channel::<Message>(REFUSALS_MAX);
-        let counted = Arc::clone(&metrics);
-        let task = tokio::spawn(async move {
-            let mut unflushed = 0;
-            let mut batch = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
-            loop {
-                tokio::select! {
-                    biased;
-                    Some(message) = waiting.recv() => {
-                        batch.push(message);
-                        while batch.len() < TAKEN_AT_ONCE_MAX
-                            && let Ok(message) = waiting.try_recv()
-                        {
-                            batch.push(message);
-                        }
-                    }
-                    Some(message) = refused.recv() => batch.push(message),
-                    else => break,
-                }
-                for message in batch.drain(..) {
-                    unflushed += message.payload.len();
-                    let flush = unflushed > UNFLUSHED_BYTES_MAX;
-                    if flush {
-                        unflushed = 0;
-                    }
-                    let published = publish(&client, message, flush);
-                    match tokio::time::timeout(PUBLISH_WAIT, published).await {
-                        Ok(Ok(())) => {
-                            if ev_crash::ARMED {
-                                // What has been sent is to have left before the end.
-                                let _ = client.flush().await;
-                                ev_crash::reach("sent", "one");
-                            }
-                        }
-                        Ok(Err(error)) => {
-                            counted.dropped();
-                            tracing::debug!(%error, "message not published");
-                        }
-                        Err(_) => counted.dropped(),
-                    }
-                }
-            }
-            if tokio::time::timeout(FLUSH_WAIT, client.flush())
-                .await
-                .is_err()
-            {
-                tracing::warn!("shut down before everything was sent: not connected");
-            }
-        });
+    ) -> (Self, [JoinHandle<()>; 2]) {
+        let (answers, answered) = mpsc::channel(OUT_MAX);
+        let (refusals, refused) = mpsc::channel(REFUSALS_MAX);
+        let (others, other) = mpsc::channel(OUT_MAX);
+        let tasks = [
+            tokio::spawn(leave(
+                answering,
+                answered,
+                Some(refused),
+                Arc::clone(&metrics),
+            )),
+            tokio::spawn(leave(outward, other, None, Arc::clone(&metrics))),
+        ];
         let out = Self {
-            queue,
+            answers,
             refusals,
+            outward: others,
             share: Share::new(OUT_BYTES_MAX),
             metrics,
         };
-        (out, task)
+        (out, tasks)
     }
 
     /// Asks somebody something in MessagePack; the answer goes to `reply`.
     pub fn ask<T: Serialize>(&self, subject: String, reply: String, message: &T) {
         let reply = Some(reply);
-        self.put(&self.queue, subject, reply, message, Encoding::MsgPack);
+        self.put(&self.outward, subject, reply, message, Encoding::MsgPack);
     }
 
-    /// Sends a message.
+    /// Tells those who watch.
+    pub fn update<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
+        self.put(&self.outward, subject, None, message, encoding);
+    }
+
+    /// Answers.
     pub fn send<T: Serialize>(&self, subject: String, message: &T, encoding: Encoding) {
-        self.put(&self.queue, subject, None, message, encoding);
+        self.put(&self.answers, subject, None, message, encoding);
     }
 
-    /// Sends a message that is encoded.
+    /// Answers with what is encoded.
     pub fn send_bytes(&self, subject: String, payload: Bytes, encoding: Encoding) {
-        self.put_bytes(&self.queue, subject, None, payload, encoding);
+        self.put_bytes(&self.answers, subject, None, payload, encoding);
     }
 
     /// Sends the refusal of one message of a flood, if there is nothing better to do.
@@ -180,6 +152,66 @@ impl Out {
         if !sent {
             self.metrics.dropped();
         }
+    }
+}
+
+/// Publishes what waits until nobody can add to it; refusals when nothing else does.
+async fn leave(
+    client: async_nats::Client,
+    mut waiting: mpsc::Receiver<Message>,
+    mut refused: Option<mpsc::Receiver<Message>>,
+    metrics: Arc<Metrics>,
+) {
+    let mut unflushed = 0;
+    let mut batch = Vec::with_capacity(TAKEN_AT_ONCE_MAX);
+    loop {
+        let refusal = async {
+            match &mut refused {
+                Some(refused) => refused.recv().await,
+                None => None,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(message) = waiting.recv() => {
+                batch.push(message);
+                while batch.len() < TAKEN_AT_ONCE_MAX
+                    && let Ok(message) = waiting.try_recv()
+                {
+                    batch.push(message);
+                }
+            }
+            Some(message) = refusal => batch.push(message),
+            else => break,
+        }
+        for message in batch.drain(..) {
+            unflushed += message.payload.len();
+            let flush = unflushed > UNFLUSHED_BYTES_MAX;
+            if flush {
+                unflushed = 0;
+            }
+            let published = publish(&client, message, flush);
+            match tokio::time::timeout(PUBLISH_WAIT, published).await {
+                Ok(Ok(())) => {
+                    if ev_crash::ARMED {
+                        // What has been sent is to have left before the end.
+                        let _ = client.flush().await;
+                        ev_crash::reach("sent", "one");
+                    }
+                }
+                Ok(Err(error)) => {
+                    metrics.dropped();
+                    tracing::debug!(%error, "message not published");
+                }
+                Err(_) => metrics.dropped(),
+            }
+        }
+    }
+    if tokio::time::timeout(FLUSH_WAIT, client.flush())
+        .await
+        .is_err()
+    {
+        tracing::warn!("shut down before everything was sent: not connected");
     }
 }
 

@@ -225,8 +225,19 @@ fn why_not_msgpack<T: DeserializeOwned>(bytes: &[u8]) -> DecodeError {
     let mut rest = bytes;
     let mut deserializer = rmp_serde::Deserializer::new(&mut rest);
     deserializer.set_max_depth(NESTING_MAX + 1);
-    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Err(error) => located(&error.path().to_string(), error.inner()),
+    why_not::<T, _>(&mut deserializer)
+}
+
+/// Reads a second time, with the path. It and JSON are read by way of a trait object: all messages
+/// for each kind of deserializer are most of what a program that knows the contract is compiled from.
+fn why_not<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> DecodeError {
+    let mut track = serde_path_to_error::Track::new();
+    let read = {
+        let tracked = serde_path_to_error::Deserializer::new(deserializer, &mut track);
+        erased_serde::deserialize::<T>(&mut <dyn erased_serde::Deserializer>::erase(tracked))
+    };
+    match read {
+        Err(error) => located(&track.path().to_string(), &error),
         Ok(_) => DecodeError("the payload cannot be read".into()),
     }
 }
@@ -245,23 +256,16 @@ fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         )));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let Ok(value) = T::deserialize(&mut deserializer) else {
-        return Err(why_not_json::<T>(bytes));
+    let mut erased = <dyn erased_serde::Deserializer>::erase(&mut deserializer);
+    let Ok(value) = erased_serde::deserialize::<T>(&mut erased) else {
+        let mut again = serde_json::Deserializer::from_slice(bytes);
+        return Err(why_not::<T, _>(&mut again));
     };
+    drop(erased);
     deserializer
         .end()
         .map_err(|_| DecodeError("bytes follow after the message".into()))?;
     Ok(value)
-}
-
-/// The same for JSON.
-#[cold]
-fn why_not_json<T: DeserializeOwned>(bytes: &[u8]) -> DecodeError {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
-        Err(error) => located(&error.path().to_string(), error.inner()),
-        Ok(_) => DecodeError("the payload cannot be read".into()),
-    }
 }
 
 /// The deepest level of `{` and `[` outside of strings, in bytes that may not be JSON at all.

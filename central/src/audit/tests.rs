@@ -42,7 +42,7 @@ async fn started(server: &NatsServer) -> (jetstream::Context, Audit, Out, async_
     let client = server.connect().await.unwrap();
     let js = jetstream::new(client.clone());
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (out, _) = Out::start(client.clone(), Arc::clone(&metrics));
+    let (out, _) = Out::start(client.clone(), client.clone(), Arc::clone(&metrics));
     let stream = ensure(&js, 1).await.unwrap();
     let (audit, _) = Audit::start(
         js.clone(),
@@ -152,7 +152,7 @@ async fn what_waits_at_the_end_is_written_down() {
     let client = server.connect().await.unwrap();
     let js = jetstream::new(client.clone());
     let metrics = Arc::new(Metrics::new().unwrap());
-    let (out, sending) = Out::start(client, Arc::clone(&metrics));
+    let (out, sending) = Out::start(client.clone(), client, Arc::clone(&metrics));
     let stream = ensure(&js, 1).await.unwrap();
     let (audit, auditing) = Audit::start(
         js.clone(),
@@ -169,7 +169,7 @@ async fn what_waits_at_the_end_is_written_down() {
     drop(audit);
     tokio::time::timeout(PATIENCE, async {
         auditing.await.unwrap();
-        sending.await.unwrap();
+        futures::future::try_join_all(sending).await.unwrap();
     })
     .await
     .unwrap();

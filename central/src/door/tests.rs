@@ -46,7 +46,7 @@ impl Watch {
         let client = server.connect().await?;
         let js = jetstream::new(client.clone());
         let metrics = Arc::new(Metrics::new()?);
-        let (out, _) = Out::start(client, Arc::clone(&metrics));
+        let (out, _) = Out::start(client.clone(), client, Arc::clone(&metrics));
         let stream = audit::ensure(&js, 1).await?;
         let by = replica.parse()?;
         let (audit, _) = Audit::start(

@@ -39,6 +39,12 @@ const AGAIN_JITTER: Duration = Duration::from_millis(2);
 /// After so long without a judgement the asker is told that the outcome is not known. Less than
 /// what clients wait in all, more than an election of a stream leader takes.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(8);
+/// How long what nobody waits for waits for company. A charge point's answer to a command comes just
+/// before the next request when somebody asks one thing after the other, and that would wait for a
+/// frame with nothing else in it. More than a request takes on its way, less than a person sees.
+const COMPANY_WAIT: Duration = Duration::from_millis(5);
+/// So many of them are company enough.
+const COMPANY_ENOUGH: usize = 64;
 /// How long a start waits for the end of a session that its driver has stopped. Less than the two
 /// seconds after which a client repeats itself.
 const OWN_END_WAIT: Duration = Duration::from_millis(1_500);
@@ -231,6 +237,24 @@ impl Waiting {
         *self = Self::default();
     }
 
+    /// Whether a frame is due: somebody waits for it, or something has waited for company long
+    /// enough.
+    fn worth_a_frame(&self) -> bool {
+        Lane::ALL.iter().any(|lane| {
+            let queue = &self.lanes[*lane as usize];
+            match lane {
+                Lane::Own => {
+                    queue.len() >= COMPANY_ENOUGH
+                        || queue.iter().any(|item| {
+                            matches!(item.kind, ItemKind::Barrier)
+                                || item.since.elapsed() >= COMPANY_WAIT
+                        })
+                }
+                Lane::Drivers | Lane::Operators | Lane::Syncs | Lane::Records => !queue.is_empty(),
+            }
+        })
+    }
+
     /// Takes what is due, as far as it may fit into one frame: each lane in its own order, first
     /// the shares of all, then what there is beyond. What must wait stays.
     fn take_due(&mut self, must_wait: impl Fn(&Item) -> bool) -> VecDeque<Item> {
@@ -366,7 +390,7 @@ impl Engine {
 
     /// Packs what waits into a frame and appends it, unless one is under way or nothing needs one.
     pub(super) fn cut_frame(&mut self) {
-        if self.in_flight.is_some() || self.waiting.is_empty() {
+        if self.in_flight.is_some() || !self.waiting.worth_a_frame() {
             return;
         }
         match self.stage {

@@ -107,7 +107,7 @@ pub struct Engine {
     config: Config,
     settings: Settings,
     client: async_nats::Client,
-    outward: async_nats::Client,
+    outward: [async_nats::Client; 2],
     intake: [async_nats::Client; 3],
     js: jetstream::Context,
     ledger: Stream,
@@ -194,8 +194,8 @@ pub struct Outlets {
 pub struct Places {
     /// The connection of the ledger.
     pub client: async_nats::Client,
-    /// The one by which answers and commands go.
-    pub outward: async_nats::Client,
+    /// Those by which answers, and updates and commands go.
+    pub outward: [async_nats::Client; 2],
     /// The connections of the subscriptions.
     pub intake: [async_nats::Client; 3],
     /// JetStream on it.
@@ -457,7 +457,7 @@ impl Engine {
         let up = |client: &async_nats::Client| {
             client.connection_state() == async_nats::connection::State::Connected
         };
-        let connected = up(&self.client) && up(&self.outward);
+        let connected = up(&self.client) && self.outward.iter().all(up);
         let hears = connected && self.intake.iter().all(up);
         let frame_since = self.in_flight.as_ref().map(|f| f.since);
         // Whoever looks at these looks from time to time: nobody is woken.
@@ -573,6 +573,8 @@ impl Engine {
             return;
         };
         let mine = frame.by == self.config.replica;
+        // Whoever asked waits for nothing that follows.
+        self.judge(&applied);
         let serving = self.serving();
         for (record, valid) in applied.records() {
             if !valid {
@@ -597,7 +599,6 @@ impl Engine {
         for write in applied.writes() {
             self.follow(write, applied.pos, mine);
         }
-        self.judge(&applied);
     }
 
     /// What follows from one key's new state.
@@ -692,7 +693,7 @@ impl Engine {
                 Encoding::MsgPack
             };
             ev_crash::reach("update", "one");
-            self.out.send(subject.to_string(), &update, encoding);
+            self.out.update(subject.to_string(), &update, encoding);
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Closed {
     pub warm_up: Duration,
     /// So long in all; longer, up to [`LONGER_MAX`] times, until each in flight was answered.
     pub time: Duration,
+    /// Between an answer and the next question.
+    pub pause: Duration,
 }
 
 /// An answer.
@@ -155,6 +157,9 @@ pub async fn closed(
             let shot = if goes_on { next.next() } else { None };
             match shot {
                 Some(shot) => {
+                    if !how.pause.is_zero() {
+                        tokio::time::sleep(how.pause).await;
+                    }
                     sent_at.push(Instant::now());
                     client.send(shot.clone()).await?;
                     open += 1;

@@ -38,6 +38,7 @@ pub const ONE: Closed = Closed {
     in_flight: 1,
     warm_up: Duration::ZERO,
     time: ALONE_TIME,
+    pause: Duration::ZERO,
 };
 
 /// What rounds of starts came to, each value of one round.
@@ -134,11 +135,13 @@ pub async fn rounds(
         in_flight: sizes.crowd,
         warm_up: sizes.warm_up,
         time: sizes.round_time,
+        pause: Duration::ZERO,
     };
     let frames_one_at_a_time = Closed {
         in_flight: 1,
         warm_up: Duration::ZERO,
         time: FRAMES_TIME.min(sizes.round_time),
+        pause: Duration::ZERO,
     };
     let mut rounds = Rounds {
         cores: Part::ALL.map(|part| (part, Vec::new())).into(),

@@ -55,6 +55,7 @@ fn closed_load(sizes: &Sizes, in_flight: usize) -> Closed {
         in_flight: in_flight.min(sizes.crowd),
         warm_up: sizes.warm_up,
         time: sizes.round_time,
+        pause: Duration::ZERO,
     }
 }
 

@@ -22,18 +22,18 @@ const SLOW_CHARGE_POINTS_MAX: usize = 5_000;
 /// Charge points in the row of a start alone: a small town's.
 const ALONE_CHARGE_POINTS_MAX: usize = 1_000;
 
+/// Between two starts that have nothing to do with each other: what followed from the one before,
+/// its command and the answer to that, is over.
+const APART: Duration = Duration::from_millis(20);
+/// Of those in a round, which take their time.
+const APART_MAX: usize = 250;
+
 /// From the request to accepted, one at a time, beside a core request-reply and a durable append.
 pub async fn alone(sizes: &Sizes) -> Result<Vec<Figure>> {
     alone_on("start-alone", sizes, &Layout::default()).await
 }
 
 async fn alone_on(row: &'static str, sizes: &Sizes, layout: &Layout) -> Result<Vec<Figure>> {
-    #[derive(Default)]
-    struct Times {
-        start: Vec<f64>,
-        echo: Vec<f64>,
-        append: Vec<f64>,
-    }
     let mut hub = Hub::start(layout).await?;
     let charge_points = sizes.charge_points.min(ALONE_CHARGE_POINTS_MAX);
     hub.fleet.join(charge_points).await?;
@@ -41,41 +41,62 @@ async fn alone_on(row: &'static str, sizes: &Sizes, layout: &Layout) -> Result<V
     let mut starts = Starts::new(charge_points, hub.connectors);
     let bytes = warm_up(&mut hub, &mut starts, sizes).await?;
     let count = sizes.alone.min(starts.places());
-    let (mut p50, mut p99) = (Times::default(), Times::default());
-    for _ in 0..sizes.rounds {
-        let shots = starts.round(count)?;
-        let echo = closed(&mut hub.drivers, &starts.echo_of(&shots), ONE, || {}).await?;
-        let append = floor::appends(&mut hub.core, bytes, count, ONE).await?;
-        let start = closed(&mut hub.drivers, &shots, ONE, || {}).await?;
-        starts.check_all(&start)?;
-        hub.fleet.free(starts.accepted).await?;
-        for (times, percent) in [(&mut p50, 50.0), (&mut p99, 99.0)] {
-            times.start.push(start.percentile_us(percent));
-            times.echo.push(echo.percentile_us(percent));
-            times.append.push(append.percentile_us(percent));
+    let mut figures = Vec::new();
+    let apart = Closed {
+        pause: APART,
+        ..ONE
+    };
+    for (which, how, count) in [
+        ("at once after the one before", ONE, count),
+        ("20 ms after the one before", apart, count.min(APART_MAX)),
+    ] {
+        let (mut p50, mut p99) = (Times::default(), Times::default());
+        for _ in 0..sizes.rounds {
+            let shots = starts.round(count)?;
+            let echo = closed(&mut hub.drivers, &starts.echo_of(&shots), how, || {}).await?;
+            let append = floor::appends(&mut hub.core, bytes, count, how).await?;
+            let start = closed(&mut hub.drivers, &shots, how, || {}).await?;
+            starts.check_all(&start)?;
+            hub.fleet.free(starts.accepted).await?;
+            for (times, percent) in [(&mut p50, 50.0), (&mut p99, 99.0)] {
+                times.start.push(start.percentile_us(percent));
+                times.echo.push(echo.percentile_us(percent));
+                times.append.push(append.percentile_us(percent));
+            }
+        }
+        for (what, times, bound) in [("p50", &p50, 1.2), ("p99", &p99, 2.0)] {
+            figures.extend(times.figures(row, &format!("{which}, {what}"), bytes, bound));
         }
     }
     sample(&mut hub, &starts).await?;
-    let mut figures = Vec::new();
-    for (what, times, bound) in [("p50", &p50, 1.2), ("p99", &p99, 2.0)] {
-        let sums: Vec<f64> = times
+    Ok(figures)
+}
+
+/// Of starts and of the floors in the same rounds, in microseconds.
+#[derive(Default)]
+struct Times {
+    start: Vec<f64>,
+    echo: Vec<f64>,
+    append: Vec<f64>,
+}
+
+impl Times {
+    fn figures(&self, row: &'static str, what: &str, bytes: usize, bound: f64) -> [Figure; 3] {
+        let sums: Vec<f64> = self
             .echo
             .iter()
-            .zip(&times.append)
+            .zip(&self.append)
             .map(|(echo, append)| echo + append)
             .collect();
-        let echo = format!("core request-reply, {what}");
         let append = format!("durable append of {bytes} B, {what}");
-        let start = format!("start to accepted, {what}");
-        figures.extend([
-            Figure::new(row, echo, "us", &times.echo),
-            Figure::new(row, append, "us", &times.append),
-            Figure::new(row, start, "us", &times.start)
-                .over(&times.start, "echo + append", &sums)
+        [
+            Figure::new(row, format!("core request-reply, {what}"), "us", &self.echo),
+            Figure::new(row, append, "us", &self.append),
+            Figure::new(row, format!("start to accepted, {what}"), "us", &self.start)
+                .over(&self.start, "echo + append", &sums)
                 .target(Target::FloorsAtMost(bound)),
-        ]);
+        ]
     }
-    Ok(figures)
 }
 
 /// As many starts as there are in flight, on one server.
@@ -140,6 +161,7 @@ async fn profile(hub: &mut Hub, starts: &mut Starts, sizes: &Sizes, dir: &Path) 
         warm_up: Duration::ZERO,
         // Perf needs a moment at both ends.
         time: sizes.round_time + Duration::from_secs(1),
+        pause: Duration::ZERO,
     };
     let shots = starts.round(starts.places())?;
     let recording = Recording::start(pid, sizes.round_time, dir)?;

@@ -1,11 +1,12 @@
 //! What this replica hears of charge points.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use central_core::view::Heard;
+use central_core::view::{Beat, Heard};
 use ev_contract::{
     ids::{CpId, Epoch},
     limits::OFFLINE_AFTER_MS,
@@ -23,20 +24,51 @@ const EARS_MAX: usize = 131_072;
 /// Between two looks for charge points that can be forgotten, when there are so many.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
+/// Words for versions that are kept for those who say the same.
+const VERSIONS_MAX: usize = 1_024;
+
 #[derive(Debug)]
 struct Ear {
-    heartbeat: Option<Heartbeat>,
+    beat: Option<Beat>,
     heard_at: Instant,
     wall: UnixMs,
     /// When its agent began.
     started_at: Option<UnixMs>,
-    other_epoch: Option<(Epoch, Instant)>,
+    other_epoch: Option<Box<(Epoch, Instant)>>,
     /// Since when it is in reach.
     since: UnixMs,
     /// When it was last out of reach and came back.
     cut: Option<(UnixMs, UnixMs)>,
     /// What was last told of it: online or not.
     told: Option<bool>,
+}
+
+impl Ear {
+    /// Of one that is heard for the first time.
+    fn new(now: Instant, wall: UnixMs) -> Self {
+        Self {
+            beat: None,
+            heard_at: now,
+            wall,
+            started_at: None,
+            other_epoch: None,
+            since: wall,
+            cut: None,
+            told: None,
+        }
+    }
+
+    /// It is heard again. Says whether it was out of reach before.
+    fn hears_again(&mut self, now: Instant, wall: UnixMs) -> bool {
+        let was_away = now - self.heard_at > OFFLINE_AFTER;
+        if was_away {
+            self.cut = Some((self.wall, wall));
+            self.since = wall;
+        }
+        self.heard_at = now;
+        self.wall = wall;
+        was_away
+    }
 }
 
 /// Whether this replica hears as it should. What it does not hear while its own connection is down,
@@ -98,7 +130,9 @@ impl Default for Listening {
 #[derive(Debug)]
 pub struct Hearing {
     since: Instant,
-    ears: HashMap<CpId, Ear>,
+    /// In boxes: a table has room that nobody is in.
+    ears: HashMap<CpId, Box<Ear>>,
+    versions: HashSet<Arc<str>>,
     swept_at: Option<Instant>,
 }
 
@@ -109,6 +143,7 @@ impl Hearing {
         Self {
             since: Instant::now(),
             ears: HashMap::new(),
+            versions: HashSet::new(),
             swept_at: None,
         }
     }
@@ -119,39 +154,55 @@ impl Hearing {
         if !self.has_room_for(&heartbeat.cp_id, now) {
             return false;
         }
-        let before = self.ears.get(&heartbeat.cp_id);
-        let was_away = before.is_none_or(|ear| now - ear.heard_at > OFFLINE_AFTER);
-        let (since, cut) = came_back(before, was_away, wall);
-        let told = before.and_then(|ear| ear.told);
-        let other_epoch = before.and_then(|ear| match &ear.heartbeat {
+        let version = self.version(heartbeat.version);
+        let uptime_ms = i64::try_from(heartbeat.uptime_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let started_at = wall.plus_ms(uptime_ms.saturating_neg());
+        let (was_away, ear) = match self.ears.entry(heartbeat.cp_id) {
+            Entry::Occupied(ear) => {
+                let ear = ear.into_mut();
+                (ear.hears_again(now, wall), ear)
+            }
+            Entry::Vacant(room) => (true, room.insert(Box::new(Ear::new(now, wall)))),
+        };
+        ear.other_epoch = match &ear.beat {
             Some(last) if last.epoch != heartbeat.epoch && !was_away => {
-                Some((last.epoch.clone(), now))
+                Some(Box::new((last.epoch.clone(), now)))
             }
             Some(_) | None => ear
                 .other_epoch
-                .clone()
-                .filter(|(_, at)| now - *at < OFFLINE_AFTER),
-        });
-        let uptime_ms = i64::try_from(heartbeat.uptime_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
-        let started_at = wall.plus_ms(uptime_ms.saturating_neg());
-        let started_at = before
-            .and_then(|ear| ear.started_at)
+                .take()
+                .filter(|other| now - other.1 < OFFLINE_AFTER),
+        };
+        ear.started_at = ear
+            .started_at
             .filter(|at| at.ms_since(started_at).abs() <= SAME_START_MS)
-            .unwrap_or(started_at);
-        self.ears.insert(
-            heartbeat.cp_id.clone(),
-            Ear {
-                heartbeat: Some(heartbeat),
-                heard_at: now,
-                wall,
-                started_at: Some(started_at),
-                other_epoch,
-                since,
-                cut,
-                told,
-            },
-        );
+            .or(Some(started_at));
+        let epoch = match ear.beat.take() {
+            Some(last) if last.epoch == heartbeat.epoch => last.epoch,
+            Some(_) | None => heartbeat.epoch,
+        };
+        ear.beat = Some(Beat {
+            epoch,
+            version,
+            clock_offset_ms: heartbeat.clock_offset_ms,
+            spool_depth: heartbeat.spool_depth,
+            health: heartbeat.health.into(),
+            access_expires_at: heartbeat.access_expires_at,
+            connectors: heartbeat.connectors.into(),
+        });
         was_away
+    }
+
+    fn version(&mut self, text: String) -> Arc<str> {
+        if let Some(same) = self.versions.get(text.as_str()) {
+            return Arc::clone(same);
+        }
+        if self.versions.len() >= VERSIONS_MAX {
+            self.versions.clear();
+        }
+        let text: Arc<str> = text.into();
+        self.versions.insert(Arc::clone(&text));
+        text
     }
 
     /// A charge point answered something.
@@ -160,24 +211,14 @@ impl Hearing {
         if !self.has_room_for(cp, now) {
             return;
         }
-        self.ears
-            .entry(cp.clone())
-            .and_modify(|ear| {
-                let was_away = now - ear.heard_at > OFFLINE_AFTER;
-                (ear.since, ear.cut) = came_back(Some(ear), was_away, wall);
-                ear.heard_at = now;
-                ear.wall = wall;
-            })
-            .or_insert(Ear {
-                heartbeat: None,
-                heard_at: now,
-                wall,
-                started_at: None,
-                other_epoch: None,
-                since: wall,
-                cut: None,
-                told: None,
-            });
+        match self.ears.get_mut(cp) {
+            Some(ear) => {
+                ear.hears_again(now, wall);
+            }
+            None => {
+                self.ears.insert(cp.clone(), Box::new(Ear::new(now, wall)));
+            }
+        }
     }
 
     /// Whose reach is otherwise than was last told, and since when. `listening` says whether silence
@@ -236,20 +277,7 @@ impl Hearing {
         self.ears
             .get(cp)
             .and_then(|ear| ear.other_epoch.as_ref())
-            .is_some_and(|(_, at)| at.elapsed() < OFFLINE_AFTER)
-    }
-}
-
-/// Since when one is in reach that is heard now, and when it was last out of reach.
-fn came_back(
-    before: Option<&Ear>,
-    was_away: bool,
-    wall: UnixMs,
-) -> (UnixMs, Option<(UnixMs, UnixMs)>) {
-    match before {
-        None => (wall, None),
-        Some(ear) if was_away => (wall, Some((ear.wall, wall))),
-        Some(ear) => (ear.since, ear.cut),
+            .is_some_and(|other| other.1.elapsed() < OFFLINE_AFTER)
     }
 }
 
@@ -272,9 +300,9 @@ impl Heard for Hearing {
         }
     }
 
-    fn last(&self, cp: &CpId) -> Option<(&Heartbeat, UnixMs)> {
+    fn last(&self, cp: &CpId) -> Option<(&Beat, UnixMs)> {
         let ear = self.ears.get(cp)?;
-        ear.heartbeat.as_ref().map(|hb| (hb, ear.wall))
+        ear.beat.as_ref().map(|beat| (beat, ear.wall))
     }
 
     fn heard_at(&self, cp: &CpId) -> Option<UnixMs> {

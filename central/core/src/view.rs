@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use ev_contract::{
     connector::{ConnectorState, Service},
-    ids::{ConnectorId, CpId, DriverId, RequestId, SiteId},
+    ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SiteId},
     time::UnixMs,
     units::{MilliWatt, Mwh},
     v1::{
         ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
-        CpEnrolment, DriverUpdate, Heartbeat, Reach, ScopedTariff, SessionView, Status, Tariff,
-        TariffScope, UpdateType,
+        CpEnrolment, DriverUpdate, Reach, ScopedTariff, SessionView, Status, Tariff, TariffScope,
+        UpdateType,
     },
 };
 
@@ -22,12 +22,31 @@ use crate::{
     state::{Entry, State},
 };
 
+/// What is kept of a charge point's last heartbeat. There is one for each of them, so that it is small.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// The spool's epoch.
+    pub epoch: Epoch,
+    /// The agent's version.
+    pub version: Arc<str>,
+    /// Its clock less central's, where it knows.
+    pub clock_offset_ms: Option<i64>,
+    /// Records that wait.
+    pub spool_depth: u64,
+    /// What is wrong, as codes.
+    pub health: Box<[String]>,
+    /// The first end among what it connects with.
+    pub access_expires_at: Option<UnixMs>,
+    /// By number.
+    pub connectors: Box<[ConnectorBeat]>,
+}
+
 /// What a replica has heard of charge points. Not in the ledger: each replica hears for itself.
 pub trait Heard {
     /// Whether a charge point can be reached.
     fn reach(&self, cp: &CpId) -> Reach;
     /// Its last heartbeat, and when it came by central's clock.
-    fn last(&self, cp: &CpId) -> Option<(&Heartbeat, UnixMs)>;
+    fn last(&self, cp: &CpId) -> Option<(&Beat, UnixMs)>;
     /// When it was last heard of.
     fn heard_at(&self, cp: &CpId) -> Option<UnixMs> {
         self.last(cp).map(|(_, at)| at)
@@ -375,7 +394,7 @@ pub fn charge_point(
         version: cp.map(|cp| cp.version.to_string()),
         spool_depth: last.map(|(hb, _)| hb.spool_depth),
         clock_offset_ms: last.and_then(|(hb, _)| hb.clock_offset_ms),
-        health: last.map(|(hb, _)| hb.health.clone()).unwrap_or_default(),
+        health: last.map(|(hb, _)| hb.health.to_vec()).unwrap_or_default(),
         access_expires_at: last.and_then(|(hb, _)| hb.access_expires_at),
         epoch: cp.map(|cp| cp.epoch.to_string()),
         next_record: spools

@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 
+use central_core::view::Beat;
 use ev_contract::{
     connector::{ConnectorState, Phase},
     ids::{ConnectorId, CpId, SiteId},
     time::UnixMs,
     units::Mwh,
-    v1::{Heartbeat, Reach},
+    v1::Reach,
 };
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
@@ -88,7 +89,7 @@ pub struct Sighting<'a> {
     /// Whether it can be reached.
     pub reach: Reach,
     /// Its last heartbeat, and when that came.
-    pub last: Option<(&'a Heartbeat, UnixMs)>,
+    pub last: Option<(&'a Beat, UnixMs)>,
     /// When its agent began.
     pub started_at: Option<UnixMs>,
     /// Whether its heartbeats name two spools at once.
@@ -270,7 +271,7 @@ impl Survey {
         });
     }
 
-    fn live(&mut self, heartbeat: &Heartbeat) -> Live {
+    fn live(&mut self, heartbeat: &Beat) -> Live {
         let depth = heartbeat.spool_depth;
         self.backlog = self.backlog.saturating_add(depth);
         self.backlog_max = self.backlog_max.max(depth);

@@ -1,12 +1,12 @@
 //! What a look at a fleet shows, at the bounds too.
 
+use central_core::view::Beat;
 use ev_contract::{
     connector::{ConnectorState, Phase},
     ids::{ConnectorId, CpId, SiteId},
     time::UnixMs,
     units::{MilliWatt, Mwh},
-    v1::{ConnectorBeat, Heartbeat, Reach},
-    wire::{CENTRAL, Tag},
+    v1::{ConnectorBeat, Reach},
 };
 
 use super::{
@@ -16,26 +16,24 @@ use super::{
 
 const NOW: UnixMs = UnixMs(1_700_000_000_000);
 
-fn heartbeat(cp: &CpId) -> Heartbeat {
-    Heartbeat {
-        tag: Tag::new(),
-        to: CENTRAL.into(),
-        cp_id: cp.clone(),
+fn beat() -> Beat {
+    Beat {
         epoch: "e1".parse().unwrap(),
-        ts: NOW,
-        clock_offset_ms: Some(-2_500),
-        uptime_s: 60,
         version: "1.2.3".into(),
+        clock_offset_ms: Some(-2_500),
         spool_depth: 1_001,
-        health: vec!["clock_unsure".into(), "made_up".into(), "another".into()],
+        health: ["clock_unsure", "made_up", "another"]
+            .map(String::from)
+            .into(),
         access_expires_at: Some(NOW.plus_ms(2 * 24 * 3_600 * 1_000)),
-        connectors: vec![ConnectorBeat {
+        connectors: [ConnectorBeat {
             connector: ConnectorId(1),
             state: ConnectorState::Charging,
             session_id: None,
             register_mwh: Some(Mwh(10_000)),
             power_mw: Some(MilliWatt(11_000_000)),
-        }],
+        }]
+        .into(),
     }
 }
 
@@ -57,7 +55,7 @@ fn page(count: usize, rows_max: usize, reach: Reach) -> String {
             site: &site,
             version: "1.0.0",
             reach,
-            last: Some((&heartbeat(&cp), NOW)),
+            last: Some((&beat(), NOW)),
             started_at: Some(NOW.plus_ms(-60_000)),
             has_two_agents: false,
             connectors: vec![(ConnectorId(1), ConnectorState::Charging, true)],

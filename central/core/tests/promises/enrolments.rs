@@ -10,7 +10,7 @@ use ev_contract::{
     connector::{ConnectorState, Service},
     ids::CpId,
     time::UnixMs,
-    v1::{CpEnrolment, Heartbeat, Reach, TariffScope},
+    v1::{CpEnrolment, Reach, TariffScope},
 };
 
 use crate::harness::{Asking, Cabinet, World, cp_id, driver, op, replay, set_tariff, start, terms};
@@ -40,7 +40,7 @@ impl view::Heard for All {
     fn reach(&self, _: &CpId) -> Reach {
         self.0
     }
-    fn last(&self, _: &CpId) -> Option<(&Heartbeat, UnixMs)> {
+    fn last(&self, _: &CpId) -> Option<(&view::Beat, UnixMs)> {
         None
     }
 }

@@ -5,14 +5,14 @@ use central_core::{
     insight::{self, refuses},
     state::Log,
     trail::{Cursor, EVENTS_MAX, Filter, Trail},
-    view::Heard,
+    view::{Beat, Heard},
 };
 use ev_contract::{
     codes::Code,
     connector::{FaultEffect, Service},
     ids::{ConnectorId, CpId},
     time::UnixMs,
-    v1::{Availability, Awaited, EventKind, EventRow, Heartbeat, Reach},
+    v1::{Availability, Awaited, EventKind, EventRow, Reach},
 };
 
 use crate::harness::*;
@@ -52,7 +52,7 @@ impl Heard for Ears {
         self.0
     }
 
-    fn last(&self, _: &CpId) -> Option<(&Heartbeat, UnixMs)> {
+    fn last(&self, _: &CpId) -> Option<(&Beat, UnixMs)> {
         None
     }
 

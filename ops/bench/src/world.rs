@@ -245,12 +245,13 @@ impl World {
             let (minute, n) = self.at;
             ensure!(minute < minutes_max, "nothing happens any more");
             if n == self.fleet.len() {
+                if !commands.is_empty() {
+                    // What was asked in this minute would have expired in the next.
+                    break;
+                }
                 self.at = (minute + 1, 0);
                 self.now = self.now.plus_ms(MINUTE_MS);
-                if commands.is_empty() {
-                    continue;
-                }
-                break;
+                continue;
             }
             self.at.1 += 1;
             let step = Step::at((minute + n * STRIDE) % CYCLE);

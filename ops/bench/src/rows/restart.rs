@@ -305,12 +305,17 @@ impl Filled {
 
     /// Central has read everything, and knows a session that charges.
     async fn check(&mut self) -> Result<()> {
-        let [applied] = self.hub.metrics(["ev_ledger_applied_sequence"]).await?;
         let written = self.world.state().basis().seq;
-        ensure!(
-            applied > written as f64,
-            "central has applied {applied} messages of {written} and its own"
-        );
+        // It shows how far it is a turn after it has begun to answer.
+        ev_testkit::wait_for("central has applied the ledger", SILENCE, async || {
+            let [applied] = self.hub.metrics(["ev_ledger_applied_sequence"]).await?;
+            ensure!(
+                applied > written as f64,
+                "it has applied {applied} messages of {written} and its own"
+            );
+            Ok(())
+        })
+        .await?;
         let Some((driver, session)) = self.world.charging() else {
             return Ok(());
         };

@@ -6,7 +6,7 @@ use std::{
     fmt::Write as _,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -32,6 +32,9 @@ use crate::{
 
 /// Central reads its ledger before it serves.
 const READY: Duration = Duration::from_secs(120);
+/// Between two looks whether a central that was started again is ready: a hundredth of what is
+/// asked of the quickest restart, and as little work.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What is to be up.
 #[derive(Debug, Clone)]
@@ -140,6 +143,26 @@ impl Part {
     }
 }
 
+/// A replica of central.
+#[derive(Debug)]
+struct Central {
+    process: Process,
+    /// Of its HTTP side.
+    port: u16,
+    /// Its configuration, and what that says as it is shipped.
+    path: PathBuf,
+    text: String,
+}
+
+/// How long a restart took, from the start of the process.
+#[derive(Debug, Clone, Copy)]
+pub struct Restarted {
+    /// Until it had read its snapshot, and knew how far the ledger goes.
+    pub begun: Duration,
+    /// Until it answered.
+    pub ready: Duration,
+}
+
 /// What is up. Dropping it ends every process.
 #[derive(Debug)]
 pub struct Hub {
@@ -153,7 +176,7 @@ pub struct Hub {
     pub connectors: u16,
     fleet_process: Process,
     echo: Process,
-    centrals: Vec<(Process, u16)>,
+    centrals: Vec<Central>,
     /// The servers.
     pub servers: Servers,
     keys: BenchKeys,
@@ -181,14 +204,19 @@ impl Hub {
         let url = servers.url();
         let mut centrals = Vec::new();
         for n in 1..=layout.centrals {
-            let (path, port) = central_toml(&keys, &servers, n, dir.path())?;
+            let (path, port, text) = central_toml(&keys, &servers, n, dir.path())?;
             let process = Process::program(format!("central-{n}"), program("central")?)
                 .arg("run")
                 .arg("--config")
                 .arg(&path)
                 .env("RUST_LOG", "info,async_nats=warn")
                 .spawn()?;
-            centrals.push((process, port));
+            centrals.push(Central {
+                process,
+                port,
+                path,
+                text,
+            });
         }
         let echo = play(&keys, &url, "echo", Account::Core)?;
         let fleet_process = play(&keys, &url, "fleet", Account::Edge)?
@@ -218,15 +246,76 @@ impl Hub {
     /// # Errors
     /// When one does not.
     pub async fn ready(&self) -> Result<()> {
-        for (process, port) in &self.centrals {
-            wait_for(&format!("{} is ready", process.name()), READY, async || {
-                let (status, body) = http(*port, "/readyz").await?;
+        for central in &self.centrals {
+            let what = format!("{} is ready", central.process.name());
+            wait_for(&what, READY, async || {
+                let (status, body) = http(central.port, "/readyz").await?;
                 ensure!(status == 200, "{status}: {body}");
                 Ok(())
             })
             .await?;
         }
         Ok(())
+    }
+
+    /// What the configuration of every replica says from its next start on, beside what it says as
+    /// shipped.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure_centrals(&self, more: &str) -> Result<()> {
+        for central in &self.centrals {
+            std::fs::write(&central.path, format!("{}{more}", central.text))
+                .context("write central's configuration anew")?;
+        }
+        Ok(())
+    }
+
+    /// Kills every replica of central: nothing is drained, and no snapshot is written.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill_centrals(&mut self) -> Result<()> {
+        self.centrals
+            .iter_mut()
+            .try_for_each(|central| central.process.kill9())
+    }
+
+    /// Starts every replica of central that was killed, one after the other; how long it took the
+    /// slowest.
+    ///
+    /// # Errors
+    /// When one ends, or does not serve in time.
+    pub async fn restart_centrals(&mut self, within: Duration) -> Result<Restarted> {
+        let mut slowest = Restarted {
+            begun: Duration::ZERO,
+            ready: Duration::ZERO,
+        };
+        for central in &mut self.centrals {
+            let name = central.process.name().to_owned();
+            let began = Instant::now();
+            central.process.restart()?;
+            let mut begun = None;
+            loop {
+                ensure!(central.process.is_running(), "{name} has ended");
+                ensure!(began.elapsed() < within, "{name} is not ready in time");
+                // It listens before it does anything else.
+                if let Ok((status, body)) = http(central.port, "/readyz").await {
+                    let at = began.elapsed();
+                    // Before it knows how far the ledger goes, it says `0 of 0`.
+                    if status == 200 || !body.contains(" of 0") {
+                        begun.get_or_insert(at);
+                    }
+                    if status == 200 {
+                        slowest.ready = slowest.ready.max(at);
+                        break;
+                    }
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            slowest.begun = slowest.begun.max(begun.unwrap_or_default());
+        }
+        Ok(slowest)
     }
 
     /// Who vouches for its servers.
@@ -274,8 +363,8 @@ impl Hub {
     /// When one does not answer, or has no such metric.
     pub async fn metrics<const N: usize>(&self, names: [&str; N]) -> Result<[f64; N]> {
         let mut sums = [0.0; N];
-        for (_, port) in &self.centrals {
-            let (_, page) = http(*port, "/metrics").await?;
+        for central in &self.centrals {
+            let (_, page) = http(central.port, "/metrics").await?;
             for (name, sum) in names.iter().zip(&mut sums) {
                 let value = page
                     .lines()
@@ -328,7 +417,7 @@ impl Hub {
     /// The processes of central, for a profiler.
     #[must_use]
     pub fn central_pids(&self) -> Vec<u32> {
-        self.centrals.iter().map(|(p, _)| p.pid()).collect()
+        self.centrals.iter().map(|c| c.process.pid()).collect()
     }
 }
 
@@ -352,7 +441,7 @@ fn central_toml(
     servers: &Servers,
     n: usize,
     dir: &Path,
-) -> Result<(PathBuf, u16)> {
+) -> Result<(PathBuf, u16, String)> {
     let port = free_port();
     let path = dir.join(format!("central-{n}.toml"));
     let name = format!("central-{n}");
@@ -365,8 +454,8 @@ fn central_toml(
         keys.keys.ca().display(),
     );
     writeln!(text, "stream_replicas = {}", servers.replicas())?;
-    std::fs::write(&path, text).context("write central's configuration")?;
-    Ok((path, port))
+    std::fs::write(&path, &text).context("write central's configuration")?;
+    Ok((path, port, text))
 }
 
 /// This program in another role.

@@ -13,6 +13,7 @@ mod report;
 mod rows;
 mod starts;
 mod usage;
+mod world;
 
 use std::{path::PathBuf, process::ExitCode};
 

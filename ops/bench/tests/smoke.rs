@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Many times what it takes: a minute where nothing else runs. Just below what nextest allows.
 const ENDS: Duration = Duration::from_secs(560);
 /// Every row with a target or a floor that others quote.
-const ROWS: [&str; 14] = [
+const ROWS: [&str; 16] = [
+    "core",
     "start-alone",
     "start-crowd",
     "start-three",
@@ -21,6 +22,7 @@ const ROWS: [&str; 14] = [
     "slow-charge-point",
     "replicas",
     "growth",
+    "restart",
     "agent",
     "reconnect",
     "drain",

@@ -1,8 +1,10 @@
 //! What is measured: one function a row, each with a hub of its own.
 
 mod agents;
+mod core;
 mod crowd;
 mod growth;
+mod restart;
 mod sessions;
 mod shapes;
 mod start;
@@ -41,6 +43,17 @@ pub struct Sizes {
     pub backlog: usize,
     /// How long starts are measured before something happens to them.
     pub calm: Duration,
+    /// Charge points of which central's core is asked what they cost.
+    pub core_fleet: usize,
+    /// Records that a restart without a snapshot reads.
+    pub replayed: usize,
+    /// Records of the ledger of a restart with one, a hundred of each charge point; so many of them
+    /// after the snapshot.
+    pub ledger: usize,
+    /// See there.
+    pub rest: usize,
+    /// Restarts of each kind.
+    pub restarts: usize,
 }
 
 impl Sizes {
@@ -58,6 +71,11 @@ impl Sizes {
         agents: 10_000,
         backlog: 100_000,
         calm: Duration::from_secs(5),
+        core_fleet: 100_000,
+        replayed: 1_000_000,
+        ledger: 10_000_000,
+        rest: 500_000,
+        restarts: 3,
     };
     /// For a look.
     pub const QUICK: Self = Self {
@@ -70,6 +88,10 @@ impl Sizes {
         bursts: 4,
         agents: 2_000,
         backlog: 20_000,
+        core_fleet: 10_000,
+        replayed: 100_000,
+        ledger: 200_000,
+        rest: 20_000,
         ..Self::FULL
     };
     /// To see that the bench itself works.
@@ -86,6 +108,11 @@ impl Sizes {
         agents: 20,
         backlog: 200,
         calm: Duration::from_millis(500),
+        core_fleet: 50,
+        replayed: 1_000,
+        ledger: 2_000,
+        rest: 200,
+        restarts: 1,
     };
 }
 
@@ -103,6 +130,8 @@ pub struct Bench {
 /// A row of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Row {
+    /// What central's core costs by itself, without a server
+    Core,
     /// A start alone: from the request to accepted
     StartAlone,
     /// Starts with 512 in flight on one server
@@ -127,6 +156,8 @@ pub enum Row {
     SlowDisk,
     /// From a thousand charge points to a hundred thousand
     Growth,
+    /// A restart of central: all of a ledger, and a snapshot with the rest
+    Restart,
     /// The agent in a cabinet, idle and charging
     Agent,
     /// Ten thousand agents that come back at once
@@ -137,7 +168,9 @@ pub enum Row {
 
 impl Row {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
+        // First: it looks at the memory of this process.
+        Self::Core,
         Self::StartAlone,
         Self::StartCrowd,
         Self::StartThree,
@@ -150,6 +183,7 @@ impl Row {
         Self::Replicas,
         Self::SlowDisk,
         Self::Growth,
+        Self::Restart,
         Self::Agent,
         Self::Reconnect,
         Self::Drain,
@@ -161,6 +195,7 @@ impl Row {
     /// When a part fails, or a result is wrong.
     pub async fn run(self, bench: &mut Bench) -> Result<Vec<Figure>> {
         match self {
+            Self::Core => core::core(&bench.sizes),
             Self::StartAlone => start::alone(&bench.sizes).await,
             Self::StartCrowd => start::crowd(bench).await,
             Self::StartThree => start::three(bench).await,
@@ -173,6 +208,7 @@ impl Row {
             Self::Replicas => shapes::replicas(bench).await,
             Self::SlowDisk => start::slow_disk(bench).await,
             Self::Growth => growth::growth(&bench.sizes).await,
+            Self::Restart => restart::restart(&bench.sizes).await,
             Self::Agent => agents::agent(&bench.sizes).await,
             Self::Reconnect => agents::reconnect(&bench.sizes).await,
             Self::Drain => agents::drain(&bench.sizes).await,

@@ -140,6 +140,8 @@ pub struct Engine {
     copying: usize,
     snapshot_at: u64,
     snapshot_under_way: bool,
+    /// Records since the last one was begun.
+    records_unsnapped: usize,
     extent_under_way: bool,
     last_extent: Instant,
     /// Since when, and when last, the server said that the ledger ends too early.
@@ -283,6 +285,7 @@ impl Engine {
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
+            records_unsnapped: 0,
             extent_under_way: false,
             last_extent: now,
             behind: None,
@@ -572,6 +575,7 @@ impl Engine {
             self.metrics.junk();
             return;
         };
+        self.records_unsnapped += frame.records.len();
         let mine = frame.by == self.config.replica;
         // Whoever asked waits for nothing that follows.
         self.judge(&applied);

@@ -38,6 +38,9 @@ const BEHIND_MAX: Duration = Duration::from_secs(30);
 const BEHIND_GAP_MAX: Duration = Duration::from_secs(15);
 /// Between two looks for old things.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
+/// Records after which a snapshot is due, however few messages they came in: a restart reads half a
+/// million in some seconds, and this leaves room for those that come while it is written.
+const RECORDS_UNSNAPPED_MAX: usize = 400_000;
 
 impl Engine {
     /// A receipt or an adjustment must be in the CDR stream.
@@ -321,10 +324,13 @@ impl Engine {
 
     fn snapshot(&mut self) {
         let seq = self.log.state().basis().seq;
-        if self.snapshot_under_way || seq < self.snapshot_at + self.config.snapshot_every {
+        let due = seq >= self.snapshot_at + self.config.snapshot_every
+            || self.records_unsnapped >= RECORDS_UNSNAPPED_MAX;
+        if self.snapshot_under_way || !due {
             return;
         }
         self.snapshot_under_way = true;
+        self.records_unsnapped = 0;
         let state = self.log.state().freeze();
         let store = self.snapshots.clone();
         let results = self.results.0.clone();

@@ -23,7 +23,7 @@ use tokio::process::Command;
 use super::Sizes;
 use crate::{
     client::Shot,
-    hub::{Hub, Layout, program},
+    hub::{Hub, Layout, Part, program},
     load::{self, Outcome},
     report::{Figure, Target},
     starts::Starts,
@@ -131,6 +131,9 @@ pub async fn reconnect(sizes: &Sizes) -> Result<Vec<Figure>> {
         Ok(())
     })
     .await?;
+    let mut parts = hub.all_pids();
+    parts.push((Part::Fleet, vec![swarm.pid()]));
+    let before = Hub::usages(&parts)?;
     swarm.resume()?;
     let mut answers = Vec::new();
     let report = loop {
@@ -143,6 +146,7 @@ pub async fn reconnect(sizes: &Sizes) -> Result<Vec<Figure>> {
             break report;
         }
     };
+    let after = Hub::usages(&parts)?;
     let round = &report["rounds"][1];
     let all_ms = round["all_ms"]
         .as_f64()
@@ -154,7 +158,7 @@ pub async fn reconnect(sizes: &Sizes) -> Result<Vec<Figure>> {
         refused += refusals(outcome)?;
     }
     hub.fleet.free(starts.accepted).await?;
-    Ok(vec![
+    let mut figures = vec![
         Figure::new(
             ROW,
             format!("{count} agents back at once: until all are in sync"),
@@ -182,7 +186,15 @@ pub async fn reconnect(sizes: &Sizes) -> Result<Vec<Figure>> {
             "MiB",
             &[report["memory_bytes"].as_f64().unwrap_or(0.0) / MIB],
         ),
-    ])
+    ];
+    // The charge points that starts are made on come before the agents.
+    let names = Part::ALL.map(Part::as_str).into_iter().chain(["agents"]);
+    for ((what, (_, before)), (_, after)) in names.zip(before).zip(after) {
+        let each = (after.cpu_s - before.cpu_s) * 1e3 / count as f64;
+        let what = format!("processor time of {what} for each agent");
+        figures.push(Figure::new(ROW, what, "ms", &[each]));
+    }
+    Ok(figures)
 }
 
 /// One agent with a day's records.

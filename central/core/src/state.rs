@@ -192,6 +192,9 @@ pub struct Applied {
     pub frame: Option<Arc<Frame>>,
     /// For each record, whether it was valid.
     pub valid: Vec<bool>,
+    /// Sessions as they were before. To let go of one takes longer than to put the new one there:
+    /// whoever reads a ledger may have another thread do it.
+    pub gone: Vec<Arc<Session>>,
 }
 
 impl Applied {
@@ -498,7 +501,8 @@ impl State {
             && record.expects_what_it_writes()
     }
 
-    fn put(&mut self, write: &Write, by: By, shared: &mut Interner) {
+    /// Puts a key's new state in its place. Gives the session back that was there.
+    fn put(&mut self, write: &Write, by: By, shared: &mut Interner) -> Option<Arc<Session>> {
         match write {
             Write::Connector(cp, connector, value) => {
                 let there = &mut self.cabinet(cp).connectors;
@@ -506,7 +510,7 @@ impl State {
             }
             Write::Session(session) => {
                 self.index(session);
-                by.set(&mut self.sessions, session.id, Arc::clone(session));
+                return by.set(&mut self.sessions, session.id, Arc::clone(session));
             }
             Write::Adjustments(id, value) => {
                 let old = self.adjustments.get(id);
@@ -561,6 +565,7 @@ impl State {
             }
             Write::Forget(forget) => self.forget(forget, by.version, by.pos),
         }
+        None
     }
 
     /// A charge point's place, made when it is new.
@@ -582,19 +587,21 @@ impl State {
 
     /// Notes where a session is to be found.
     fn index(&mut self, session: &Session) {
-        if session.is_ended() {
-            self.open.remove(&session.id);
-        } else {
-            self.open.insert(session.id);
+        let old = self.sessions.get(&session.id).map(|e| &e.value);
+        // Most records of a session change nothing of this, and neither set is small.
+        if old.is_none_or(|old| old.is_ended() != session.is_ended()) {
+            if session.is_ended() {
+                self.open.remove(&session.id);
+            } else {
+                self.open.insert(session.id);
+            }
         }
-        let old = self
-            .sessions
-            .get(&session.id)
-            .map(|e| e.value.driver.clone());
-        if old.as_ref() == Some(&session.driver) {
-            return;
-        }
-        if let Some(Some(old)) = old {
+        let driver = match old {
+            Some(old) if old.driver == session.driver => return,
+            Some(old) => old.driver.clone(),
+            None => None,
+        };
+        if let Some(old) = driver {
             self.leaves(&old, session.id);
         }
         self.sessions_by_id.insert(session.id);
@@ -664,7 +671,13 @@ impl State {
     }
 
     /// Applies the records of a frame in order; says which were valid.
-    fn apply_records(&mut self, records: &[Record], pos: u64, shared: &mut Interner) -> Vec<bool> {
+    fn apply_records(
+        &mut self,
+        records: &[Record],
+        pos: u64,
+        shared: &mut Interner,
+        gone: &mut Vec<Arc<Session>>,
+    ) -> Vec<bool> {
         records
             .iter()
             .map(|record| {
@@ -672,7 +685,7 @@ impl State {
                 if valid {
                     for write in &record.writes {
                         let version = record.id;
-                        self.put(write, By { version, pos }, shared);
+                        gone.extend(self.put(write, By { version, pos }, shared));
                     }
                 }
                 valid
@@ -718,14 +731,15 @@ impl By {
         }
     }
 
-    fn set<K: Hash + Eq, T>(self, map: &mut HashMap<K, Entry<T>>, key: K, value: T) {
+    fn set<K: Hash + Eq, T>(self, map: &mut HashMap<K, Entry<T>>, key: K, value: T) -> Option<T> {
         match map.entry(key) {
             hash_map::Entry::Occupied(mut there) => {
                 let new = self.entry(Some(there.get()), value);
-                there.insert(new);
+                Some(there.insert(new).value)
             }
             hash_map::Entry::Vacant(free) => {
                 free.insert(self.entry(None, value));
+                None
             }
         }
     }
@@ -798,6 +812,7 @@ impl Log {
                     pos,
                     frame: None,
                     valid: Vec::new(),
+                    gone: Vec::new(),
                 })
             }
         }
@@ -817,13 +832,17 @@ impl Log {
         self.follows(pos)?;
         self.audit(&frame)?;
         let shared = self.decoder.shared();
-        let valid = self.state.apply_records(&frame.records, pos, shared);
+        let mut gone = Vec::new();
+        let valid = self
+            .state
+            .apply_records(&frame.records, pos, shared, &mut gone);
         self.state.advance(pos, bytes, &valid);
         self.remember();
         Ok(Applied {
             pos,
             frame: Some(frame),
             valid,
+            gone,
         })
     }
 

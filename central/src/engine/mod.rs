@@ -76,6 +76,8 @@ const TURN: Duration = Duration::from_millis(20);
 const LINKS_EVERY: Duration = Duration::from_millis(5);
 /// How often it looks for those who have waited for too long.
 const LATE_EVERY: Duration = Duration::from_millis(100);
+/// Applied messages that are let go of together, elsewhere.
+const LITTER_MAX: usize = 32;
 /// How often it looks after things that can wait.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -140,6 +142,8 @@ pub struct Engine {
     copying: usize,
     snapshot_at: u64,
     snapshot_under_way: bool,
+    /// What a replay is done with.
+    litter: Vec<Applied>,
     /// Records since the last one was begun.
     records_unsnapped: usize,
     extent_under_way: bool,
@@ -285,6 +289,7 @@ impl Engine {
             copying: 0,
             snapshot_at: applied,
             snapshot_under_way: false,
+            litter: Vec::new(),
             records_unsnapped: 0,
             extent_under_way: false,
             last_extent: now,
@@ -295,7 +300,6 @@ impl Engine {
             results: mpsc::channel(RESULTS_MAX),
             log,
         };
-        engine.after_replay_of_snapshot();
         if let Some(alarm) = alarm {
             engine.alarm(&alarm);
         }
@@ -499,6 +503,7 @@ impl Engine {
         match self.stage {
             Stage::Replaying { target, .. } if applied >= target => {
                 tracing::info!(applied, "ledger read");
+                self.after_replay();
                 self.set_stage(Stage::Barrier);
                 self.waiting.push(Item::barrier());
             }
@@ -599,6 +604,14 @@ impl Engine {
                     );
                 }
             }
+        }
+        if matches!(self.stage, Stage::Replaying { .. }) {
+            self.litter.push(applied);
+            if self.litter.len() >= LITTER_MAX {
+                let litter = std::mem::take(&mut self.litter);
+                tokio::task::spawn_blocking(move || drop(litter));
+            }
+            return;
         }
         for write in applied.writes() {
             self.follow(write, applied.pos, mine);

@@ -57,8 +57,9 @@ impl Engine {
         }
     }
 
-    /// What a snapshot says has yet to be done: the rest of the ledger brings its own.
-    pub(super) fn after_replay_of_snapshot(&mut self) {
+    /// What the state says has yet to be done, once the ledger is read: what came in between is over.
+    pub(super) fn after_replay(&mut self) {
+        self.litter = Vec::new();
         let now = wall();
         let state = self.log.state();
         for (_, tariff) in state.tariff_scopes() {

@@ -66,7 +66,7 @@ impl Account {
     #[must_use]
     pub const fn connections_max(self) -> i64 {
         match self {
-            // Five per central, and room for a replacement of every one of ten.
+            // Six per central, and room for a replacement of every one of ten.
             Self::Core => 100,
             Self::Edge => 25_000,
             Self::Drivers => 12_000,

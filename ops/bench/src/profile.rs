@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs,
     path::Path,
     process::{Command, Output, Stdio},
@@ -10,17 +9,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use inferno::flamegraph::{
+    self,
+    color::{MultiPalette, Palette},
+};
 
 /// Samples a second: off the beat of timers.
 const HERTZ: &str = "997";
 /// Bytes of stack that are kept of each sample: tasks within tasks are deep.
 const STACK: &str = "dwarf,16384";
-const WIDTH: f64 = 1_200.0;
-const ROW: f64 = 16.0;
-/// What is narrower is not drawn.
-const WIDTH_MIN: f64 = 0.5;
-/// A letter of the font.
-const LETTER: f64 = 6.5;
+/// What is narrower, in percent of all, is not drawn.
+const NARROWEST_PERCENT: f64 = 0.3;
 
 /// The parts of central, by the beginning of a function's name. The first function from the inside
 /// that is of a part counts for it.
@@ -121,16 +120,10 @@ impl Recording {
         )?;
         let stacks = fold(&String::from_utf8_lossy(&script.stdout));
         ensure!(!stacks.is_empty(), "perf has seen nothing");
-        let folded: String = stacks
-            .iter()
-            .map(|(stack, count)| format!("{} {count}\n", stack.join(";")))
-            .collect();
+        let folded = folded(&stacks);
         let shares = shares(&stacks);
-        for (extension, text) in [
-            ("folded", &folded),
-            ("svg", &draw(&stacks)),
-            ("txt", &shares),
-        ] {
+        let drawn = draw(&folded)?;
+        for (extension, text) in [("folded", &folded), ("svg", &drawn), ("txt", &shares)] {
             let path = self.file.with_extension(extension);
             fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
         }
@@ -165,6 +158,14 @@ fn fold(script: &str) -> BTreeMap<Vec<String>, u64> {
         }
     }
     stacks
+}
+
+/// The same as tools for flame graphs read it.
+fn folded(stacks: &BTreeMap<Vec<String>, u64>) -> String {
+    stacks
+        .iter()
+        .map(|(stack, count)| format!("{} {count}\n", stack.join(";")))
+        .collect()
 }
 
 /// A function's name without what the compiler adds to tell its copies apart.
@@ -218,85 +219,17 @@ fn part_of(function: &str) -> Option<&'static str> {
         .map(|(part, _)| *part)
 }
 
-#[derive(Default)]
-struct Node {
-    count: u64,
-    inside: BTreeMap<String, Node>,
-}
-
 /// A flame graph: the width of a function is its share of the time, what it calls stands on it.
-fn draw(stacks: &BTreeMap<Vec<String>, u64>) -> String {
-    let mut root = Node::default();
-    for (stack, count) in stacks {
-        root.count += count;
-        let mut node = &mut root;
-        for function in stack {
-            node = node.inside.entry(function.clone()).or_default();
-            node.count += count;
-        }
-    }
-    let scale = WIDTH / root.count.max(1) as f64;
-    let mut boxes = String::new();
-    let depth = rows(&root, 0.0, 0, scale, &mut boxes);
-    let height = (depth + 1) as f64 * ROW;
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
-         font-family=\"monospace\" font-size=\"11\">\n\
-         <g transform=\"matrix(1 0 0 -1 0 {height})\">\n{boxes}</g>\n</svg>\n"
-    )
-}
-
-/// Draws what a function calls; how deep it went.
-fn rows(node: &Node, left: f64, depth: usize, scale: f64, boxes: &mut String) -> usize {
-    let mut deepest = depth;
-    let mut left = left;
-    for (name, inside) in &node.inside {
-        let width = inside.count as f64 * scale;
-        if width >= WIDTH_MIN {
-            let bottom = depth as f64 * ROW;
-            let letters = ((width - 4.0) / LETTER).max(0.0) as usize;
-            let shown: String = if letters < 3 {
-                String::new()
-            } else {
-                escaped(&name.chars().take(letters).collect::<String>())
-            };
-            // Of one writing to a string nothing can fail.
-            let _ = writeln!(
-                boxes,
-                "<g><title>{} ({:.2} %)</title><rect x=\"{left:.1}\" y=\"{bottom:.1}\" \
-                 width=\"{width:.1}\" height=\"{:.1}\" fill=\"{}\"/>\
-                 <text transform=\"matrix(1 0 0 -1 {:.1} {:.1})\">{shown}</text></g>",
-                escaped(name),
-                width * 100.0 / WIDTH,
-                ROW - 1.0,
-                colour(name),
-                left + 2.0,
-                bottom + 4.0,
-            );
-            deepest = deepest.max(rows(inside, left, depth + 1, scale, boxes));
-        }
-        left += width;
-    }
-    deepest
-}
-
-/// Functions of one part have one colour.
-fn colour(name: &str) -> &'static str {
-    const COLOURS: [&str; 12] = [
-        "#8dd3c7", "#80b1d3", "#fdb462", "#b3de69", "#d9d9d9", "#fb8072", "#ffed6f", "#bebada",
-        "#fccde5", "#bc80bd", "#ccebc5", "#aaaaaa",
-    ];
-    part_of(name)
-        .and_then(|part| PARTS.iter().position(|(name, _)| *name == part))
-        .and_then(|at| COLOURS.get(at))
-        .copied()
-        .unwrap_or("#ffffb3")
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+fn draw(folded: &str) -> Result<String> {
+    let mut options = flamegraph::Options::default();
+    options.title = "central under a crowd of starts".to_owned();
+    options.count_name = "samples".to_owned();
+    options.min_width = NARROWEST_PERCENT;
+    options.no_javascript = true;
+    options.colors = Palette::Multi(MultiPalette::Rust);
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, folded.lines(), &mut svg).context("draw a flame graph")?;
+    String::from_utf8(svg).context("read a flame graph")
 }
 
 #[cfg(test)]
@@ -318,11 +251,12 @@ mod tests {
 
     #[test]
     fn every_function_of_a_flame_graph_is_as_wide_as_its_share() {
-        let drawn = draw(&fold(SCRIPT));
+        let drawn = draw(&folded(&fold(SCRIPT))).unwrap();
+        let write = "async_nats::connection::write (2 samples, 100.00%)";
+        assert!(drawn.contains(write), "{drawn}");
         assert!(
-            drawn.contains("async_nats::connection::write (100.00 %)"),
+            drawn.contains("ring::aead::seal (1 samples, 50.00%)"),
             "{drawn}"
         );
-        assert!(drawn.contains("ring::aead::seal (50.00 %)"), "{drawn}");
     }
 }

@@ -1,0 +1,99 @@
+//! One person at one page.
+
+use anyhow::{Result, ensure};
+use ev_contract::{connector::Phase, v1::EndCode};
+use ev_e2e::Look;
+
+use crate::{END, SESSION, Stage, picture, place, start};
+
+/// Enough that the curve and the costs have something to show.
+const SOME_MWH: u64 = 1_000_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_from_the_first_click_until_the_charge_point_is_free_again() -> Result<()> {
+    let stage = Stage::set(Look::DESK).await?;
+    let Stage {
+        page, alice, site, ..
+    } = &stage;
+    let before = site.register("CP-001").await?;
+    let session = stage.charging().await?;
+    alice.wait_phase(&session, Phase::Charging).await?;
+    alice.wait_energy(&session, SOME_MWH).await?;
+    picture(page, "driver-page.png").await?;
+    page.press("button", END).await?;
+    let ended = alice.wait_ended(&session).await?;
+    ensure!(ended.state == Phase::Completed, "{ended:?}");
+    page.says(SESSION, "completed").await?;
+    page.none("button", END).await?;
+    site.ctl(&["unplug", "CP-001"]).await?;
+    page.says(&place("CP-001"), "free now").await?;
+    page.one("button", &start("CP-001")).await?;
+    page.says("#history", "stopped by the driver").await?;
+    let receipt = alice.receipt(&session).await?.receipt;
+    ensure!(receipt.end.code == EndCode::Driver, "{:?}", receipt.end);
+    ensure!(receipt.energy_mwh.0 == site.register("CP-001").await? - before);
+    ensure!(stage.session().await? == session);
+    stage.is_clean(page).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_double_click_makes_one_session_and_ends_it_once() -> Result<()> {
+    let stage = Stage::set(Look::DESK).await?;
+    stage.page.press_twice("button", &start("CP-001")).await?;
+    stage.page.one("button", END).await?;
+    let session = stage.session().await?;
+    stage.alice.wait_phase(&session, Phase::Charging).await?;
+    stage.page.press_twice("button", END).await?;
+    let ended = stage.alice.wait_ended(&session).await?;
+    ensure!(ended.state == Phase::Completed, "{ended:?}");
+    stage.page.says(SESSION, "completed").await?;
+    ensure!(stage.session().await? == session);
+    stage.is_clean(&stage.page).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_the_plug_and_says_so() -> Result<()> {
+    let stage = Stage::set(Look::DESK).await?;
+    stage.site.ctl(&["unplug", "CP-001"]).await?;
+    stage.page.press("button", &start("CP-001")).await?;
+    stage.page.says(SESSION, "plug in").await?;
+    let session = stage.session().await?;
+    stage.alice.wait_phase(&session, Phase::Preparing).await?;
+    stage.site.ctl(&["plug", "CP-001"]).await?;
+    stage.alice.wait_phase(&session, Phase::Charging).await?;
+    stage.page.says(SESSION, "charging").await?;
+    // Unplugging is how most people end.
+    stage.site.ctl(&["unplug", "CP-001"]).await?;
+    let ended = stage.alice.wait_ended(&session).await?;
+    ensure!(ended.state == Phase::Completed, "{ended:?}");
+    stage.page.says(".session", "the car was unplugged").await?;
+    stage.page.one("button", &start("CP-001")).await?;
+    stage.is_clean(&stage.page).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_drivers_session_is_seen_by_nobody_else() -> Result<()> {
+    let stage = Stage::set(Look::DESK).await?;
+    let bob = stage.site.driver("bob-the-other").await?;
+    let foreign = bob.start("CP-002").await?;
+    bob.wait_energy(&foreign, 1_000).await?;
+    stage.page.none("button", &start("CP-002")).await?;
+    stage.page.one("button", &start("CP-001")).await?;
+    let seen = "document.documentElement.outerHTML";
+    let seen = stage.page.evaluate(seen).await?.to_string();
+    for secret in [foreign.as_str(), "bob-the-other"] {
+        ensure!(!seen.contains(secret), "{secret} is in the page");
+    }
+    ensure!(stage.page.all("button", END).await?.is_empty());
+    // Who knows the id all the same learns nothing more and ends nothing.
+    for ending in ["", ".json", ".txt"] {
+        let path = format!("/receipt/{foreign}{ending}");
+        let (status, answer) = stage.web.get(&path).await?;
+        ensure!(status == 404, "{path}: {status}: {answer}");
+        ensure!(!answer.contains("bob-the-other"), "{answer}");
+    }
+    let view = bob.session(&foreign).await?;
+    ensure!(view.state == Phase::Charging, "{view:?}");
+    ensure!(stage.sessions().await?.is_empty());
+    stage.is_clean(&stage.page).await
+}

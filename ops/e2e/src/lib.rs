@@ -10,4 +10,4 @@ mod web;
 pub use browser::{Browser, Element, Look, Page};
 pub use driver::{Driver, StartOptions, accepted, now_ms};
 pub use site::{Charger, Layout, Site};
-pub use web::Web;
+pub use web::{Web, driver_cli};

@@ -1,7 +1,7 @@
 //! The pages that `driver-cli` serves.
 
 use anyhow::{Context, Result, ensure};
-use ev_testkit::{PATIENCE, Process, Role, free_port, wait_for};
+use ev_testkit::{PATIENCE, Process, ProcessBuilder, Role, free_port, wait_for};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -38,18 +38,9 @@ impl Web {
 
     async fn start(site: &Site, verb: &[&str], who: &str) -> Result<Self> {
         let port = free_port();
-        let keys = site.nats.keys();
-        let process = Process::ours("driver-cli")?
-            .args(["--nats-url", &site.nats.url()])
-            .arg("--credentials")
-            .arg(keys.creds_dir())
-            .arg("--ca")
-            .arg(keys.ca())
-            .arg("--state-dir")
-            .arg(site.dir().join("state").join(who))
+        let process = driver_cli(site, who)?
             .args(verb)
             .args(["--port", &port.to_string()])
-            .env("RUST_LOG", "info,async_nats=warn")
             .spawn()?;
         let mut web = Self { process, port };
         web.serves().await?;
@@ -109,4 +100,22 @@ impl Web {
         let status = answer.split_whitespace().nth(1).context("no status")?;
         Ok((status.parse()?, answer))
     }
+}
+
+/// The command line, for somebody with a credential and a state folder of their own; the verb and
+/// who it is are still to be said.
+///
+/// # Errors
+/// When it is not built.
+pub fn driver_cli(site: &Site, who: &str) -> Result<ProcessBuilder> {
+    let keys = site.nats.keys();
+    Ok(Process::ours("driver-cli")?
+        .args(["--nats-url", &site.nats.url()])
+        .arg("--credentials")
+        .arg(keys.creds_dir())
+        .arg("--ca")
+        .arg(keys.ca())
+        .arg("--state-dir")
+        .arg(site.dir().join("state").join(who))
+        .env("RUST_LOG", "info,async_nats=warn"))
 }

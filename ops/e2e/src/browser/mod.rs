@@ -398,8 +398,11 @@ impl Page {
         Ok(())
     }
 
-    /// Where a click meets it.
-    async fn place(&self, role: &str, words: &str) -> Result<(f64, f64)> {
+    /// Where a click meets it, once there is one that nothing lies above.
+    ///
+    /// # Errors
+    /// When none comes.
+    pub async fn place(&self, role: &str, words: &str) -> Result<(f64, f64)> {
         wait_for(
             &format!("{role} {words:?} can be met"),
             PATIENCE,

@@ -49,6 +49,8 @@ async fn by_keyboard_alone() -> Result<()> {
     stage.page.one("button", END).await?;
     let session = stage.session().await?;
     stage.alice.wait_phase(&session, Phase::Charging).await?;
+    // And who does not look at the screen is told.
+    stage.page.says("#said", "CP-001/1: charging").await?;
     stage.page.tab_to("button", END).await?;
     stage.page.key(" ").await?;
     let ended = stage.alice.wait_ended(&session).await?;

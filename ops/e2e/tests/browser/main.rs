@@ -3,6 +3,7 @@
 
 mod driver;
 mod everybody;
+mod looking;
 mod outage;
 mod rules;
 mod tabs;

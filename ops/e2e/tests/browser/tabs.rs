@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use ev_contract::connector::Phase;
-use ev_e2e::Look;
+use ev_e2e::{Look, driver_cli};
 use ev_testkit::{PATIENCE, wait_for};
 
 use crate::{END, SESSION, Stage, start};
@@ -24,6 +24,9 @@ async fn two_tabs_make_one_session_and_show_the_same() -> Result<()> {
         page.says(SESSION, "charging").await?;
     }
     let session = stage.session().await?;
+    let mut watch = driver_cli(&stage.site, "alice")?
+        .args(["--driver", "alice", "--json", "watch", &session])
+        .spawn()?;
     stage.alice.wait_energy(&session, 1_000).await?;
     for page in [&stage.page, &other] {
         page.says(".session .energy", "kWh").await?;
@@ -36,6 +39,12 @@ async fn two_tabs_make_one_session_and_show_the_same() -> Result<()> {
         page.says(SESSION, "completed").await?;
         page.none("button", END).await?;
         stage.is_clean(page).await?;
+    }
+    let status = watch.wait(PATIENCE).await?;
+    ensure!(status.success(), "{status}: {}", watch.log());
+    for state in ["charging", "completed"] {
+        let word = format!("\"state\":\"{state}\"");
+        ensure!(watch.log().contains(&word), "{state}: {}", watch.log());
     }
     ensure!(stage.session().await? == session);
     Ok(())

@@ -567,12 +567,13 @@ impl Page {
             .collect()
     }
 
-    /// How many CSS pixels it is wider than the window.
+    /// How many CSS pixels it is wider than the window. A phone zooms out until all of it fits, so
+    /// that its `innerWidth` says nothing.
     ///
     /// # Errors
     /// When the browser refuses.
     pub async fn overflow(&self) -> Result<i64> {
-        let wider = "document.documentElement.scrollWidth - innerWidth";
+        let wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
         let wider = self.evaluate(wider).await?;
         wider.as_i64().context("a width is a number")
     }

@@ -33,6 +33,70 @@ async fn a_session_from_the_first_click_until_the_charge_point_is_free_again() -
     ensure!(receipt.end.code == EndCode::Driver, "{:?}", receipt.end);
     ensure!(receipt.energy_mwh.0 == site.register("CP-001").await? - before);
     ensure!(stage.session().await? == session);
+    stage.is_clean(page).await?;
+
+    // The receipt, to look at, to print and to save.
+    page.leave().await?;
+    page.press("link", "Receipt").await?;
+    page.arrived().await?;
+    page.says("main", &session).await?;
+    page.one("button", "Print").await?;
+    let serious = page.axe().await?;
+    ensure!(serious.is_empty(), "{serious:#?}");
+    for ending in ["json", "txt"] {
+        let (status, saved) = stage
+            .web
+            .get(&format!("/receipt/{session}.{ending}"))
+            .await?;
+        ensure!(
+            status == 200 && saved.contains(&session),
+            "{status}: {saved}"
+        );
+    }
+    stage.is_clean(page).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_ends_the_session_by_itself() -> Result<()> {
+    let stage = Stage::set(Look::DESK).await?;
+    // A summary has no role of its own: it is opened as by keyboard.
+    stage
+        .page
+        .evaluate("document.querySelector('summary').focus()")
+        .await?;
+    stage.page.key("Enter").await?;
+    stage.page.press("textbox", "energy").await?;
+    stage.page.write("0.3").await?;
+    let session = stage.charging().await?;
+    stage
+        .page
+        .says(".session", "the energy limit was reached")
+        .await?;
+    let receipt = stage.alice.receipt(&session).await?.receipt;
+    ensure!(
+        receipt.end.code == EndCode::EnergyLimit,
+        "{:?}",
+        receipt.end
+    );
+    ensure!(receipt.energy_mwh.0 >= 300_000, "{receipt:?}");
+    stage.is_clean(&stage.page).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn charge_points_are_found_by_text_and_as_favourites_that_are_kept() -> Result<()> {
+    let stage = Stage::set(Look::DESK).await?;
+    let page = &stage.page;
+    page.one("button", &start("CP-001")).await?;
+    page.press("searchbox", "filter").await?;
+    page.write("002 site-a").await?;
+    page.none("button", &start("CP-001")).await?;
+    page.says("#filter-count", "1 of 2").await?;
+    page.press("button", "favourite CP-002").await?;
+    page.reload().await?;
+    page.one("button", &start("CP-001")).await?;
+    page.press("checkbox", "favourites only").await?;
+    page.none("button", &start("CP-001")).await?;
+    page.one("button", &start("CP-002")).await?;
     stage.is_clean(page).await
 }
 

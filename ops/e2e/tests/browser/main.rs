@@ -12,12 +12,30 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use ev_contract::v1::SessionView;
-use ev_e2e::{Browser, Charger, Driver, Layout, Look, Page, Site, Web};
+use ev_e2e::{Browser, Charger, Driver, Layout, Look, Page, Site, Web, driver_cli};
+use ev_testkit::{PATIENCE, Role};
 
 /// What ends the session that is shown.
 const END: &str = "End Charging Session";
 /// Where the page says how far the session is, or how the last one ended.
 const SESSION: &str = ".session .state";
+/// What the operator asks for.
+const PRICE: [&str; 14] = [
+    "--operator",
+    "olga",
+    "op",
+    "tariff",
+    "set",
+    "day",
+    "--scope",
+    "default",
+    "--per-kwh",
+    "0.49EUR",
+    "--start-fee",
+    "1.00EUR",
+    "--vat",
+    "19",
+];
 /// A picture in the documentation is looked at, not measured.
 const PICTURE_BYTES_MAX: u64 = 150_000;
 
@@ -41,11 +59,15 @@ struct Stage {
 }
 
 impl Stage {
-    /// With a car at both charge points.
+    /// With a car at both charge points, and a price.
     async fn set(look: Look) -> Result<Self> {
         let site = Site::start(&Layout::small(Charger::Orderly)).await?;
         site.ctl(&["plug", "CP-001"]).await?;
         site.ctl(&["plug", "CP-002"]).await?;
+        site.nats.keys().creds(Role::Operator, "olga")?;
+        let mut price = driver_cli(&site, "olga")?.args(PRICE).spawn()?;
+        let status = price.wait(PATIENCE).await?;
+        ensure!(status.success(), "{status}: {}", price.log());
         let alice = site.driver("alice").await?;
         let web = Web::driver(&site, "alice").await?;
         let browser = Browser::start().await?;

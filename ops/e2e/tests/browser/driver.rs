@@ -67,12 +67,12 @@ async fn a_limit_ends_the_session_by_itself() -> Result<()> {
     stage.page.key("Enter").await?;
     stage.page.press("textbox", "energy").await?;
     stage.page.write("0.3").await?;
-    let session = stage.charging().await?;
+    stage.page.press("button", &start("CP-001")).await?;
     stage
         .page
         .says(".session", "the energy limit was reached")
         .await?;
-    let receipt = stage.alice.receipt(&session).await?.receipt;
+    let receipt = stage.alice.receipt(&stage.session().await?).await?.receipt;
     ensure!(
         receipt.end.code == EndCode::EnergyLimit,
         "{:?}",

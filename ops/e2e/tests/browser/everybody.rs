@@ -2,26 +2,9 @@
 
 use anyhow::{Result, ensure};
 use ev_contract::connector::Phase;
-use ev_e2e::{Look, Page};
+use ev_e2e::Look;
 
-use crate::{END, SESSION, Stage, picture, start};
-
-/// In light and in dark, at a desk and on a phone.
-async fn is_usable(page: &Page, when: &str) -> Result<()> {
-    for (look, name) in [
-        (Look::PHONE, "on a phone, in light"),
-        (Look::PHONE.dark(), "on a phone, in dark"),
-        (Look::DESK.dark(), "at a desk, in dark"),
-        (Look::DESK, "at a desk, in light"),
-    ] {
-        page.look(look).await?;
-        let wider = page.overflow().await?;
-        ensure!(wider <= 0, "{when}, {name}: {wider} px too wide");
-        let found = page.axe().await?;
-        ensure!(found.is_empty(), "{when}, {name}: {found:#?}");
-    }
-    Ok(())
-}
+use crate::{END, SESSION, Stage, is_usable, picture, start};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_there_at_any_width_in_light_and_dark_and_for_a_screen_reader() -> Result<()>

@@ -7,6 +7,7 @@ mod looking;
 mod outage;
 mod rules;
 mod tabs;
+mod wall;
 
 use std::path::PathBuf;
 
@@ -101,22 +102,43 @@ impl Stage {
         self.session().await
     }
 
-    /// Nothing went wrong that a person or the browser would have noticed, and nobody else was
-    /// asked for anything.
     async fn is_clean(&self, page: &Page) -> Result<()> {
-        let alerts = page.alerts().await?;
-        ensure!(alerts.is_empty(), "shown as an error: {alerts:?}");
-        let complaints = page.complaints();
-        ensure!(complaints.is_empty(), "in the console: {complaints:?}");
-        let home = self.web.url();
-        for url in page.asked() {
-            ensure!(
-                url.starts_with(&home) || url.starts_with("data:") || url == "about:blank",
-                "{url} was asked"
-            );
-        }
-        Ok(())
+        is_clean(page, &self.web).await
     }
+}
+
+/// Nothing went wrong that a person or the browser would have noticed, and nobody else was asked for
+/// anything.
+async fn is_clean(page: &Page, web: &Web) -> Result<()> {
+    let alerts = page.alerts().await?;
+    ensure!(alerts.is_empty(), "shown as an error: {alerts:?}");
+    let complaints = page.complaints();
+    ensure!(complaints.is_empty(), "in the console: {complaints:?}");
+    let home = web.url();
+    for url in page.asked() {
+        ensure!(
+            url.starts_with(&home) || url.starts_with("data:") || url == "about:blank",
+            "{url} was asked"
+        );
+    }
+    Ok(())
+}
+
+/// At a desk and on a phone, in light and in dark, it fits and axe-core has nothing serious.
+async fn is_usable(page: &Page, when: &str) -> Result<()> {
+    for (look, name) in [
+        (Look::PHONE, "on a phone, in light"),
+        (Look::PHONE.dark(), "on a phone, in dark"),
+        (Look::DESK.dark(), "at a desk, in dark"),
+        (Look::DESK, "at a desk, in light"),
+    ] {
+        page.look(look).await?;
+        let wider = page.overflow().await?;
+        ensure!(wider <= 0, "{when}, {name}: {wider} px too wide");
+        let found = page.axe().await?;
+        ensure!(found.is_empty(), "{when}, {name}: {found:#?}");
+    }
+    Ok(())
 }
 
 /// A picture of the page for the documentation, where somebody wants pictures.

@@ -400,6 +400,19 @@ pub enum OpVerb {
   driver-cli op export --month 2026-11 --what uptime
   driver-cli op export --month 2026-11 --what energy --format json --utc")]
     Export(ExportArgs),
+    /// Serve the wall to your browser: every charge point, who charges, what happens
+    #[command(before_help = "Examples:
+  driver-cli op serve              then open http://localhost:8000
+  driver-cli op serve --port 8001
+  driver-cli op serve --port 0 --json | jq -r .url")]
+    Serve {
+        /// On which port; 0 for any that is free
+        #[arg(long, value_name = "PORT", default_value_t = 8000)]
+        port: u16,
+        /// Where else.
+        #[command(flatten)]
+        args: ServeArgs,
+    },
 }
 
 /// `op export`

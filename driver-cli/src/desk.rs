@@ -232,9 +232,7 @@ impl Desk {
         let prepared = self.prepare(wish, named)?;
         id(prepared.command.stamp().0);
         match self.submit(&prepared).await {
-            Err(failure)
-                if prepared.found != Found::New && expired_without_effect(&failure) =>
-            {
+            Err(failure) if prepared.found != Found::New && expired_without_effect(&failure) => {
                 let anew = self.prepare(wish, None)?;
                 id(anew.command.stamp().0);
                 self.submit(&anew).await

@@ -27,6 +27,7 @@ use std::{
 };
 
 use ev_client::{Access, AccessError, Credential, Tls, shown_time};
+pub(crate) use events::Reaches;
 pub(crate) use start::place_of;
 
 use ev_contract::{
@@ -125,6 +126,7 @@ async fn operate(ctx: &Ctx, verb: OpVerb) -> Result<Exit, Failure> {
         OpVerb::Events(args) => events::events(ctx, args).await,
         OpVerb::Export(args) => export::export(ctx, args).await,
         OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
+        OpVerb::Serve { port, args } => serve::wall(ctx, port, args).await,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
         feed::Feed,
         guard::Names,
         server::{self, Shell},
+        wall,
     },
 };
 
@@ -39,7 +40,21 @@ pub(super) async fn driver(ctx: &Ctx, port: u16, args: ServeArgs) -> Result<Exit
         feed: feed.clone(),
         desk,
     });
-    serve(ctx, port, args, &who, feed, routes).await
+    serve(ctx, port, args, &who, feed, routes, tasks).await
+}
+
+pub(super) async fn wall(ctx: &Ctx, port: u16, args: ServeArgs) -> Result<Exit, Failure> {
+    let desk = ctx.operator_desk().await?;
+    let feed = Feed::default();
+    let mut tasks = JoinSet::new();
+    let hub = wall::hub::start(desk.clone(), feed.clone(), &mut tasks);
+    let who = desk.who().clone();
+    let routes = wall::routes::routes(wall::routes::Page {
+        hub,
+        feed: feed.clone(),
+        desk,
+    });
+    serve(ctx, port, args, &who, feed, routes, tasks).await
 }
 
 async fn serve(
@@ -49,6 +64,7 @@ async fn serve(
     who: &Who,
     feed: Feed,
     routes: Router,
+    mut tasks: JoinSet<()>,
 ) -> Result<Exit, Failure> {
     let listener = server::listen(SocketAddr::new(args.listen, port)).await?;
     let addr = listener.local_addr().map_err(|source| Failure::File {
@@ -76,6 +92,20 @@ async fn serve(
     ctx.output.data(&doc, || {
         format!("{}  the page of {} {}", doc.url, who.role(), doc.who)
     })?;
-    server::serve(listener, routes, feed, ctx.told_to_stop()).await?;
+    let mut broken = false;
+    let stop = async {
+        tokio::select! {
+            () = ctx.told_to_stop() => {}
+            // The hub ends with us; before us only in a panic.
+            _ = tasks.join_next() => broken = true,
+        }
+    };
+    server::serve(listener, routes, feed, stop).await?;
+    if broken {
+        return Err(Failure::Other {
+            message: "what keeps the page up to date has failed".to_owned(),
+            hint: "start it again; this is a defect of this program".to_owned(),
+        });
+    }
     Ok(Exit::Ok)
 }

@@ -214,7 +214,10 @@ mod tests {
             (same, Some("cross-site")),
             (same, Some("none")),
         ] {
-            assert!(may_write(host, origin, site).is_err(), "{origin:?} {site:?}");
+            assert!(
+                may_write(host, origin, site).is_err(),
+                "{origin:?} {site:?}"
+            );
         }
         assert!(may_write(None, same, None).is_err());
     }

@@ -3,8 +3,8 @@
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Router,
-    extract::{DefaultBodyLimit, Query, Request, State},
+    Form, Router,
+    extract::{DefaultBodyLimit, Query, Request, State, rejection::FormRejection},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -182,8 +182,38 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     })
 }
 
+/// A form that was read and carries this run's token; else the answer that says why not.
+///
+/// # Errors
+/// The answer.
+pub fn form<T>(
+    form: Result<Form<T>, FormRejection>,
+    feed: &Feed,
+    token: impl FnOnce(&T) -> &str,
+) -> Result<T, Box<Response>> {
+    let form = match form {
+        Ok(Form(form)) => form,
+        Err(rejection) => return Err(Box::new(unreadable(&rejection))),
+    };
+    match feed.look(|board| guard::check_token(token(&form), board.token())) {
+        Ok(()) => Ok(form),
+        Err(why) => Err(Box::new(refuse(&why))),
+    }
+}
+
+fn unreadable(rejection: &FormRejection) -> Response {
+    let status = rejection.status();
+    let text = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            format!("nothing was done: a form has at most {FORM_BYTES_MAX} bytes\n")
+        }
+        _ => format!("nothing was done: {rejection}; load the page anew and press again\n"),
+    };
+    (status, text).into_response()
+}
+
 /// Says why a request is not served.
-pub fn refuse(why: &NotServed) -> Response {
+fn refuse(why: &NotServed) -> Response {
     let status = match why {
         NotServed::Host(_) => StatusCode::MISDIRECTED_REQUEST,
         NotServed::Origin | NotServed::Token => StatusCode::FORBIDDEN,

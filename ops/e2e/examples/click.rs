@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ev_e2e::{Browser, Charger, Driver, Layout, Look, Page, Site, Web, driver_cli};
+use ev_e2e::{Browser, Charger, Driver, Layout, Look, Page, Site, Tab, driver_cli};
 use ev_testkit::hush;
 
 /// In turns, so that what else the machine does meets both. A median needs no more.
@@ -24,7 +24,7 @@ const CLICK_TO_ACCEPTED: &str = "new Promise(resolve => addEventListener('click'
   observer.observe(document, { subtree: true, childList: true, attributes: true });
 }, { capture: true, once: true }))";
 
-async fn click(page: &Page) -> Result<Duration> {
+async fn click(page: &Tab) -> Result<Duration> {
     let (took, pressed) = tokio::join!(
         page.evaluate(CLICK_TO_ACCEPTED),
         page.press("button", "Start Charging CP-001")
@@ -66,7 +66,7 @@ async fn main() -> Result<()> {
     for cp in ["CP-001", "CP-002"] {
         site.ctl(&["plug", cp]).await?;
     }
-    let web = Web::driver(&site, "alice").await?;
+    let web = Page::of_driver(&site, "alice").await?;
     let (alice, carol) = (site.driver("alice").await?, site.driver("carol").await?);
     let browser = Browser::start().await?;
     let page = browser.open(&web.url(), Look::DESK).await?;

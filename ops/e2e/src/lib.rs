@@ -3,11 +3,13 @@
 //! Every process is a real one.
 
 mod browser;
+mod command;
 mod driver;
+mod page;
 mod site;
-mod web;
 
-pub use browser::{Browser, Element, Look, Page};
+pub use browser::{Browser, Element, Look, Tab};
+pub use command::driver_cli;
 pub use driver::{Driver, StartOptions, accepted, now_ms};
+pub use page::{Answer, Event, Events, Page};
 pub use site::{Charger, Layout, Site};
-pub use web::{Web, driver_cli};

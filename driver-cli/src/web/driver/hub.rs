@@ -140,6 +140,7 @@ pub fn start(desk: Desk, driver: DriverId, feed: Feed, tasks: &mut JoinSet<()>) 
         intents: Intents::default(),
         waiting: HashMap::new(),
         lookers: Vec::new(),
+        answering: Vec::new(),
         followed: HashSet::new(),
         ended: Vec::new(),
         outcome: None,
@@ -205,6 +206,8 @@ struct Task {
     intents: Intents,
     waiting: HashMap<Key, Vec<oneshot::Sender<Outcome>>>,
     lookers: Vec<oneshot::Sender<()>>,
+    /// Those whom the refresh that is under way answers: it began after they came.
+    answering: Vec<oneshot::Sender<()>>,
     followed: HashSet<SessionId>,
     ended: Vec<SessionId>,
     outcome: Option<Instant>,
@@ -265,13 +268,12 @@ impl Task {
             Ask::Refused(outcome) => self.tell(&outcome),
             Ask::Look(tell) => {
                 self.looked_at = Some(Instant::now());
-                let fresh = self.due.list.saturating_duration_since(Instant::now());
-                if fresh.is_zero() || !self.is_watched() {
-                    self.soon();
-                }
-                if self.lookers.len() < WAITING_MAX {
+                // While central is away nothing gets any fresher.
+                if self.shown.link == Link::Up && self.lookers.len() < WAITING_MAX {
                     self.soon();
                     self.lookers.push(tell);
+                } else {
+                    let _ = tell.send(());
                 }
             }
         }
@@ -330,7 +332,12 @@ impl Task {
             }
         };
         let doc = serde_json::json!({ "status": "accepted", "session_id": session });
-        Some(Outcome::done("accepted", message, Some(session.to_string()), &doc))
+        Some(Outcome::done(
+            "accepted",
+            message,
+            Some(session.to_string()),
+            &doc,
+        ))
     }
 
     fn wait(&mut self, key: Key, tell: oneshot::Sender<Outcome>) {
@@ -436,12 +443,18 @@ impl Task {
     }
 
     fn is_watched(&self) -> bool {
-        self.feed.listeners() > 0 || self.looked_at.is_some_and(|at| at.elapsed() < LOOKED_LATELY)
+        self.feed.listeners() > 0
+            || self
+                .looked_at
+                .is_some_and(|at| at.elapsed() < LOOKED_LATELY)
     }
 
     fn is_due(&self) -> bool {
         let now = Instant::now();
-        self.due.history || self.due.sessions <= now || self.due.list <= now
+        self.due.history
+            || !self.lookers.is_empty()
+            || self.due.sessions <= now
+            || self.due.list <= now
     }
 
     fn tick(&mut self) {
@@ -473,7 +486,8 @@ impl Task {
         self.dirty = true;
     }
 
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = Refreshed> + Send>> {
+    fn refresh(&mut self) -> Pin<Box<dyn Future<Output = Refreshed> + Send>> {
+        self.answering.append(&mut self.lookers);
         let desk = self.refresh_desk.clone();
         let now = Instant::now();
         let with_list = self.due.list <= now;
@@ -548,7 +562,7 @@ impl Task {
         if let Some(sessions) = found.sessions {
             self.open(sessions);
         }
-        for tell in self.lookers.drain(..) {
+        for tell in self.answering.drain(..) {
             let _ = tell.send(());
         }
         self.dirty = true;
@@ -566,12 +580,12 @@ impl Task {
         }
         for view in sessions {
             let id = view.session_id;
-            if self.ended.contains(&id) || self.followed.contains(&id) {
+            // Whoever follows it knows better.
+            let known = self.followed.contains(&id) && self.shown.sessions.contains_key(&id);
+            if self.ended.contains(&id) || known {
                 continue;
             }
-            let age_ms = view
-                .last_value_at
-                .map(|at| wall_now().ms_since(at).max(0));
+            let age_ms = view.last_value_at.map(|at| wall_now().ms_since(at).max(0));
             self.shown.seen(
                 Seen {
                     source: crate::watch::Source::Status,

@@ -3,7 +3,7 @@
 use axum::{
     Form, Router,
     extract::{Path, State, rejection::FormRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -20,7 +20,7 @@ use crate::{
     quantity::{NotAQuantity, Place},
     render::table,
     verbs::start_wish,
-    web::{feed::Feed, guard, outcome::Outcome, server},
+    web::{feed::Feed, outcome::Outcome, server},
 };
 
 /// What the routes need.
@@ -67,13 +67,10 @@ async fn start(
     headers: HeaderMap,
     form: Result<Form<Start>, FormRejection>,
 ) -> Response {
-    let form = match form {
-        Ok(Form(form)) => form,
-        Err(rejection) => return unreadable(&rejection),
+    let form = match server::form(form, &page.feed, |form: &Start| &form.token) {
+        Ok(form) => form,
+        Err(response) => return *response,
     };
-    if let Err(why) = page.feed.look(|b| guard::check_token(&form.token, b.token())) {
-        return server::refuse(&why);
-    }
     press(&page, &headers, start_command(&form)).await
 }
 
@@ -89,13 +86,10 @@ async fn stop(
     headers: HeaderMap,
     form: Result<Form<Stop>, FormRejection>,
 ) -> Response {
-    let form = match form {
-        Ok(Form(form)) => form,
-        Err(rejection) => return unreadable(&rejection),
+    let form = match server::form(form, &page.feed, |form: &Stop| &form.token) {
+        Ok(form) => form,
+        Err(response) => return *response,
     };
-    if let Err(why) = page.feed.look(|b| guard::check_token(&form.token, b.token())) {
-        return server::refuse(&why);
-    }
     press(&page, &headers, Ok(Command::stop(form.session))).await
 }
 
@@ -117,22 +111,9 @@ fn failed(failure: &Failure) -> Outcome {
     Outcome::failed(failure, &ActionDoc::failed(failure))
 }
 
-fn unreadable(rejection: &FormRejection) -> Response {
-    let status = rejection.status();
-    let text = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => format!(
-            "nothing was done: a form has at most {} bytes\n",
-            server::FORM_BYTES_MAX
-        ),
-        _ => format!("nothing was done: {rejection}; load the page anew and press again\n"),
-    };
-    (status, text).into_response()
-}
-
 fn start_command(form: &Start) -> Result<Command, Failure> {
-    let place: Place = read(&form.place, "")?.ok_or_else(|| {
-        Failure::usage("no charge point was chosen", "press the button of one")
-    })?;
+    let place: Place = read(&form.place, "")?
+        .ok_or_else(|| Failure::usage("no charge point was chosen", "press the button of one"))?;
     let limits = LimitArgs {
         limit_energy: read(&form.energy, "kWh")?,
         limit_time: read(&form.time, "m")?,
@@ -150,7 +131,9 @@ fn read<T: std::str::FromStr<Err = NotAQuantity>>(
     if text.is_empty() {
         return Ok(None);
     }
-    let plain = text.bytes().all(|b| b.is_ascii_digit() || b",.-".contains(&b));
+    let plain = text
+        .bytes()
+        .all(|b| b.is_ascii_digit() || b",.-".contains(&b));
     let mut text = match text.matches(',').count() {
         1 if !text.contains('.') => text.replace(',', "."),
         _ => text.to_owned(),

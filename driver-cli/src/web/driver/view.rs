@@ -51,7 +51,10 @@ pub fn parts(shown: &Shown, intents: &Intents, now: UnixMs) -> Vec<Part> {
         None => {}
     }
     match shown.listing.as_deref() {
-        None => parts.push(note("charge-points", "Asking central for the charge points.")),
+        None => parts.push(note(
+            "charge-points",
+            "Asking central for the charge points.",
+        )),
         Some([]) => parts.push(note(
             "charge-points",
             "There is no charge point: none is enrolled, and none has presented itself to central.",
@@ -262,14 +265,13 @@ const fn may_start(state: ConnectorState) -> bool {
 
 /// How far a connector is from being free, as far as a driver may know. Of others' sessions nothing
 /// is told, so nothing is guessed.
-fn until_free(
-    state: ConnectorState,
-    own: Option<&Session>,
-    now: UnixMs,
-) -> String {
+fn until_free(state: ConnectorState, own: Option<&Session>, now: UnixMs) -> String {
     if let Some(session) = own {
         return match to_its_limit(session, now) {
-            Some(left_ms) => format!("in use by you, about {} min to its limit", left_ms / 60_000 + 1),
+            Some(left_ms) => format!(
+                "in use by you, about {} min to its limit",
+                left_ms / 60_000 + 1
+            ),
             None => "in use by you, until you end it".to_owned(),
         };
     }

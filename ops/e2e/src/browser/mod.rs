@@ -104,7 +104,7 @@ impl Look {
 
 /// A tab.
 #[derive(Debug)]
-pub struct Page {
+pub struct Tab {
     devtools: Arc<Devtools>,
     session: String,
 }
@@ -142,7 +142,7 @@ impl Browser {
     ///
     /// # Errors
     /// When the address does not answer.
-    pub async fn open(&self, url: &str, look: Look) -> Result<Page> {
+    pub async fn open(&self, url: &str, look: Look) -> Result<Tab> {
         let devtools = Arc::clone(&self.devtools);
         // In a window of its own, or the browser would spare itself the work for a hidden tab.
         let target = json!({ "url": "about:blank", "newWindow": true });
@@ -150,7 +150,7 @@ impl Browser {
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let attached = devtools.call(None, "Target.attachToTarget", attach).await?;
         let session = attached["sessionId"].as_str().context("a session")?;
-        let page = Page {
+        let page = Tab {
             session: session.to_owned(),
             devtools,
         };
@@ -171,7 +171,7 @@ impl Browser {
     }
 }
 
-impl Page {
+impl Tab {
     async fn call(&self, method: &str, params: Value) -> Result<Value> {
         self.devtools
             .call(Some(&self.session), method, params)
@@ -227,7 +227,7 @@ impl Page {
         self.arrived().await
     }
 
-    /// Marks the document that is about to be left, for [`Page::arrived`].
+    /// Marks the document that is about to be left, for [`Tab::arrived`].
     ///
     /// # Errors
     /// When the browser refuses.
@@ -380,7 +380,7 @@ impl Page {
     /// Clicks twice, as a quick hand does: the second time on whatever is there by then.
     ///
     /// # Errors
-    /// As [`Page::press`].
+    /// As [`Tab::press`].
     pub async fn press_twice(&self, role: &str, words: &str) -> Result<()> {
         let (x, y) = self.place(role, words).await?;
         self.click(x, y, 1).await?;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use ev_contract::v1::SessionView;
-use ev_e2e::{Browser, Charger, Driver, Layout, Look, Page, Site, Web, driver_cli};
+use ev_e2e::{Browser, Charger, Driver, Layout, Look, Page, Site, Tab, driver_cli};
 use ev_testkit::{PATIENCE, Role};
 
 /// What ends the session that is shown.
@@ -52,9 +52,9 @@ fn place(cp: &str) -> String {
 
 /// A running system, alice's page of it, and her browser.
 struct Stage {
-    page: Page,
+    page: Tab,
     browser: Browser,
-    web: Web,
+    web: Page,
     alice: Driver,
     site: Site,
 }
@@ -70,7 +70,7 @@ impl Stage {
         let status = price.wait(PATIENCE).await?;
         ensure!(status.success(), "{status}: {}", price.log());
         let alice = site.driver("alice").await?;
-        let web = Web::driver(&site, "alice").await?;
+        let web = Page::of_driver(&site, "alice").await?;
         let browser = Browser::start().await?;
         let page = browser.open(&web.url(), look).await?;
         Ok(Self {
@@ -102,14 +102,14 @@ impl Stage {
         self.session().await
     }
 
-    async fn is_clean(&self, page: &Page) -> Result<()> {
+    async fn is_clean(&self, page: &Tab) -> Result<()> {
         is_clean(page, &self.web).await
     }
 }
 
 /// Nothing went wrong that a person or the browser would have noticed, and nobody else was asked for
 /// anything.
-async fn is_clean(page: &Page, web: &Web) -> Result<()> {
+async fn is_clean(page: &Tab, web: &Page) -> Result<()> {
     let alerts = page.alerts().await?;
     ensure!(alerts.is_empty(), "shown as an error: {alerts:?}");
     let complaints = page.complaints();
@@ -125,7 +125,7 @@ async fn is_clean(page: &Page, web: &Web) -> Result<()> {
 }
 
 /// At a desk and on a phone, in light and in dark, it fits and axe-core has nothing serious.
-async fn is_usable(page: &Page, when: &str) -> Result<()> {
+async fn is_usable(page: &Tab, when: &str) -> Result<()> {
     for (look, name) in [
         (Look::PHONE, "on a phone, in light"),
         (Look::PHONE.dark(), "on a phone, in dark"),
@@ -142,7 +142,7 @@ async fn is_usable(page: &Page, when: &str) -> Result<()> {
 }
 
 /// A picture of the page for the documentation, where somebody wants pictures.
-async fn picture(page: &Page, name: &str) -> Result<()> {
+async fn picture(page: &Tab, name: &str) -> Result<()> {
     let Some(folder) = std::env::var_os("EV_SCREENSHOTS") else {
         return Ok(());
     };

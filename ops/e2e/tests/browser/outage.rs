@@ -63,7 +63,7 @@ async fn the_page_outlives_the_server_that_serves_it() -> Result<()> {
         .says("#lost", "own server cannot be reached")
         .await?;
     stage.web.process.restart()?;
-    stage.web.serves().await?;
+    stage.web.wait_shows("itself", |_| true).await?;
     stage.page.says_no_more("cannot be reached").await?;
     stage.page.press("button", END).await?;
     stage.page.says(SESSION, "completed").await?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use ev_contract::{connector::Phase, ids::CpId, v1::EndCode};
-use ev_e2e::{Browser, Charger, Layout, Look, Page, Site, Web};
+use ev_e2e::{Browser, Charger, Layout, Look, Page, Site, Tab};
 use ev_testkit::{PATIENCE, Process, wait_for};
 
 use crate::{is_clean, is_usable, picture};
@@ -14,9 +14,9 @@ const BACK: &str = "Put back into service";
 
 /// A running system, an operator's wall of it, and her browser.
 struct Room {
-    page: Page,
+    page: Tab,
     _browser: Browser,
-    web: Web,
+    web: Page,
     site: Site,
 }
 
@@ -26,7 +26,7 @@ impl Room {
         let site = Site::start(&Layout::small(Charger::Orderly)).await?;
         site.ctl(&["plug", "CP-001"]).await?;
         site.ctl(&["plug", "CP-002"]).await?;
-        let web = Web::operator(&site, "olga").await?;
+        let web = Page::of_operator(&site, "olga").await?;
         let browser = Browser::start().await?;
         let page = browser.open(&web.url(), Look::DESK).await?;
         Ok(Self {
@@ -142,7 +142,7 @@ async fn two_thousand_charge_points_are_found_and_taken_out_of_service() -> Resu
         Ok(())
     })
     .await?;
-    let web = Web::operator(&site, "olga").await?;
+    let web = Page::of_operator(&site, "olga").await?;
     let browser = Browser::start().await?;
     let page = browser.open(&web.url(), Look::PHONE).await?;
     page.says("#counts", "2002 charge points").await?;

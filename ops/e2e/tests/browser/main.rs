@@ -65,10 +65,7 @@ impl Stage {
         let site = Site::start(&Layout::small(Charger::Orderly)).await?;
         site.ctl(&["plug", "CP-001"]).await?;
         site.ctl(&["plug", "CP-002"]).await?;
-        site.nats.keys().creds(Role::Operator, "olga")?;
-        let mut price = driver_cli(&site, "olga")?.args(PRICE).spawn()?;
-        let status = price.wait(PATIENCE).await?;
-        ensure!(status.success(), "{status}: {}", price.log());
+        set_price(&site).await?;
         let alice = site.driver("alice").await?;
         let web = Page::of_driver(&site, "alice").await?;
         let browser = Browser::start().await?;
@@ -105,6 +102,14 @@ impl Stage {
     async fn is_clean(&self, page: &Tab) -> Result<()> {
         is_clean(page, &self.web).await
     }
+}
+
+async fn set_price(site: &Site) -> Result<()> {
+    site.nats.keys().creds(Role::Operator, "olga")?;
+    let mut price = driver_cli(site, "olga")?.args(PRICE).spawn()?;
+    let status = price.wait(PATIENCE).await?;
+    ensure!(status.success(), "{status}: {}", price.log());
+    Ok(())
 }
 
 /// Nothing went wrong that a person or the browser would have noticed, and nobody else was asked for

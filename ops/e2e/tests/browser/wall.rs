@@ -5,7 +5,7 @@ use ev_contract::{connector::Phase, ids::CpId, v1::EndCode};
 use ev_e2e::{Browser, Charger, Layout, Look, Page, Site, Tab};
 use ev_testkit::{PATIENCE, Process, wait_for};
 
-use crate::{is_clean, is_usable, picture};
+use crate::{is_clean, is_usable, picture, set_price};
 
 /// What the wall is made for.
 const MANY: u32 = 2_000;
@@ -21,9 +21,14 @@ struct Room {
 }
 
 impl Room {
-    /// With a car at both charge points.
-    async fn set() -> Result<Self> {
-        let site = Site::start(&Layout::small(Charger::Orderly)).await?;
+    /// With so many charge points, and a car at the first two.
+    async fn set(charge_points: usize) -> Result<Self> {
+        let layout = Layout {
+            charge_points,
+            ..Layout::small(Charger::Orderly)
+        };
+        let site = Site::start(&layout).await?;
+        set_price(&site).await?;
         site.ctl(&["plug", "CP-001"]).await?;
         site.ctl(&["plug", "CP-002"]).await?;
         let web = Page::of_operator(&site, "olga").await?;
@@ -45,7 +50,7 @@ fn card(cp: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_and_all_are_taken_out_of_service_and_put_back() -> Result<()> {
-    let room = Room::set().await?;
+    let room = Room::set(2).await?;
     let page = &room.page;
     page.press("checkbox", "needs attention").await?;
     page.says("#filter-count", "0 of 2").await?;
@@ -78,14 +83,18 @@ async fn one_and_all_are_taken_out_of_service_and_put_back() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_is_ended_with_a_reason_that_its_driver_reads() -> Result<()> {
-    let room = Room::set().await?;
+    let room = Room::set(8).await?;
     let page = &room.page;
     let alice = room.site.driver("alice").await?;
     let session = alice.start("CP-001").await?;
+    room.site.driver("bob").await?.start("CP-004").await?;
+    page.press("button", &format!("{OUT} CP-006")).await?;
     alice.wait_energy(&session, 500_000).await?;
     page.says(&card("CP-001"), "charging").await?;
     page.says(&card("CP-001"), "kW").await?;
     page.says(&card("CP-001"), "alice").await?;
+    page.says(&card("CP-004"), "preparing").await?;
+    page.says(&card("CP-006"), "out of service").await?;
     is_usable(page, "while one charges").await?;
     picture(page, "wall.png").await?;
     page.evaluate("document.querySelector('#cp-CP-001 summary').focus()")
@@ -105,7 +114,7 @@ async fn a_session_is_ended_with_a_reason_that_its_driver_reads() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cabinet_that_is_cut_off_needs_attention() -> Result<()> {
-    let mut room = Room::set().await?;
+    let mut room = Room::set(2).await?;
     room.page.says(&card("CP-001"), "available").await?;
     room.site.uplink.cut().await;
     room.page.says(&card("CP-001"), "offline").await?;

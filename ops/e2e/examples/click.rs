@@ -45,13 +45,15 @@ async fn command(site: &Site) -> Result<Duration> {
     Ok(took)
 }
 
-/// Ends what is open.
-async fn end(driver: &Driver) -> Result<()> {
+/// Ends what is open, and drives away for the next car.
+async fn end(site: &Site, driver: &Driver, cp: &str) -> Result<()> {
     for view in driver.open().await? {
         let session = view.session_id.to_string();
         driver.stop(&session).await?;
         driver.wait_ended(&session).await?;
     }
+    site.ctl(&["unplug", cp]).await?;
+    site.ctl(&["plug", cp]).await?;
     Ok(())
 }
 
@@ -73,9 +75,9 @@ async fn main() -> Result<()> {
     let (mut clicks, mut commands) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         clicks.push(click(&page).await?);
-        end(&alice).await?;
+        end(&site, &alice, "CP-001").await?;
         commands.push(command(&site).await?);
-        end(&carol).await?;
+        end(&site, &carol, "CP-002").await?;
     }
     let (click, command) = (median(clicks), median(commands));
     println!("median of {ROUNDS}, in turns:");

@@ -9,6 +9,12 @@ use crate::{is_clean, is_usable, picture, set_price};
 
 /// What the wall is made for.
 const MANY: u32 = 2_000;
+/// For a picture of few bytes.
+const SMALL: Look = Look {
+    width: 900,
+    height: 640,
+    ..Look::DESK
+};
 const OUT: &str = "Take out of service";
 const BACK: &str = "Put back into service";
 
@@ -96,6 +102,7 @@ async fn a_session_is_ended_with_a_reason_that_its_driver_reads() -> Result<()> 
     page.says(&card("CP-004"), "preparing").await?;
     page.says(&card("CP-006"), "out of service").await?;
     is_usable(page, "while one charges").await?;
+    page.look(SMALL).await?;
     picture(page, "wall.png").await?;
     page.evaluate("document.querySelector('#cp-CP-001 summary').focus()")
         .await?;

@@ -1,6 +1,6 @@
 //! The command line. Every help begins with examples.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ev_contract::{
@@ -158,6 +158,19 @@ pub enum Verb {
   driver-cli run points.txt --pause 10s --json
   printf 'CP-001\\nCP-002/1  # the left one\\n' | driver-cli run - --limit-time 10m")]
     Run(RunArgs),
+    /// Serve your page to your browser: charge points, start, watch and stop, receipts
+    #[command(before_help = "Examples:
+  driver-cli serve                 then open http://localhost:8100
+  driver-cli serve --port 8200
+  driver-cli --driver bob serve --port 0 --json | jq -r .url")]
+    Serve {
+        /// On which port; 0 for any that is free
+        #[arg(long, value_name = "PORT", default_value_t = 8100)]
+        port: u16,
+        /// Where else.
+        #[command(flatten)]
+        args: ServeArgs,
+    },
     /// Operators' verbs
     #[command(before_help = "Examples:
   driver-cli op cp ls
@@ -230,6 +243,17 @@ pub struct LimitArgs {
     /// End when start fee and energy cost so much, for instance 10EUR
     #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
     pub limit_cost: Option<Money>,
+}
+
+/// `serve` and `op serve`
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct ServeArgs {
+    /// On which address; whoever reaches it acts in your name, without a password
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub listen: IpAddr,
+    /// A name by which browsers reach this server, beside localhost and the address
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
 }
 
 /// Repeating a request.
@@ -376,6 +400,19 @@ pub enum OpVerb {
   driver-cli op export --month 2026-11 --what uptime
   driver-cli op export --month 2026-11 --what energy --format json --utc")]
     Export(ExportArgs),
+    /// Serve the wall to your browser: every charge point, who charges, what happens
+    #[command(before_help = "Examples:
+  driver-cli op serve              then open http://localhost:8000
+  driver-cli op serve --port 8001
+  driver-cli op serve --port 0 --json | jq -r .url")]
+    Serve {
+        /// On which port; 0 for any that is free
+        #[arg(long, value_name = "PORT", default_value_t = 8000)]
+        port: u16,
+        /// Where else.
+        #[command(flatten)]
+        args: ServeArgs,
+    },
 }
 
 /// `op export`

@@ -88,6 +88,21 @@ impl Desk {
         }
     }
 
+    /// The same desk with another patience.
+    #[must_use]
+    pub fn with_patience(&self, patience: Duration) -> Self {
+        Self {
+            patience,
+            ..self.clone()
+        }
+    }
+
+    /// How long it waits for an answer.
+    #[must_use]
+    pub const fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Who asks.
     #[must_use]
     pub const fn who(&self) -> &Who {
@@ -200,6 +215,29 @@ impl Desk {
                 refusal.about = merged(refusal.about, self.about(command));
                 Err(busy(refusal))
             }
+        }
+    }
+
+    /// Writes a wish down, sends it, and sends it anew where an earlier request of the same wish
+    /// turns out to have expired without effect. `id` hears under which id it goes.
+    ///
+    /// # Errors
+    /// As [`Desk::prepare`] and [`Desk::submit`].
+    pub async fn carry_out<T: Verdict>(
+        &self,
+        wish: &Command,
+        named: Option<&RequestId>,
+        mut id: impl FnMut(&str),
+    ) -> Result<T, Failure> {
+        let prepared = self.prepare(wish, named)?;
+        id(prepared.command.stamp().0);
+        match self.submit(&prepared).await {
+            Err(failure) if prepared.found != Found::New && expired_without_effect(&failure) => {
+                let anew = self.prepare(wish, None)?;
+                id(anew.command.stamp().0);
+                self.submit(&anew).await
+            }
+            other => other,
         }
     }
 
@@ -656,6 +694,12 @@ pub struct SessionFilter {
 #[must_use]
 pub fn wall_now() -> UnixMs {
     UnixMs(jiff::Timestamp::now().as_millisecond())
+}
+
+/// Whether a repeated request never took effect and never will, so that the wish is free again.
+#[must_use]
+pub fn expired_without_effect(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal) if refusal.problem.code == Code::Expired)
 }
 
 /// The greatest id below `id`, so that a page of one row after it is `id`'s own, whatever else

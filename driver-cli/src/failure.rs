@@ -229,6 +229,15 @@ impl Failure {
         }
     }
 
+    /// The message as people read it: of a refusal with its word.
+    #[must_use]
+    pub fn complaint(&self) -> String {
+        match self {
+            Self::Refused(refusal) => format!("{} ({})", self.message(), refusal.reason),
+            _ => self.message(),
+        }
+    }
+
     /// What to do next.
     #[must_use]
     pub fn hint(&self) -> &str {

@@ -2,7 +2,7 @@
 //!
 //! Two halves. Without a terminal, for whoever serves people in another way: [`command`],
 //! [`journal`], [`client`], [`desk`], [`watch`], [`follow`], [`failure`], [`doc`], [`price`].
-//! For the terminal: [`args`], [`render`], [`verbs`].
+//! For the terminal: [`args`], [`render`], [`verbs`]. For browsers: [`web`].
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +23,7 @@ pub mod render;
 pub mod report;
 pub mod verbs;
 pub mod watch;
+pub mod web;
 pub mod why;
 pub mod words;
 

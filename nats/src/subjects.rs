@@ -187,6 +187,12 @@ impl Subject {
         format!("{PREFIX}.cp.{cp}.cmd.*")
     }
 
+    /// Subscription to the updates of all sessions of a driver.
+    #[must_use]
+    pub fn watch_of(driver: &DriverId) -> String {
+        format!("{PREFIX}.watch.{driver}.*")
+    }
+
     /// A driver's subscription for the live values of one session, whatever charge point it is on.
     #[must_use]
     pub fn live_of(driver: &DriverId, session: SessionId) -> String {

@@ -98,11 +98,7 @@ impl Output {
             }
             _ => {}
         }
-        let code = match failure {
-            Failure::Refused(refusal) => format!(" ({})", refusal.reason),
-            _ => String::new(),
-        };
-        self.complaint(&format!("{}{code}", failure.message()), failure.hint());
+        self.complaint(&failure.complaint(), failure.hint());
     }
 
     /// What went wrong and what to do next.

@@ -146,26 +146,7 @@ pub fn session(s: &SessionView) -> String {
         ),
         ("accepted", at(s.accepted_at)),
     ];
-    let mut limits = Vec::new();
-    match (s.limits.cost, s.limits.energy_mwh) {
-        (Some(cost), Some(energy)) if s.limits.energy_from_cost => {
-            limits.push(format!(
-                "{}, that is {}",
-                money(cost, s.currency),
-                kwh(energy)
-            ));
-        }
-        (cost, energy) => {
-            limits.extend(cost.map(|cost| money(cost, s.currency)));
-            limits.extend(energy.map(kwh));
-        }
-    }
-    if let Some(time_s) = s.limits.time_s {
-        limits.push(duration(i64::from(time_s) * 1_000));
-    }
-    if !limits.is_empty() {
-        rows.push(("limits", limits.join(", ")));
-    }
+    rows.extend(limits(s).map(|limits| ("limits", limits)));
     rows.extend(s.started_at.map(|t| ("energy began", at(t))));
     rows.extend(s.energy_ended_at.map(|t| ("energy ended", at(t))));
     rows.extend(s.ended_at.map(|t| ("ended", at(t))));
@@ -184,6 +165,29 @@ pub fn session(s: &SessionView) -> String {
         }
     }
     pairs(&rows)
+}
+
+/// The limits of a session, where it has any.
+#[must_use]
+pub fn limits(s: &SessionView) -> Option<String> {
+    let mut limits = Vec::new();
+    match (s.limits.cost, s.limits.energy_mwh) {
+        (Some(cost), Some(energy)) if s.limits.energy_from_cost => {
+            limits.push(format!(
+                "{}, that is {}",
+                money(cost, s.currency),
+                kwh(energy)
+            ));
+        }
+        (cost, energy) => {
+            limits.extend(cost.map(|cost| money(cost, s.currency)));
+            limits.extend(energy.map(kwh));
+        }
+    }
+    if let Some(time_s) = s.limits.time_s {
+        limits.push(duration(i64::from(time_s) * 1_000));
+    }
+    (!limits.is_empty()).then(|| limits.join(", "))
 }
 
 /// `op session show`.

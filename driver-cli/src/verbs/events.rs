@@ -26,12 +26,12 @@ const REACH_OVERLAP_MS: i64 = 90_000;
 
 /// What was shown of reach, so that two replicas that notice the same are one event.
 #[derive(Debug, Default)]
-struct Shown {
+pub(crate) struct Reaches {
     reach: HashMap<CpId, (EventKind, UnixMs)>,
 }
 
-impl Shown {
-    fn is_new(&mut self, event: &EventRow) -> bool {
+impl Reaches {
+    pub(crate) fn is_new(&mut self, event: &EventRow) -> bool {
         let (EventKind::Offline | EventKind::Online, Some(cp)) = (event.kind, &event.cp_id) else {
             return true;
         };
@@ -63,7 +63,7 @@ pub(super) async fn events(ctx: &Ctx, args: EventsArgs) -> Result<Exit, Failure>
         session_id,
         rows: None,
     };
-    let mut shown = Shown::default();
+    let mut shown = Reaches::default();
     let mut found = Vec::new();
     let mut asked = 0;
     let (last, forgotten) = loop {
@@ -105,7 +105,7 @@ pub(super) async fn events(ctx: &Ctx, args: EventsArgs) -> Result<Exit, Failure>
     follow(ctx, &desk, &args, request, shown).await
 }
 
-fn wanted(args: &EventsArgs, shown: &mut Shown, page: &EventsReply) -> Vec<EventRow> {
+fn wanted(args: &EventsArgs, shown: &mut Reaches, page: &EventsReply) -> Vec<EventRow> {
     page.events
         .iter()
         .filter(|event| shown.is_new(event) && args.kinds(event.kind))
@@ -118,7 +118,7 @@ async fn follow(
     desk: &Desk,
     args: &EventsArgs,
     mut request: EventsRequest,
-    mut shown: Shown,
+    mut shown: Reaches,
 ) -> Result<Exit, Failure> {
     let mut newer = Newer::default();
     loop {
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn what_two_replicas_noticed_is_one_event() {
-        let mut shown = Shown::default();
+        let mut shown = Reaches::default();
         let told: Vec<_> = [
             reach(EventKind::Offline, 10),
             reach(EventKind::Offline, 11),

@@ -12,6 +12,7 @@ mod newer;
 mod op;
 mod receipt;
 mod run;
+mod serve;
 mod start;
 mod status;
 mod stop;
@@ -26,8 +27,10 @@ use std::{
 };
 
 use ev_client::{Access, AccessError, Credential, Tls, shown_time};
+pub(crate) use events::Reaches;
+pub(crate) use start::place_of;
+
 use ev_contract::{
-    codes::Code,
     ids::{DriverId, InvalidId, OperatorId, RequestId},
     v1::LimitsRequest,
 };
@@ -37,7 +40,7 @@ use crate::{
     args::{Cli, DEFAULT_NATS_URL, DEFAULT_OPERATOR, Global, LimitArgs, OpVerb, Verb},
     client::Client,
     command::Command,
-    desk::{Desk, Verdict},
+    desk::{Desk, Verdict, expired_without_effect},
     doc::ActionDoc,
     exit::Exit,
     failure::{About, Failure},
@@ -105,6 +108,7 @@ async fn dispatch(ctx: &Ctx, verb: Verb) -> Result<Exit, Failure> {
         Verb::History(args) => history::history(ctx, args).await,
         Verb::Receipt { session } => receipt::receipt(ctx, &session).await,
         Verb::Run(args) => run::run(ctx, args).await,
+        Verb::Serve { port, args } => serve::driver(ctx, port, args).await,
         Verb::Op { verb } => operate(ctx, verb).await.map_err(Failure::for_operators),
         Verb::Completions { shell } => completions::completions(shell),
         Verb::Manual { folder } => manual::manual(&folder),
@@ -122,6 +126,7 @@ async fn operate(ctx: &Ctx, verb: OpVerb) -> Result<Exit, Failure> {
         OpVerb::Events(args) => events::events(ctx, args).await,
         OpVerb::Export(args) => export::export(ctx, args).await,
         OpVerb::Doctor => doctor::doctor(ctx, doctor::Patient::Operator).await,
+        OpVerb::Serve { port, args } => serve::wall(ctx, port, args).await,
     }
 }
 
@@ -152,7 +157,7 @@ fn asked_about(cli: &Cli) -> About {
             session_id: Some(session.clone()),
             ..About::default()
         },
-        Verb::List | Verb::History(_) | Verb::Run(_) => About {
+        Verb::List | Verb::History(_) | Verb::Run(_) | Verb::Serve { .. } => About {
             driver_id,
             ..About::default()
         },
@@ -196,6 +201,26 @@ impl Ctx {
                 Err(_) => std::future::pending().await,
             },
             done = work => done,
+        }
+    }
+
+    /// Waits until somebody wants an end: Ctrl-C, or SIGTERM from whoever started this.
+    pub(crate) async fn told_to_stop(&self) {
+        let mut interrupt = self.interrupt.clone();
+        let terminated = async {
+            #[cfg(unix)]
+            if let Ok(mut signal) =
+                tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            {
+                signal.recv().await;
+                return;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            // Fails only when the listener is gone, with the whole context.
+            _ = interrupt.wait_for(|&yes| yes) => {}
+            () = terminated => {}
         }
     }
 
@@ -410,8 +435,8 @@ impl Ctx {
         let prepared = desk.prepare(wish, named)?;
         match self.submit(desk, &prepared).await {
             // So the unanswered request never took effect and never will: the wish is free again.
-            Err(Failure::Refused(refusal))
-                if prepared.found == Found::Unanswered && refusal.problem.code == Code::Expired =>
+            Err(failure)
+                if prepared.found == Found::Unanswered && expired_without_effect(&failure) =>
             {
                 self.output
                     .message("that request had expired without effect: asking anew");

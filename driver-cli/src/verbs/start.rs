@@ -110,7 +110,7 @@ fn tell_accepted(ctx: &Ctx, desk: &Desk, update: &DriverUpdate) -> Result<(), Fa
 }
 
 /// `CP-001/1` where the connector is known.
-pub(super) fn place_of(update: &DriverUpdate) -> String {
+pub(crate) fn place_of(update: &DriverUpdate) -> String {
     match update.connector {
         Some(connector) => format!("{}/{connector}", update.cp_id),
         None => update.cp_id.clone(),

@@ -17,6 +17,7 @@ mod ledger;
 mod local;
 mod metrics;
 mod operators;
+mod pages;
 mod races;
 mod records;
 mod renewal;

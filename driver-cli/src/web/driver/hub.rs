@@ -376,6 +376,10 @@ impl Task {
                 if before != Some(seen.phase()) {
                     self.due.list = Instant::now();
                 }
+                // Before the receipt is there, another start may be wanted.
+                if seen.view.state.is_ended() {
+                    self.intents.ended(&seen.view.session_id.to_string());
+                }
                 self.shown.seen(*seen, wall_now());
             }
             Heard::Silent(session, why) => self.shown.silent(session, why),

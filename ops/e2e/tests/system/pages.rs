@@ -493,6 +493,7 @@ async fn the_wall_shows_who_charges_and_acts_on_charge_points() -> Result<()> {
     let ended = alice.wait_ended(&session).await?;
     let raw = ended.end.and_then(|end| end.raw);
     ensure!(raw.as_deref() == Some("cable damaged"), "{raw:?}");
+    site.ctl(&["unplug", "CP-001"]).await?;
     let unsure = [token, ("wish", "disable/*")];
     ensure!(
         wall.press_by_script("/act", &unsure).await?.status == 400,

@@ -285,7 +285,9 @@ fn until_free(state: ConnectorState, own: Option<&Session>, now: UnixMs) -> Stri
         | ConnectorState::Charging
         | ConnectorState::SuspendedEv
         | ConnectorState::SuspendedEvse => "in use; its end is not known here",
-        ConnectorState::Finishing => "free for the car that is plugged in now, for others without it",
+        ConnectorState::Finishing => {
+            "free for the car that is plugged in now, for others without it"
+        }
         ConnectorState::Reserved => "kept for somebody",
         ConnectorState::Unavailable => "not before it is put back into service",
         ConnectorState::Faulted => "not before it is repaired",

@@ -137,6 +137,8 @@ async fn many_presses_from_many_tabs_make_one_session() -> Result<()> {
     }
     let session = session.as_str().unwrap_or_default();
     alice.wait_phase(session, Phase::Charging).await?;
+    let shown = page.get("/").await?.body;
+    ensure!(!says_an_error(&shown), "one press was refused: {shown}");
     ensure!(start(&page, "CP-001/1").await? == session, "a late press");
     // Another run of the server knows what is open, too.
     let mut page = page;

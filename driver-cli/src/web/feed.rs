@@ -193,9 +193,9 @@ mod tests {
             );
         };
         change(0);
-        let board = feed.board();
+        let snapshot = feed.look(|board| board.since(None));
         let mut listener = Listener {
-            ready: board.since(None).into_iter().map(Arc::new).collect(),
+            ready: snapshot.into_iter().map(Arc::new).collect(),
             news: feed.news.subscribe(),
             seen: String::new(),
             number: 0,
@@ -203,7 +203,6 @@ mod tests {
             stopping: feed.stopping.subscribe(),
             _seat: Arc::clone(&feed.seats).try_acquire_owned().unwrap(),
         };
-        drop(board);
         for n in 1..=3 * BEHIND_MAX {
             change(n);
         }

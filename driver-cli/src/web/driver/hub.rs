@@ -9,6 +9,7 @@ use std::{
 };
 
 use ev_contract::{
+    codes::Code,
     ids::{DriverId, RequestId, SessionId},
     subjects::Subject,
     v1::{ChargePointListing, DriverUpdate, SessionView},
@@ -325,7 +326,9 @@ impl Task {
             }
             Key::Stop(session) => {
                 let id = SessionId::parse(session).ok()?;
-                if !self.ended.contains(&id) {
+                let told = self.shown.sessions.get(&id);
+                let has_ended = told.is_some_and(|s| s.view().state.is_ended());
+                if !has_ended && !self.ended.contains(&id) {
                     return None;
                 }
                 (format!("session {id} has ended already"), id)
@@ -375,6 +378,10 @@ impl Task {
                     .map(|s| s.seen.phase());
                 if before != Some(seen.phase()) {
                     self.due.list = Instant::now();
+                }
+                // Before the receipt is there, another start may be wanted.
+                if seen.view.state.is_ended() {
+                    self.intents.ended(&seen.view.session_id.to_string());
                 }
                 self.shown.seen(*seen, wall_now());
             }
@@ -652,6 +659,22 @@ async fn send(
             );
             let code = update.status.to_string();
             Outcome::done(&code, message, session, &ActionDoc::answer(&update))
+        }
+        // It ended by itself while the button was pressed: what was wanted is so.
+        Err(Failure::Refused(refusal))
+            if matches!(key, Key::Stop(_)) && refusal.problem.code == Code::SessionEnded =>
+        {
+            let (message, session) = (
+                refusal.problem.message.clone(),
+                refusal.about.session_id.clone(),
+            );
+            let failure = Failure::Refused(refusal);
+            Outcome::done(
+                failure.code(),
+                message,
+                session,
+                &ActionDoc::failed(&failure),
+            )
         }
         Err(failure) => Outcome::failed(&failure, &ActionDoc::failed(&failure)),
     }

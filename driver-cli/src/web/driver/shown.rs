@@ -188,7 +188,8 @@ impl Shown {
     pub fn session_on(&self, cp_id: &str, connector: Option<i64>) -> Option<&Session> {
         self.sessions.values().find(|session| {
             let view = session.view();
-            view.cp_id.as_str() == cp_id
+            !view.state.is_ended()
+                && view.cp_id.as_str() == cp_id
                 && connector.is_none_or(|c| c == i64::from(view.connector.0))
         })
     }

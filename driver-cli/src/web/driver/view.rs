@@ -258,9 +258,12 @@ fn curve(curve: &Curve, ended: bool) -> Markup {
     }
 }
 
-/// Whether a driver may try to start here.
+/// Whether a driver may try to start here: also again, with the car that is still plugged in.
 const fn may_start(state: ConnectorState) -> bool {
-    matches!(state, ConnectorState::Available | ConnectorState::Plugged)
+    matches!(
+        state,
+        ConnectorState::Available | ConnectorState::Plugged | ConnectorState::Finishing
+    )
 }
 
 /// How far a connector is from being free, as far as a driver may know. Of others' sessions nothing
@@ -276,13 +279,15 @@ fn until_free(state: ConnectorState, own: Option<&Session>, now: UnixMs) -> Stri
         };
     }
     match state {
-        ConnectorState::Available => "free now",
+        ConnectorState::Available => "now",
         ConnectorState::Plugged => "a car is plugged in: free for it now",
         ConnectorState::Preparing
         | ConnectorState::Charging
         | ConnectorState::SuspendedEv
         | ConnectorState::SuspendedEvse => "in use; its end is not known here",
-        ConnectorState::Finishing => "free when the car is unplugged",
+        ConnectorState::Finishing => {
+            "free for the car that is plugged in now, for others without it"
+        }
         ConnectorState::Reserved => "kept for somebody",
         ConnectorState::Unavailable => "not before it is put back into service",
         ConnectorState::Faulted => "not before it is repaired",
@@ -328,7 +333,8 @@ fn connector_part(
     let own = shown.session_on(cp.cp_id.as_str(), Some(number));
     let state = connector.state;
     let words = format::connector(state);
-    let free = may_start(state) && own.is_none();
+    let may_start = may_start(state) && own.is_none();
+    let free = may_start && state != ConnectorState::Finishing;
     let asking = intents.is_asking(&Key::Start(cp.cp_id.to_string(), Some(number)));
     let watt = u64::from(connector.max_ma.0) * u64::from(connector.phases) * PHASE_VOLT / 1_000;
     let order = format!("{}/{number:05}", cp.cp_id);
@@ -354,7 +360,7 @@ fn connector_part(
             }
             @if let Some(session) = own {
                 p { a href={ "#session-" (session.view().session_id) "-title" } { "Your session" } }
-            } @else if free || asking {
+            } @else if may_start || asking {
                 button .start type="submit" form="start" name="place" value=(place)
                     aria-describedby=(title) aria-disabled=[asking.then_some("true")]
                 {

@@ -256,12 +256,14 @@ fn decode_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         )));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let mut erased = <dyn erased_serde::Deserializer>::erase(&mut deserializer);
-    let Ok(value) = erased_serde::deserialize::<T>(&mut erased) else {
+    let read = {
+        let mut erased = <dyn erased_serde::Deserializer>::erase(&mut deserializer);
+        erased_serde::deserialize::<T>(&mut erased)
+    };
+    let Ok(value) = read else {
         let mut again = serde_json::Deserializer::from_slice(bytes);
         return Err(why_not::<T, _>(&mut again));
     };
-    drop(erased);
     deserializer
         .end()
         .map_err(|_| DecodeError("bytes follow after the message".into()))?;

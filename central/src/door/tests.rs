@@ -47,7 +47,9 @@ impl Watch {
         let js = jetstream::new(client.clone());
         let metrics = Arc::new(Metrics::new()?);
         let (out, _) = Out::start(client.clone(), client, Arc::clone(&metrics));
-        let stream = audit::ensure(&js, 1).await?;
+        // Of servers that have only just found each other one may not answer in time.
+        let there = async || audit::ensure(&js, 1).await;
+        let stream = wait_for("the audit's stream is there", PATIENCE, there).await?;
         let by = replica.parse()?;
         let (audit, _) = Audit::start(
             js.clone(),

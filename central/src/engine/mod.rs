@@ -86,8 +86,8 @@ const UPKEEP: Duration = Duration::from_secs(1);
 enum TaskDone {
     /// A receipt or adjustment.
     Copied { id: CdrId, result: Copied, seq: u64 },
-    /// A snapshot.
-    Snapshot { seq: u64, ok: bool },
+    /// A snapshot, and how many records it has that the one before had not.
+    Snapshot { seq: u64, records: usize, ok: bool },
     /// What the server says of the ledger.
     Extent(Option<crate::ledger::Extent>),
 }
@@ -144,7 +144,7 @@ pub struct Engine {
     snapshot_under_way: bool,
     /// What a replay is done with.
     litter: Vec<Applied>,
-    /// Records since the last one was begun.
+    /// Records that the newest one does not have.
     records_unsnapped: usize,
     extent_under_way: bool,
     last_extent: Instant,
@@ -866,11 +866,12 @@ impl Engine {
     fn result(&mut self, result: TaskDone) {
         match result {
             TaskDone::Copied { id, result, seq } => self.copied(id, result, seq),
-            TaskDone::Snapshot { seq, ok } => {
+            TaskDone::Snapshot { seq, records, ok } => {
                 self.snapshot_under_way = false;
                 self.metrics.snapshot(if ok { "written" } else { "failed" });
                 if ok {
                     self.snapshot_at = self.snapshot_at.max(seq);
+                    self.records_unsnapped -= records;
                 }
             }
             TaskDone::Extent(extent) => {

@@ -331,7 +331,7 @@ impl Engine {
             return;
         }
         self.snapshot_under_way = true;
-        self.records_unsnapped = 0;
+        let records = self.records_unsnapped;
         let state = self.log.state().freeze();
         let store = self.snapshots.clone();
         let results = self.results.0.clone();
@@ -344,7 +344,7 @@ impl Engine {
                 }
             };
             // The engine may have ended.
-            let _ = results.send(TaskDone::Snapshot { seq, ok }).await;
+            let _ = results.send(TaskDone::Snapshot { seq, records, ok }).await;
         });
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use maud::Markup;
 use serde::Serialize;
 
 /// Most changes that are remembered for listeners who come back. While charging there is one a
@@ -24,6 +25,19 @@ pub struct Part {
     pub order: String,
     /// The element.
     pub html: String,
+}
+
+impl Part {
+    /// An element of a region, at its place there.
+    #[must_use]
+    pub fn new(region: &'static str, id: &str, order: &str, html: Markup) -> Self {
+        Self {
+            id: id.to_owned(),
+            region,
+            order: order.to_owned(),
+            html: html.into_string(),
+        }
+    }
 }
 
 /// What is sent to listeners.

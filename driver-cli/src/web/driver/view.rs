@@ -42,7 +42,7 @@ pub fn parts(shown: &Shown, intents: &Intents, now: UnixMs) -> Vec<Part> {
     }
     match &shown.ended {
         Some((session, _)) => parts.push(session_part(session, intents, now)),
-        None if shown.sessions.is_empty() => parts.push(part(
+        None if shown.sessions.is_empty() => parts.push(Part::new(
             "sessions",
             "no-session",
             "",
@@ -68,7 +68,7 @@ pub fn parts(shown: &Shown, intents: &Intents, now: UnixMs) -> Vec<Part> {
         }
     }
     if shown.history.is_empty() {
-        parts.push(part(
+        parts.push(Part::new(
             "history",
             "no-history",
             "",
@@ -79,19 +79,10 @@ pub fn parts(shown: &Shown, intents: &Intents, now: UnixMs) -> Vec<Part> {
     parts
 }
 
-fn part(region: &'static str, id: &str, order: &str, html: Markup) -> Part {
-    Part {
-        id: id.to_owned(),
-        region,
-        order: order.to_owned(),
-        html: html.into_string(),
-    }
-}
-
 fn note(region: &'static str, text: &str) -> Part {
     let id = format!("{region}-note");
     let html = html! { p #(id) data-order="" { (text) } };
-    part(region, &id, "", html)
+    Part::new(region, &id, "", html)
 }
 
 fn link(link: &Link) -> Option<Part> {
@@ -117,7 +108,7 @@ fn link(link: &Link) -> Option<Part> {
             }
         }
     };
-    Some(part("link", id, "", html))
+    Some(Part::new("link", id, "", html))
 }
 
 /// A time that the script counts from: what it says without is right when it was written.
@@ -220,7 +211,7 @@ fn session_part(session: &Session, intents: &Intents, now: UnixMs) -> Part {
             }
         }
     };
-    part("sessions", &id, "", html)
+    Part::new("sessions", &id, "", html)
 }
 
 /// Power over time. What it shows is also said in words.
@@ -369,7 +360,7 @@ fn connector_part(
             }
         }
     };
-    part("charge-points", &id, &order, html)
+    Part::new("charge-points", &id, &order, html)
 }
 
 fn receipt_links(view: &SessionView) -> Markup {
@@ -401,7 +392,7 @@ fn history_part(view: &SessionView) -> Part {
             td { (receipt_links(view)) }
         }
     };
-    part("history", &id, &order, html)
+    Part::new("history", &id, &order, html)
 }
 
 /// The whole page.

@@ -34,15 +34,6 @@ pub fn parts(wall: &Wall, token: &str, now: UnixMs) -> Vec<Part> {
     parts
 }
 
-fn part(region: &'static str, id: &str, order: &str, html: Markup) -> Part {
-    Part {
-        id: id.to_owned(),
-        region,
-        order: order.to_owned(),
-        html: html.into_string(),
-    }
-}
-
 fn link(link: &Link) -> Option<Part> {
     let (who, what, why) = match link {
         Link::Up => return None,
@@ -58,7 +49,7 @@ fn link(link: &Link) -> Option<Part> {
             }
         }
     };
-    Some(part("link", "link-down", "", html))
+    Some(Part::new("link", "link-down", "", html))
 }
 
 fn counts(wall: &Wall) -> Part {
@@ -84,7 +75,7 @@ fn counts(wall: &Wall) -> Part {
             }
         }
     };
-    part("counts", "counts-now", "", html)
+    Part::new("counts", "counts-now", "", html)
 }
 
 fn card(wall: &Wall, cp: &ChargePointView, token: &str, now: UnixMs) -> Part {
@@ -142,7 +133,7 @@ fn card(wall: &Wall, cp: &ChargePointView, token: &str, now: UnixMs) -> Part {
             }
         }
     };
-    part("charge-points", &id, &order, html)
+    Part::new("charge-points", &id, &order, html)
 }
 
 fn connector_line(
@@ -206,7 +197,7 @@ fn event(event: &EventRow) -> Part {
     let html = html! {
         li #(id) data-order=(order) data-kind=(event.kind) { (table::event_line(event)) }
     };
-    part("events", &id, &order, html)
+    Part::new("events", &id, &order, html)
 }
 
 /// The whole wall.

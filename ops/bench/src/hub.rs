@@ -281,6 +281,25 @@ impl Hub {
             .try_for_each(|central| central.process.kill9())
     }
 
+    /// Waits until the first server has read what centrals that were killed had sent it.
+    ///
+    /// # Errors
+    /// When it keeps a connection of theirs.
+    pub async fn wait_until_centrals_are_gone(&self) -> Result<()> {
+        wait_for("the connections of central are gone", READY, async || {
+            let page = self.first_server().monitor("/connz?limit=1024").await?;
+            let all = page["connections"].as_array().context("connections")?;
+            let left = all.iter().filter(|connection| {
+                let name = connection["name"].as_str();
+                name.is_some_and(|name| name.starts_with("central "))
+            });
+            let left = left.count();
+            ensure!(left == 0, "{left} are there");
+            Ok(())
+        })
+        .await
+    }
+
     /// Starts every replica of central that was killed, one after the other; how long it took the
     /// slowest.
     ///
@@ -343,12 +362,15 @@ impl Hub {
     /// # Errors
     /// When it does not say.
     pub async fn connections(&self) -> Result<u64> {
-        let server = match &self.servers {
+        let page = self.first_server().monitor("/varz").await?;
+        page["connections"].as_u64().context("connections")
+    }
+
+    fn first_server(&self) -> &NatsServer {
+        match &self.servers {
             Servers::One(server) => server,
             Servers::Three(cluster) => &cluster.nodes()[0],
-        };
-        let page = server.monitor("/varz").await?;
-        page["connections"].as_u64().context("connections")
+        }
     }
 
     /// The streams, as somebody sees them who may do anything.

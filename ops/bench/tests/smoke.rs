@@ -35,9 +35,15 @@ async fn every_row_comes_to_figures_and_what_it_checks_holds() -> Result<()> {
         .spawn()?;
     let status = bench.wait(ENDS).await?;
     let log = bench.log();
-    ensure!(status.success(), "{status}: {log}");
-    let begin = log.find("\n{").context("it printed JSON")?;
+    let begin = log
+        .find("\n{")
+        .with_context(|| format!("it printed JSON; {status}: {log}"))?;
     let report: Value = serde_json::from_str(&log[begin..])?;
+    ensure!(
+        status.success(),
+        "{status}; not measured: {:#}",
+        report["failures"]
+    );
     let figures = report["figures"].as_array().context("figures")?;
     for row in ROWS {
         let own: Vec<&Value> = figures.iter().filter(|f| f["row"] == row).collect();

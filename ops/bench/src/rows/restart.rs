@@ -7,8 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use anyhow::{Context, Result, bail, ensure};
+use async_nats::jetstream::{
+    consumer::{DeliverPolicy, push},
+    context::PublishErrorKind,
+    message::PublishMessage,
+};
 use ev_contract::{
     streams::{LEDGER, SNAPSHOT_BUCKET},
     subjects,
@@ -190,8 +194,10 @@ impl Filled {
         Ok(filled)
     }
 
-    /// The world hears what central has appended.
+    /// The world hears what central has appended; central is down.
     async fn catch_up(&mut self) -> Result<()> {
+        self.hub.wait_until_centrals_are_gone().await?;
+        self.let_pass().await?;
         let mut stream = self.hub.jetstream().get_stream(LEDGER.name).await?;
         let last = stream.info().await?.state.last_sequence;
         while self.world.state().basis().seq < last {
@@ -202,6 +208,18 @@ impl Filled {
                 .context("central has judged a record otherwise than it was meant")?;
         }
         Ok(())
+    }
+
+    /// Waits until the server has stored, or refused, what central sent before it was killed: an
+    /// append that is refused for its place stands in line behind it.
+    async fn let_pass(&self) -> Result<()> {
+        let nowhere = PublishMessage::build().expected_last_sequence(u64::MAX);
+        let jetstream = self.hub.jetstream();
+        let sent = jetstream.send_publish(subjects::LEDGER, nowhere).await?;
+        match timeout(SILENCE, sent).await? {
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+            other => bail!("an append that expects no such place got {other:?}"),
+        }
     }
 
     /// Appends what happens until there are so many records, each frame acknowledged from the disk

@@ -42,7 +42,7 @@ pub fn in_words(tariff: &Tariff) -> String {
         ));
     }
     if parts.is_empty() {
-        return "free".to_owned();
+        return "free of charge".to_owned();
     }
     let vat = terms.vat_percent.0.normalize();
     if vat.is_zero() {

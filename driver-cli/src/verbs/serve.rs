@@ -100,7 +100,7 @@ async fn serve(
             _ = tasks.join_next() => broken = true,
         }
     };
-    server::serve(listener, routes, feed, stop).await?;
+    server::serve(listener, routes, feed, stop).await;
     if broken {
         return Err(Failure::Other {
             message: "what keeps the page up to date has failed".to_owned(),

@@ -12,4 +12,5 @@ pub mod feed;
 pub mod guard;
 pub mod outcome;
 pub mod server;
+pub mod task;
 pub mod wall;

@@ -1,6 +1,6 @@
 //! The shell around a page: headers, the door, `/events`, the script and the style.
 
-use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Form, Router,
@@ -10,9 +10,19 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Deserialize;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
 
 use super::{
     feed::Feed,
@@ -22,6 +32,16 @@ use crate::failure::Failure;
 
 /// Most bytes of a form. The longest has a reason of a few sentences.
 pub const FORM_BYTES_MAX: usize = 8 << 10;
+
+/// Most connections at once: [`super::feed::LISTENERS_MAX`] that listen, and three times as many that
+/// ask. Others wait until one of them ends; the system keeps them.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// How long a connection may take to say what it asks for, and stay open without asking.
+pub const HEADERS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Between two looks for connections when the system has given none, for want of files.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long answers that are under way may take when the server stops: as long as a request to
 /// central is repeated at most by default.
@@ -108,39 +128,71 @@ pub async fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
         })
 }
 
+/// What connections may do.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    connections: usize,
+    headers_within: Duration,
+}
+
 /// Serves until `stop`, and lets what is under way come to its end.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     routes: Router,
     feed: Feed,
     stop: impl Future<Output = ()>,
-) -> Result<(), Failure> {
-    let (told, mut stopping) = tokio::sync::watch::channel(false);
-    let server = axum::serve(listener, routes)
-        .with_graceful_shutdown(async move {
-            // The sender lives until the server has ended.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        })
-        .into_future();
-    tokio::pin!(server);
-    let failed = |source| Failure::File {
-        doing: "serve the page".to_owned(),
-        hint: "start it again".to_owned(),
-        source,
+) {
+    let limits = Limits {
+        connections: CONNECTIONS_MAX,
+        headers_within: HEADERS_WITHIN,
     };
-    tokio::select! {
-        ended = &mut server => return ended.map_err(failed),
-        () = stop => {}
+    serve_within(limits, listener, routes, feed, stop).await;
+}
+
+async fn serve_within(
+    limits: Limits,
+    listener: TcpListener,
+    routes: Router,
+    feed: Feed,
+    stop: impl Future<Output = ()>,
+) {
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let under_way = GracefulShutdown::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.headers_within);
+    tokio::pin!(stop);
+    loop {
+        let (stream, place) = tokio::select! {
+            accepted = accept(&listener, &places) => accepted,
+            () = &mut stop => break,
+        };
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = under_way.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // Whose connection breaks asks again; nobody else needs to know.
+            let _ = connection.await;
+            drop(place);
+        });
     }
-    told.send_replace(true);
+    drop(listener);
     feed.stop();
-    match timeout(GRACE, server).await {
-        Ok(ended) => ended.map_err(failed),
-        // Who is cut off repeats it, which is safe.
-        Err(_) => Ok(()),
+    // Who is cut off repeats it, which is safe.
+    let _ = timeout(GRACE, under_way.shutdown()).await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, Option<OwnedSemaphorePermit>) {
+    // It is never closed.
+    let place = Arc::clone(places).acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            // It has gone away again, or there are too many files: later there may be fewer.
+            Err(_) => sleep(ACCEPT_AGAIN).await,
+        }
     }
 }
 
@@ -292,5 +344,79 @@ pub fn lost() -> Markup {
         }
         p #local role="alert" hidden {}
         p #said .visually-hidden role="status" aria-live="polite" {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    async fn served(limits: Limits) -> (SocketAddr, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let routes = Router::new().route("/", get(|| async { "here" }));
+        let never = std::future::pending();
+        let serving = serve_within(limits, listener, routes, Feed::default(), never);
+        (addr, tokio::spawn(serving))
+    }
+
+    async fn asking(addr: SocketAddr) -> TcpStream {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        stream
+    }
+
+    async fn has_answer(stream: &mut TcpStream, within: Duration) -> bool {
+        let mut byte = [0; 1];
+        matches!(timeout(within, stream.read(&mut byte)).await, Ok(Ok(1)))
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_waits_for_one() {
+        let (addr, serving) = served(Limits {
+            connections: 2,
+            headers_within: SOON,
+        })
+        .await;
+        let mut first = asking(addr).await;
+        let mut second = asking(addr).await;
+        assert!(has_answer(&mut first, SOON).await && has_answer(&mut second, SOON).await);
+        let mut third = asking(addr).await;
+        assert!(!has_answer(&mut third, Duration::from_millis(300)).await);
+        drop(first);
+        assert!(has_answer(&mut third, SOON).await);
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_gives_the_place_up() {
+        let (addr, serving) = served(Limits {
+            connections: 1,
+            headers_within: Duration::from_millis(200),
+        })
+        .await;
+        let mut silent = TcpStream::connect(addr).await.unwrap();
+        let mut half = TcpStream::connect(addr).await.unwrap();
+        half.write_all(b"GET / HT").await.unwrap();
+        let mut asking = asking(addr).await;
+        assert!(has_answer(&mut asking, SOON).await);
+        let mut said = Vec::new();
+        timeout(SOON, silent.read_to_end(&mut said))
+            .await
+            .unwrap()
+            .unwrap();
+        timeout(SOON, half.read_to_end(&mut said))
+            .await
+            .unwrap()
+            .unwrap();
+        serving.abort();
     }
 }

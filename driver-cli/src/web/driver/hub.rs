@@ -1,10 +1,8 @@
-//! The task that owns the driver's page: it asks, listens, remembers what is wanted, and puts what it
-//! knows on the board. Requests reach it as messages.
+//! What the task of the driver's page does: it asks, listens, and remembers what is wanted.
 
 use std::{
     collections::{HashMap, HashSet},
     ops::ControlFlow,
-    pin::Pin,
     time::Duration,
 };
 
@@ -14,15 +12,15 @@ use ev_contract::{
     subjects::Subject,
     v1::{ChargePointListing, DriverUpdate, SessionView},
 };
-use futures::{StreamExt, future::OptionFuture};
+use futures::StreamExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
+    time::Instant,
 };
 
 use super::{
-    intents::{Intents, Key, Press},
+    intents::{Intents, Key, Moment, Press},
     shown::{HISTORY_ROWS, Link, Shown},
     view,
 };
@@ -36,16 +34,11 @@ use crate::{
     watch::{News, Seen},
     web::{
         feed::Feed,
-        outcome::{self, Outcome},
+        outcome::Outcome,
+        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh, WAITING_MAX},
     },
     words,
 };
-
-/// Requests that wait for the hub. It answers within a turn; more mean a storm, and wait.
-const INBOX_MAX: usize = 64;
-
-/// Most presses that wait for one answer, and most looks for one refresh.
-const WAITING_MAX: usize = 64;
 
 /// Most sessions that are followed live: each takes two of the 64 subscriptions that the server
 /// grants a driver. Others are shown as central last told of them.
@@ -64,100 +57,31 @@ const LIST_EVERY_UNSEEN: Duration = Duration::from_secs(60);
 /// Between two questions for open sessions, in case an update was lost.
 const SESSIONS_EVERY: Duration = Duration::from_secs(15);
 
-/// How long one question of a refresh waits: a person sees within this time that central is away.
-pub const REFRESH_PATIENCE: Duration = Duration::from_secs(3);
-
-/// Between two refreshes while central or the server is away.
-const AWAY_EVERY: Duration = Duration::from_secs(1);
-
-/// Somebody who has loaded the page looks for so long: without a script nobody says goodbye.
-const LOOKED_LATELY: Duration = Duration::from_secs(60);
-
-/// How long an outcome stays on the page.
-const OUTCOME_FOR: Duration = Duration::from_secs(10 * 60);
-
-/// Sessions of which it is remembered that they have ended, against answers that are older.
-const ENDED_MAX: usize = 64;
-
-/// A way to the hub.
-#[derive(Debug, Clone)]
-pub struct Hub {
-    inbox: mpsc::Sender<Ask>,
-}
-
-#[derive(Debug)]
-enum Ask {
-    Press(Command, oneshot::Sender<Outcome>),
-    Refused(Outcome),
-    Look(oneshot::Sender<()>),
-}
-
-impl Hub {
-    /// A wish: what came of it, of its first press if there were several.
-    ///
-    /// # Errors
-    /// When the hub has ended, with the whole server.
-    pub async fn press(&self, wish: Command) -> Result<Outcome, Failure> {
-        let (tell, told) = oneshot::channel();
-        let sent = self.inbox.send(Ask::Press(wish, tell)).await;
-        match (sent, told.await) {
-            (Ok(()), Ok(outcome)) => Ok(outcome),
-            _ => Err(gone()),
+/// Starts the page of a driver. It ends with `tasks`.
+pub fn start(desk: Desk, driver: DriverId, feed: Feed, tasks: &mut JoinSet<()>) -> Hub<Command> {
+    task::start(desk, feed, tasks, |mut common| {
+        common.work.spawn(hear_of_own(
+            common.desk.clone(),
+            driver.clone(),
+            common.heard.clone(),
+        ));
+        DriverPage {
+            common,
+            driver,
+            shown: Shown::default(),
+            intents: Intents::default(),
+            waiting: HashMap::new(),
+            followed: HashSet::new(),
+            due: Due::everything(),
         }
-    }
-
-    /// Shows what was refused before it became a wish.
-    pub async fn show(&self, outcome: Outcome) {
-        // When the hub has ended, nobody looks any more.
-        let _ = self.inbox.send(Ask::Refused(outcome)).await;
-    }
-
-    /// Waits until the board is fresh, or as fresh as it can be.
-    pub async fn look(&self) {
-        let (tell, told) = oneshot::channel();
-        if self.inbox.send(Ask::Look(tell)).await.is_ok() {
-            let _ = told.await;
-        }
-    }
+    })
 }
 
-fn gone() -> Failure {
-    Failure::Other {
-        message: "the page's server is stopping".to_owned(),
-        hint: "start it again; the same press is safe".to_owned(),
-    }
-}
-
-/// Starts the hub. It ends with `tasks`.
-pub fn start(desk: Desk, driver: DriverId, feed: Feed, tasks: &mut JoinSet<()>) -> Hub {
-    let (inbox, asks) = mpsc::channel(INBOX_MAX);
-    let (heard_tx, heard) = mpsc::channel(INBOX_MAX);
-    let task = Task {
-        refresh_desk: desk.with_patience(REFRESH_PATIENCE.min(desk.patience())),
-        desk,
-        driver,
-        feed,
-        shown: Shown::default(),
-        intents: Intents::default(),
-        waiting: HashMap::new(),
-        lookers: Vec::new(),
-        answering: Vec::new(),
-        followed: HashSet::new(),
-        ended: Vec::new(),
-        outcome: None,
-        heard: heard_tx,
-        work: JoinSet::new(),
-        due: Due::everything(),
-        looked_at: None,
-        dirty: true,
-    };
-    tasks.spawn(task.run(asks, heard));
-    Hub { inbox }
-}
-
-/// What tasks of the hub tell it.
+/// What its tasks tell it.
 #[derive(Debug)]
 enum Heard {
+    /// Something has happened to a session of the driver.
+    Own,
     SentAs(Key, RequestId),
     Answer(Key, Outcome),
     Seen(Box<Seen>),
@@ -189,6 +113,7 @@ impl Due {
 /// What a refresh has found.
 #[derive(Debug)]
 struct Refreshed {
+    asked: Moment,
     sessions: Option<Vec<SessionView>>,
     listing: Option<Vec<ChargePointListing>>,
     history: Option<Vec<SessionView>>,
@@ -196,88 +121,27 @@ struct Refreshed {
     failure: Option<Failure>,
 }
 
-type Refresh = OptionFuture<Pin<Box<dyn Future<Output = Refreshed> + Send>>>;
-
-struct Task {
-    desk: Desk,
-    refresh_desk: Desk,
+struct DriverPage {
+    common: Common<Heard>,
     driver: DriverId,
-    feed: Feed,
     shown: Shown,
     intents: Intents,
     waiting: HashMap<Key, Vec<oneshot::Sender<Outcome>>>,
-    lookers: Vec<oneshot::Sender<()>>,
-    /// Those whom the refresh that is under way answers: it began after they came.
-    answering: Vec<oneshot::Sender<()>>,
     followed: HashSet<SessionId>,
-    ended: Vec<SessionId>,
-    outcome: Option<Instant>,
-    heard: mpsc::Sender<Heard>,
-    work: JoinSet<()>,
     due: Due,
-    looked_at: Option<Instant>,
-    dirty: bool,
 }
 
-impl Task {
-    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut heard: mpsc::Receiver<Heard>) {
-        let mut link = self.desk.client().link();
-        let mut link_lives = true;
-        // Tells at once of sessions that were begun elsewhere. Lost or not, they are asked for too.
-        let own = Subject::watch_of(&self.driver);
-        let mut updates = self.desk.client().subscribe(own).await.ok();
-        let mut ticker = interval(Duration::from_millis(200));
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut refresh: Refresh = None.into();
-        let mut asking = false;
-        loop {
-            tokio::select! {
-                ask = asks.recv() => match ask {
-                    Some(ask) => self.ask(ask),
-                    // Nobody can ask any more.
-                    None => return,
-                },
-                Some(heard) = heard.recv() => self.hear(heard),
-                Some(found) = &mut refresh => {
-                    refresh = None.into();
-                    asking = false;
-                    self.refreshed(found);
-                }
-                Some(_) = next(&mut updates) => self.soon(),
-                changed = link.changed(), if link_lives => {
-                    link_lives = changed.is_ok();
-                    self.linked(&link.borrow_and_update());
-                }
-                _ = ticker.tick() => self.tick(),
-                Some(_) = self.work.join_next() => {}
-            }
-            if !asking && self.is_due() {
-                refresh = Some(self.refresh()).into();
-                asking = true;
-            }
-            if self.dirty {
-                self.dirty = false;
-                let parts = view::parts(&self.shown, &self.intents, wall_now());
-                self.feed.set(&view::REGIONS, parts);
-            }
-        }
+impl Page for DriverPage {
+    type Wish = Command;
+    type Heard = Heard;
+    type Found = Refreshed;
+
+    fn common(&mut self) -> &mut Common<Heard> {
+        &mut self.common
     }
 
-    fn ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Press(wish, tell) => self.press(wish, tell),
-            Ask::Refused(outcome) => self.tell(&outcome),
-            Ask::Look(tell) => {
-                self.looked_at = Some(Instant::now());
-                // While central is away nothing gets any fresher.
-                if self.shown.link == Link::Up && self.lookers.len() < WAITING_MAX {
-                    self.soon();
-                    self.lookers.push(tell);
-                } else {
-                    let _ = tell.send(());
-                }
-            }
-        }
+    fn is_in_reach(&self) -> bool {
+        self.shown.link == Link::Up
     }
 
     fn press(&mut self, wish: Command, tell: oneshot::Sender<Outcome>) {
@@ -303,60 +167,23 @@ impl Task {
             }
             Press::Send(wish, named) => {
                 self.wait(key.clone(), tell);
-                let (desk, heard) = (self.desk.clone(), self.heard.clone());
-                self.work.spawn(async move {
+                let (desk, heard) = (self.common.desk.clone(), self.common.heard.clone());
+                self.common.work.spawn(async move {
                     let outcome = send(&desk, &wish, named.as_ref(), &key, &heard).await;
                     // The hub lives as long as this task, which is its own.
                     let _ = heard.send(Heard::Answer(key, outcome)).await;
                 });
             }
         }
-        self.dirty = true;
-    }
-
-    /// What is so already, pressed on a page of before: no request, and no error.
-    fn has_come_true(&self, key: &Key) -> Option<Outcome> {
-        if self.intents.knows(key) {
-            return None;
-        }
-        let (message, session) = match key {
-            Key::Start(cp, connector) => {
-                let id = self.shown.session_on(cp, *connector)?.view().session_id;
-                (format!("you already charge on {cp}: session {id}"), id)
-            }
-            Key::Stop(session) => {
-                let id = SessionId::parse(session).ok()?;
-                let told = self.shown.sessions.get(&id);
-                let has_ended = told.is_some_and(|s| s.view().state.is_ended());
-                if !has_ended && !self.ended.contains(&id) {
-                    return None;
-                }
-                (format!("session {id} has ended already"), id)
-            }
-        };
-        let doc = serde_json::json!({ "status": "accepted", "session_id": session });
-        Some(Outcome::done(
-            "accepted",
-            message,
-            Some(session.to_string()),
-            &doc,
-        ))
-    }
-
-    fn wait(&mut self, key: Key, tell: oneshot::Sender<Outcome>) {
-        let waiting = self.waiting.entry(key).or_default();
-        // Beyond that nobody is told: the answer is on the page.
-        if waiting.len() < WAITING_MAX {
-            waiting.push(tell);
-        }
     }
 
     fn hear(&mut self, heard: Heard) {
         match heard {
+            Heard::Own => self.soon(),
             Heard::SentAs(key, id) => self.intents.sent_as(&key, id),
             Heard::Answer(key, outcome) => {
                 self.intents.answered(&key, &outcome);
-                self.tell(&outcome);
+                self.common.tell(&outcome);
                 for tell in self.waiting.remove(&key).into_iter().flatten() {
                     let _ = tell.send(outcome.clone());
                 }
@@ -381,12 +208,12 @@ impl Task {
                 }
                 // Before the receipt is there, another start may be wanted.
                 if seen.view.state.is_ended() {
-                    self.intents.ended(&seen.view.session_id.to_string());
+                    self.intents.ended(seen.view.session_id);
                 }
                 self.shown.seen(*seen, wall_now());
             }
             Heard::Silent(session, why) => self.shown.silent(session, why),
-            Heard::Foreign(text) => self.tell(&Outcome::failed(
+            Heard::Foreign(text) => self.common.tell(&Outcome::failed(
                 &Failure::Other {
                     message: text,
                     hint: String::new(),
@@ -400,84 +227,10 @@ impl Task {
                 self.soon();
             }
         }
-        self.dirty = true;
-    }
-
-    fn ended(&mut self, view: SessionView) {
-        let session = view.session_id;
-        self.followed.remove(&session);
-        if self.ended.len() >= ENDED_MAX {
-            self.ended.remove(0);
-        }
-        self.ended.push(session);
-        self.intents.ended(&session.to_string());
-        // One that is stopped before energy flowed has failed; the stop has not.
-        match words::failure_of(&view).filter(|_| !view.stopping) {
-            Some(failure) => self.tell(&Outcome::failed(
-                &Failure::Other {
-                    message: format!("{} ({})", failure.message, failure.word),
-                    hint: failure.hint,
-                },
-                &(),
-            )),
-            None => self.tell(&Outcome::done(
-                "completed",
-                format!(
-                    "completed: the session on {}/{} has ended, {}",
-                    view.cp_id,
-                    view.connector,
-                    words::how_it_ended(&view)
-                ),
-                Some(session.to_string()),
-                &(),
-            )),
-        }
-        self.shown.ended(view, wall_now());
-        self.due.history = true;
-        self.soon();
-    }
-
-    /// Shows an outcome until the next.
-    fn tell(&mut self, outcome: &Outcome) {
-        self.outcome = Some(Instant::now());
-        self.feed.set(&outcome::SHOWN_IN, outcome.parts());
-    }
-
-    fn soon(&mut self) {
-        let now = Instant::now();
-        self.due.list = now;
-        self.due.sessions = now;
-    }
-
-    fn is_watched(&self) -> bool {
-        self.feed.listeners() > 0
-            || self
-                .looked_at
-                .is_some_and(|at| at.elapsed() < LOOKED_LATELY)
-    }
-
-    fn is_due(&self) -> bool {
-        let now = Instant::now();
-        self.due.history
-            || !self.lookers.is_empty()
-            || self.due.sessions <= now
-            || self.due.list <= now
-    }
-
-    fn tick(&mut self) {
-        if self.outcome.is_some_and(|at| at.elapsed() > OUTCOME_FOR) {
-            self.outcome = None;
-            self.feed.set(&outcome::SHOWN_IN, Vec::new());
-        }
-        self.dirty |= self.shown.tick(wall_now());
-        // Somebody has come to look: what is shown is of a while ago.
-        if self.is_watched() {
-            self.due.list = self.due.list.min(Instant::now() + LIST_EVERY);
-        }
     }
 
     fn linked(&mut self, link: &crate::client::Link) {
-        let url = self.desk.client().url();
+        let url = self.common.desk.client().url();
         match (&link.refused, link.connected) {
             (Some(why), _) => self.shown.link = Link::ShutOut(why.clone()),
             (None, false) => {
@@ -490,24 +243,44 @@ impl Task {
                 self.due = Due::everything();
             }
         }
-        self.dirty = true;
     }
 
-    fn refresh(&mut self) -> Pin<Box<dyn Future<Output = Refreshed> + Send>> {
-        self.answering.append(&mut self.lookers);
-        let desk = self.refresh_desk.clone();
+    fn tick(&mut self) {
+        self.common.dirty |= self.shown.tick(wall_now());
+        // Somebody has come to look: what is shown is of a while ago.
+        if self.common.is_watched() {
+            self.due.list = self.due.list.min(Instant::now() + LIST_EVERY);
+        }
+    }
+
+    fn looked_at(&mut self) {
+        self.soon();
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        self.due.history
+            || self.common.is_awaited()
+            || self.due.sessions <= now
+            || self.due.list <= now
+    }
+
+    fn refresh(&mut self) -> Refresh<Refreshed> {
+        let desk = self.common.refresh_desk.clone();
         let now = Instant::now();
         let with_list = self.due.list <= now;
         let with_history = self.due.history;
+        let asked = self.intents.moment();
         Box::pin(async move {
             let mut found = Refreshed {
+                asked,
                 sessions: None,
                 listing: None,
                 history: None,
                 took: Duration::ZERO,
                 failure: None,
             };
-            let asked = async {
+            let asking = async {
                 found.sessions = Some(desk.open_sessions().await?.sessions);
                 if with_list {
                     let began = Instant::now();
@@ -520,14 +293,14 @@ impl Task {
                 }
                 Ok::<(), Failure>(())
             };
-            found.failure = asked.await.err();
+            found.failure = asking.await.err();
             found
         })
     }
 
     fn refreshed(&mut self, found: Refreshed) {
         let now = Instant::now();
-        let connected = self.desk.client().link().borrow().connected;
+        let connected = self.common.is_connected();
         match found.failure {
             Some(failure) => {
                 if connected {
@@ -548,7 +321,7 @@ impl Task {
                 self.due.history &= found.history.is_none();
                 self.due.sessions = now + SESSIONS_EVERY;
                 if found.listing.is_some() {
-                    let every = if self.is_watched() {
+                    let every = if self.common.is_watched() {
                         LIST_EVERY
                     } else {
                         LIST_EVERY_UNSEEN
@@ -567,16 +340,93 @@ impl Task {
                 .collect();
         }
         if let Some(sessions) = found.sessions {
-            self.open(sessions);
+            self.open(found.asked, sessions);
         }
-        for tell in self.answering.drain(..) {
-            let _ = tell.send(());
-        }
-        self.dirty = true;
     }
 
-    fn open(&mut self, sessions: Vec<SessionView>) {
+    fn draw(&mut self) {
+        let parts = view::parts(&self.shown, &self.intents, wall_now());
+        self.common.feed.set(&view::REGIONS, parts);
+    }
+}
+
+impl DriverPage {
+    /// What is so already, pressed on a page of before: no request, and no error.
+    fn has_come_true(&self, key: &Key) -> Option<Outcome> {
+        if self.intents.knows(key) {
+            return None;
+        }
+        let (message, session) = match key {
+            Key::Start(cp, connector) => {
+                let id = self.shown.session_on(cp, *connector)?.view().session_id;
+                (format!("you already charge on {cp}: session {id}"), id)
+            }
+            Key::Stop(session) => {
+                let id = SessionId::parse(session).ok()?;
+                let told = self.shown.sessions.get(&id);
+                let has_ended = told.is_some_and(|s| s.view().state.is_ended());
+                if !has_ended && !self.intents.has_ended(id) {
+                    return None;
+                }
+                (format!("session {id} has ended already"), id)
+            }
+        };
+        let doc = serde_json::json!({ "status": "accepted", "session_id": session });
+        Some(Outcome::done(
+            "accepted",
+            message,
+            Some(session.to_string()),
+            &doc,
+        ))
+    }
+
+    fn wait(&mut self, key: Key, tell: oneshot::Sender<Outcome>) {
+        let waiting = self.waiting.entry(key).or_default();
+        // Beyond that nobody is told: the answer is on the page.
+        if waiting.len() < WAITING_MAX {
+            waiting.push(tell);
+        }
+    }
+
+    fn ended(&mut self, view: SessionView) {
+        let session = view.session_id;
+        self.followed.remove(&session);
+        self.intents.ended(session);
+        // One that is stopped before energy flowed has failed; the stop has not.
+        match words::failure_of(&view).filter(|_| !view.stopping) {
+            Some(failure) => self.common.tell(&Outcome::failed(
+                &Failure::Other {
+                    message: format!("{} ({})", failure.message, failure.word),
+                    hint: failure.hint,
+                },
+                &(),
+            )),
+            None => self.common.tell(&Outcome::done(
+                "completed",
+                format!(
+                    "completed: the session on {}/{} has ended, {}",
+                    view.cp_id,
+                    view.connector,
+                    words::how_it_ended(&view)
+                ),
+                Some(session.to_string()),
+                &(),
+            )),
+        }
+        self.shown.ended(view, wall_now());
+        self.due.history = true;
+        self.soon();
+    }
+
+    fn soon(&mut self) {
+        let now = Instant::now();
+        self.due.list = now;
+        self.due.sessions = now;
+    }
+
+    fn open(&mut self, asked: Moment, sessions: Vec<SessionView>) {
         let open: HashSet<SessionId> = sessions.iter().map(|view| view.session_id).collect();
+        self.intents.open(asked, &open);
         let before = self.shown.sessions.len();
         // Those that are followed say themselves when they end.
         self.shown
@@ -589,7 +439,7 @@ impl Task {
             let id = view.session_id;
             // Whoever follows it knows better.
             let known = self.followed.contains(&id) && self.shown.sessions.contains_key(&id);
-            if self.ended.contains(&id) || known {
+            if self.intents.has_ended(id) || known {
                 continue;
             }
             let age_ms = view.last_value_at.map(|at| wall_now().ms_since(at).max(0));
@@ -608,24 +458,25 @@ impl Task {
 
     fn follow(&mut self, session: SessionId) {
         if self.followed.len() >= FOLLOWED_MAX
-            || self.ended.contains(&session)
+            || self.intents.has_ended(session)
             || !self.followed.insert(session)
         {
             return;
         }
-        let desk = self.refresh_desk.clone();
-        let (driver, heard) = (self.driver.clone(), self.heard.clone());
-        self.work.spawn(async move {
+        let desk = self.common.refresh_desk.clone();
+        let (driver, heard) = (self.driver.clone(), self.common.heard.clone());
+        self.common.work.spawn(async move {
             see_through(&desk, &driver, session, &heard).await;
         });
     }
 }
 
-async fn next(updates: &mut Option<async_nats::Subscriber>) -> Option<async_nats::Message> {
-    match updates {
-        Some(updates) => updates.next().await,
-        None => std::future::pending().await,
-    }
+/// Tells at once of sessions that were begun elsewhere. Lost or not, they are asked for too.
+async fn hear_of_own(desk: Desk, driver: DriverId, heard: mpsc::Sender<Heard>) {
+    let Ok(mut updates) = desk.client().subscribe(Subject::watch_of(&driver)).await else {
+        return;
+    };
+    while updates.next().await.is_some() && heard.send(Heard::Own).await.is_ok() {}
 }
 
 /// Sends a wish and makes an outcome of what came of it.

@@ -1,14 +1,17 @@
 //! What the driver wants, each wish once: however often a button is pressed, and from how many
 //! tabs, it is the same wish until it has come to its end. No I/O and no clock.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
-use ev_contract::ids::RequestId;
+use ev_contract::ids::{RequestId, SessionId};
 
 use crate::{command::Command, web::outcome::Outcome};
 
 /// Most wishes that are remembered. A driver has a few sessions at once; each is a start and a stop.
 pub const INTENTS_MAX: usize = 64;
+
+/// Sessions of which it is remembered that they have ended, against answers that are older.
+const ENDED_MAX: usize = 64;
 
 /// What a wish is about: it, and not the limits that come with it, tells two wishes apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,7 +53,22 @@ struct Intent {
     wish: Command,
     request_id: Option<RequestId>,
     stage: Stage,
+    /// Its place among everything that was pressed and answered.
     nth: u64,
+}
+
+impl Intent {
+    /// The session that it has begun, or is to end.
+    fn session(&self) -> Option<SessionId> {
+        match (&self.wish, &self.stage) {
+            (Command::Stop(request), _) => SessionId::parse(&request.session_id).ok(),
+            (_, Stage::Done(outcome)) => outcome
+                .session_id
+                .as_deref()
+                .and_then(|id| SessionId::parse(id).ok()),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -64,8 +82,13 @@ enum Stage {
 #[derive(Debug, Default)]
 pub struct Intents {
     intents: HashMap<Key, Intent>,
+    ended: VecDeque<SessionId>,
     count: u64,
 }
+
+/// A moment among presses and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment(u64);
 
 impl Intents {
     /// Takes a press.
@@ -103,26 +126,57 @@ impl Intents {
         }
     }
 
-    /// What came of it. A refusal ends the wish: the next press is another one.
+    /// What came of it. A refusal ends the wish: the next press is another one. So does the end of
+    /// the session, which may be heard of before the answer.
     pub fn answered(&mut self, key: &Key, outcome: &Outcome) {
-        if outcome.done || outcome.unknown {
-            if let Some(intent) = self.intents.get_mut(key) {
-                intent.stage = if outcome.done {
-                    Stage::Done(outcome.clone())
-                } else {
-                    Stage::Unknown
-                };
-            }
+        self.count += 1;
+        let Some(intent) = self.intents.get_mut(key) else {
+            return;
+        };
+        intent.nth = self.count;
+        intent.stage = if outcome.unknown {
+            Stage::Unknown
         } else {
+            Stage::Done(outcome.clone())
+        };
+        let is_over = intent.session().is_some_and(|id| self.ended.contains(&id));
+        let is_refused = !outcome.done && !outcome.unknown;
+        if is_over || is_refused {
             self.intents.remove(key);
         }
     }
 
     /// A session has ended, and with it the wishes for its beginning and its end.
-    pub fn ended(&mut self, session: &str) {
-        self.intents.retain(|key, intent| {
-            let begins = matches!(&intent.stage, Stage::Done(outcome) if outcome.session_id.as_deref() == Some(session));
-            !begins && !matches!(key, Key::Stop(stopped) if stopped == session)
+    pub fn ended(&mut self, session: SessionId) {
+        if !self.has_ended(session) {
+            if self.ended.len() >= ENDED_MAX {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(session);
+        }
+        self.intents
+            .retain(|_, intent| intent.session() != Some(session));
+    }
+
+    /// Whether a session is remembered to have ended.
+    #[must_use]
+    pub fn has_ended(&self, session: SessionId) -> bool {
+        self.ended.contains(&session)
+    }
+
+    /// Now.
+    #[must_use]
+    pub const fn moment(&self) -> Moment {
+        Moment(self.count)
+    }
+
+    /// Central was asked at that moment, and these are the driver's open sessions. What was answered
+    /// before then stands only while its session is among them: its end may be heard of in no
+    /// other way.
+    pub fn open(&mut self, asked: Moment, open: &HashSet<SessionId>) {
+        self.intents.retain(|_, intent| {
+            let is_older = intent.nth <= asked.0 && !matches!(intent.stage, Stage::Asking);
+            !is_older || intent.session().is_none_or(|id| open.contains(&id))
         });
     }
 
@@ -161,8 +215,12 @@ mod tests {
         (Key::of(&wish).unwrap(), wish)
     }
 
-    fn accepted(session: &str) -> Outcome {
-        Outcome::done("accepted", String::new(), Some(session.into()), &())
+    fn session(n: u128) -> SessionId {
+        SessionId::parse(&uuid::Uuid::from_u128(n).to_string()).unwrap()
+    }
+
+    fn accepted(session: SessionId) -> Outcome {
+        Outcome::done("accepted", String::new(), Some(session.to_string()), &())
     }
 
     fn failed(failure: &Failure) -> Outcome {
@@ -199,9 +257,11 @@ mod tests {
         );
         assert_eq!(Key::of(&with_limit), Some(key.clone()));
         assert!(matches!(intents.press(&key, &with_limit), Press::Wait));
-        intents.answered(&key, &accepted("s-1"));
+        intents.answered(&key, &accepted(session(1)));
         match intents.press(&key, &wish) {
-            Press::Answered(outcome) => assert_eq!(outcome.session_id.as_deref(), Some("s-1")),
+            Press::Answered(outcome) => {
+                assert_eq!(outcome.session_id, Some(session(1).to_string()));
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -211,15 +271,62 @@ mod tests {
         let mut intents = Intents::default();
         let (key, wish) = start("CP-001");
         intents.press(&key, &wish);
-        intents.answered(&key, &accepted("s-1"));
-        let stop = Command::stop("s-1".into());
+        intents.answered(&key, &accepted(session(1)));
+        let stop = Command::stop(session(1).to_string());
         let stop_key = Key::of(&stop).unwrap();
         intents.press(&stop_key, &stop);
-        intents.ended("s-2");
+        intents.ended(session(2));
         assert!(matches!(intents.press(&key, &wish), Press::Answered(_)));
-        intents.ended("s-1");
+        intents.ended(session(1));
         assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
         assert!(!intents.is_asking(&stop_key));
+    }
+
+    #[test]
+    fn an_answer_after_the_end_of_its_session_leaves_no_wish() {
+        let mut intents = Intents::default();
+        let (key, wish) = start("CP-001");
+        intents.press(&key, &wish);
+        intents.ended(session(1));
+        assert!(matches!(intents.press(&key, &wish), Press::Wait));
+        intents.answered(&key, &accepted(session(1)));
+        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+    }
+
+    #[test]
+    fn what_was_answered_stands_while_central_says_that_its_session_is_open() {
+        let mut intents = Intents::default();
+        let (key, wish) = start("CP-001");
+        let stop = Command::stop(session(1).to_string());
+        let stop_key = Key::of(&stop).unwrap();
+        let before = intents.moment();
+        intents.press(&key, &wish);
+        intents.answered(&key, &accepted(session(1)));
+        intents.press(&stop_key, &stop);
+        intents.answered(&stop_key, &unknown());
+        let after = intents.moment();
+        let none = HashSet::new();
+        // Central was asked before it had heard of the start.
+        intents.open(before, &none);
+        intents.open(after, &HashSet::from([session(1)]));
+        assert!(intents.knows(&key) && intents.knows(&stop_key));
+        intents.open(after, &none);
+        assert!(!intents.knows(&key) && !intents.knows(&stop_key));
+        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+        // What is under way has an answer of its own.
+        intents.open(intents.moment(), &none);
+        assert!(intents.is_asking(&key));
+    }
+
+    #[test]
+    fn only_so_many_ends_are_remembered() {
+        let mut intents = Intents::default();
+        for n in 0..=ENDED_MAX as u128 {
+            intents.ended(session(n));
+            intents.ended(session(n));
+        }
+        assert!(!intents.has_ended(session(0)));
+        assert!(intents.has_ended(session(1)) && intents.has_ended(session(ENDED_MAX as u128)));
     }
 
     #[test]
@@ -263,7 +370,7 @@ mod tests {
         let (key, wish) = start("CP-new");
         assert!(matches!(intents.press(&key, &wish), Press::Full));
         let (first, first_wish) = start("CP-0");
-        intents.answered(&first, &accepted("s-0"));
+        intents.answered(&first, &accepted(session(0)));
         assert!(matches!(intents.press(&key, &wish), Press::Send(..)));
         assert!(matches!(intents.press(&first, &first_wish), Press::Full));
     }

@@ -10,29 +10,21 @@ use axum::{
 use ev_contract::ids::SessionId;
 use serde::Deserialize;
 
-use super::{hub::Hub, view};
+use super::view;
 use crate::{
     args::LimitArgs,
     command::Command,
-    desk::{Desk, wall_now},
+    desk::wall_now,
     doc::{ActionDoc, ReceiptDoc},
     failure::Failure,
     quantity::{NotAQuantity, Place},
     render::table,
     verbs::start_wish,
-    web::{feed::Feed, outcome::Outcome, server},
+    web::{outcome::Outcome, server, task::Routed},
 };
 
 /// What the routes need.
-#[derive(Debug, Clone)]
-pub struct Page {
-    /// The hub.
-    pub hub: Hub,
-    /// What is shown.
-    pub feed: Feed,
-    /// For receipts.
-    pub desk: Desk,
-}
+pub type Page = Routed<Command>;
 
 /// The routes of the page.
 pub fn routes(page: Page) -> Router {

@@ -214,7 +214,7 @@ fn session_part(session: &Session, intents: &Intents, now: UnixMs) -> Part {
     Part::new("sessions", &id, "", html)
 }
 
-/// Power over time. What it shows is also said in words.
+/// Power over time. Its scale is said below it, in words.
 fn curve(curve: &Curve, ended: bool) -> Markup {
     let points: Vec<_> = curve.points().collect();
     let (Some((first, _)), Some((last, power))) = (points.first(), points.last()) else {
@@ -231,7 +231,7 @@ fn curve(curve: &Curve, ended: bool) -> Markup {
         })
         .collect();
     let words = format!(
-        "Power over {}: {}highest {}",
+        "Power over {}: {}at most {}",
         duration(last.ms_since(*first)),
         if ended {
             String::new()
@@ -241,10 +241,13 @@ fn curve(curve: &Curve, ended: bool) -> Markup {
         kw(ev_contract::units::MilliWatt(top))
     );
     html! {
-        svg .curve role="img" aria-label=(words) preserveAspectRatio="none"
-            viewBox=(format!("0 -1 {CURVE_WIDTH} {}", CURVE_HEIGHT + 2))
-        {
-            polyline points=(path.join(" ")) {}
+        figure .curve {
+            svg aria-hidden="true" preserveAspectRatio="none"
+                viewBox=(format!("0 -1 {CURVE_WIDTH} {}", CURVE_HEIGHT + 2))
+            {
+                polyline points=(path.join(" ")) {}
+            }
+            figcaption .what { (words) }
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The task that owns the wall: it asks central and puts what it knows on the board.
+//! What the task of the wall does.
 //!
 //! Every question of an operator is written into the audit. So the wall asks for what has happened,
 //! and for charge points when something has happened there; for all of them rarely, and for nothing
 //! while nobody looks.
 
-use std::{collections::HashMap, pin::Pin, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use ev_contract::{
     ids::CpId,
@@ -12,12 +12,8 @@ use ev_contract::{
     v1::{ChargePointView, CpActRequest, EventRow, EventsRequest, OpReply, SessionView},
     wire::{CENTRAL, Tag},
 };
-use futures::{StreamExt, future::OptionFuture, stream};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval},
-};
+use futures::{StreamExt, stream};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 
 use super::{
     shown::{Link, Wall},
@@ -30,17 +26,14 @@ use crate::{
     failure::Failure,
     verbs::Reaches,
     web::{
-        driver::hub::REFRESH_PATIENCE,
         feed::Feed,
-        outcome::{self, Outcome},
+        outcome::Outcome,
+        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh, WAITING_MAX},
     },
 };
 
-/// Requests that wait for the hub.
-const INBOX_MAX: usize = 64;
-
-/// Most presses that wait for one answer.
-const WAITING_MAX: usize = 64;
+/// Most wishes that are under way.
+const WISHES_MAX: usize = 64;
 
 /// Between two questions for what has happened, while somebody looks.
 pub const EVENTS_EVERY: Duration = Duration::from_secs(2);
@@ -65,21 +58,6 @@ const PAGES_MAX: usize = 50;
 
 /// Charge points that are acted on at once when it is all of them.
 const AT_ONCE: usize = 4;
-
-/// Between two questions while central is away.
-const AWAY_EVERY: Duration = Duration::from_secs(1);
-
-/// Somebody who has loaded the wall looks for so long.
-const LOOKED_LATELY: Duration = Duration::from_secs(60);
-
-/// How long an outcome stays.
-const OUTCOME_FOR: Duration = Duration::from_secs(10 * 60);
-
-/// A way to the hub.
-#[derive(Debug, Clone)]
-pub struct Hub {
-    inbox: mpsc::Sender<Ask>,
-}
 
 /// What is done to all charge points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,88 +85,34 @@ pub fn act(all: All, cp_id: String) -> Command {
     }
 }
 
-#[derive(Debug)]
-enum Ask {
-    Press(Box<Command>, oneshot::Sender<Outcome>),
-    All(All, oneshot::Sender<Outcome>),
-    Refused(Outcome),
-    Look(oneshot::Sender<()>),
-}
-
-impl Hub {
-    /// A wish: what came of it.
-    ///
-    /// # Errors
-    /// When the hub has ended, with the whole server.
-    pub async fn press(&self, wish: Command) -> Result<Outcome, Failure> {
-        self.ask(|tell| Ask::Press(Box::new(wish), tell)).await
-    }
-
+/// What can be wished on the wall.
+#[derive(Debug, PartialEq)]
+pub enum Wish {
+    /// One request.
+    One(Box<Command>),
     /// The same for all charge points: answered when it is under way.
-    ///
-    /// # Errors
-    /// As [`Hub::press`].
-    pub async fn press_all(&self, all: All) -> Result<Outcome, Failure> {
-        self.ask(|tell| Ask::All(all, tell)).await
-    }
-
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Failure> {
-        let (tell, told) = oneshot::channel();
-        let sent = self.inbox.send(ask(tell)).await;
-        match (sent, told.await) {
-            (Ok(()), Ok(answer)) => Ok(answer),
-            _ => Err(Failure::Other {
-                message: "the wall's server is stopping".to_owned(),
-                hint: "start it again; the same press is safe".to_owned(),
-            }),
-        }
-    }
-
-    /// Shows what was refused before it became a wish.
-    pub async fn show(&self, outcome: Outcome) {
-        // When the hub has ended, nobody looks any more.
-        let _ = self.inbox.send(Ask::Refused(outcome)).await;
-    }
-
-    /// Waits until the wall is fresh, or as fresh as it can be.
-    pub async fn look(&self) {
-        // As above.
-        let _ = self.ask(Ask::Look).await;
-    }
+    All(All),
 }
 
-/// Starts the hub. It ends with `tasks`.
-pub fn start(desk: Desk, feed: Feed, tasks: &mut JoinSet<()>) -> Hub {
-    let (inbox, asks) = mpsc::channel(INBOX_MAX);
-    let (heard_tx, heard) = mpsc::channel(INBOX_MAX);
+/// Starts the wall. It ends with `tasks`.
+pub fn start(desk: Desk, feed: Feed, tasks: &mut JoinSet<()>) -> Hub<Wish> {
     let now = Instant::now();
-    let task = Task {
-        refresh_desk: desk.with_patience(REFRESH_PATIENCE.min(desk.patience())),
-        desk,
-        token: feed.look(|board| board.token().to_owned()),
-        feed,
+    task::start(desk, feed, tasks, |common| WallPage {
+        token: common.feed.look(|board| board.token().to_owned()),
+        common,
         wall: Wall::default(),
         waiting: HashMap::new(),
-        all_under_way: false,
-        lookers: Vec::new(),
-        answering: Vec::new(),
+        all_under_way: None,
         cursor: Cursor {
             after: None,
             since: UnixMs(wall_now().0 - EVENTS_BACK_MS),
         },
         reaches: Reaches::default(),
         touched: Vec::new(),
-        heard: heard_tx,
-        work: JoinSet::new(),
         list_due: now,
         sessions_due: now,
         events_due: now,
-        outcome: None,
-        looked_at: None,
-        dirty: true,
-    };
-    tasks.spawn(task.run(asks, heard));
-    Hub { inbox }
+    })
 }
 
 #[derive(Debug, Clone)]
@@ -218,156 +142,45 @@ struct Plan {
     sessions: bool,
 }
 
-type Refresh = OptionFuture<Pin<Box<dyn Future<Output = Found> + Send>>>;
-
 #[derive(Debug)]
 enum Heard {
     Answer(String, Option<CpId>, Outcome),
     All(Outcome),
 }
 
-struct Task {
-    desk: Desk,
-    refresh_desk: Desk,
+struct WallPage {
+    common: Common<Heard>,
     token: String,
-    feed: Feed,
     wall: Wall,
     /// By the wish in words: two presses of one wish are one request.
     waiting: HashMap<String, Vec<oneshot::Sender<Outcome>>>,
-    all_under_way: bool,
-    lookers: Vec<oneshot::Sender<()>>,
-    /// Those whom the round that is under way answers: it began after they came.
-    answering: Vec<oneshot::Sender<()>>,
+    all_under_way: Option<All>,
     cursor: Cursor,
     reaches: Reaches,
     touched: Vec<CpId>,
-    heard: mpsc::Sender<Heard>,
-    work: JoinSet<()>,
     list_due: Instant,
     sessions_due: Instant,
     events_due: Instant,
-    outcome: Option<Instant>,
-    looked_at: Option<Instant>,
-    dirty: bool,
 }
 
-impl Task {
-    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, mut heard: mpsc::Receiver<Heard>) {
-        let mut link = self.desk.client().link();
-        let mut link_lives = true;
-        let mut ticker = interval(Duration::from_millis(200));
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut refresh: Refresh = None.into();
-        let mut asking = false;
-        loop {
-            tokio::select! {
-                ask = asks.recv() => match ask {
-                    Some(ask) => self.ask(ask),
-                    // Nobody can ask any more.
-                    None => return,
-                },
-                Some(heard) = heard.recv() => self.hear(heard),
-                Some(found) = &mut refresh => {
-                    refresh = None.into();
-                    asking = false;
-                    self.refreshed(found);
-                }
-                changed = link.changed(), if link_lives => {
-                    link_lives = changed.is_ok();
-                    self.linked(&link.borrow_and_update());
-                }
-                _ = ticker.tick() => self.tick(),
-                Some(_) = self.work.join_next() => {}
-            }
-            let is_due = self.events_due <= Instant::now() || !self.lookers.is_empty();
-            if !asking && is_due && self.is_watched() {
-                refresh = Some(self.refresh()).into();
-                asking = true;
-            }
-            if self.dirty {
-                self.dirty = false;
-                let now = self.wall.ts.unwrap_or_else(wall_now);
-                self.feed
-                    .set(&view::REGIONS, view::parts(&self.wall, &self.token, now));
-            }
-        }
+impl Page for WallPage {
+    type Wish = Wish;
+    type Heard = Heard;
+    type Found = Found;
+
+    fn common(&mut self) -> &mut Common<Heard> {
+        &mut self.common
     }
 
-    fn ask(&mut self, ask: Ask) {
-        match ask {
-            Ask::Press(wish, tell) => self.press(*wish, tell),
-            Ask::All(all, tell) => self.press_all(all, tell),
-            Ask::Refused(outcome) => self.tell(&outcome),
-            Ask::Look(tell) => {
-                self.looked_at = Some(Instant::now());
-                // While central is away nothing gets any fresher.
-                if self.wall.link == Link::Up && self.lookers.len() < WAITING_MAX {
-                    self.lookers.push(tell);
-                } else {
-                    let _ = tell.send(());
-                }
-            }
-        }
+    fn is_in_reach(&self) -> bool {
+        self.wall.link == Link::Up
     }
 
-    fn press(&mut self, wish: Command, tell: oneshot::Sender<Outcome>) {
-        let words = wish.in_words();
-        if let Some(waiting) = self.waiting.get_mut(&words) {
-            // Beyond that nobody is told: the answer is on the wall.
-            if waiting.len() < WAITING_MAX {
-                waiting.push(tell);
-            }
-            return;
+    fn press(&mut self, wish: Wish, tell: oneshot::Sender<Outcome>) {
+        match wish {
+            Wish::One(wish) => self.press_one(*wish, tell),
+            Wish::All(all) => self.press_all(all, tell),
         }
-        if self.waiting.len() >= INBOX_MAX {
-            // Nobody waits for it any more: then it is of no use.
-            let _ = tell.send(busy());
-            return;
-        }
-        self.waiting.insert(words.clone(), vec![tell]);
-        let (desk, heard) = (self.desk.clone(), self.heard.clone());
-        self.work.spawn(async move {
-            let cp = wish.about().cp_id.and_then(|id| CpId::new(id).ok());
-            let outcome = carry_out(&desk, &wish).await;
-            // The hub lives as long as this task, which is its own.
-            let _ = heard.send(Heard::Answer(words, cp, outcome)).await;
-        });
-    }
-
-    fn press_all(&mut self, all: All, tell: oneshot::Sender<Outcome>) {
-        let Some(known) = &self.wall.charge_points else {
-            let _ = tell.send(busy());
-            return;
-        };
-        let ids: Vec<String> = known.keys().map(ToString::to_string).collect();
-        let words = in_words(all);
-        let outcome = Outcome::done(
-            "under_way",
-            format!("{words} {} charge points, one after the other", ids.len()),
-            None,
-            &serde_json::json!({ "status": "under_way", "charge_points": ids.len() }),
-        );
-        self.tell(&outcome);
-        let _ = tell.send(outcome);
-        if std::mem::replace(&mut self.all_under_way, true) {
-            return;
-        }
-        let (desk, heard) = (self.desk.clone(), self.heard.clone());
-        self.work.spawn(async move {
-            // Each charge point is a wish of its own: one that cannot be reached holds up no other.
-            let outcomes: Vec<(String, Outcome)> = stream::iter(ids)
-                .map(|id| {
-                    let desk = desk.clone();
-                    async move {
-                        let outcome = carry_out(&desk, &act(all, id.clone())).await;
-                        (id, outcome)
-                    }
-                })
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
-            let _ = heard.send(Heard::All(summary(words, outcomes))).await;
-        });
     }
 
     fn hear(&mut self, heard: Heard) {
@@ -380,38 +193,18 @@ impl Task {
                 outcome
             }
             Heard::All(outcome) => {
-                self.all_under_way = false;
+                self.all_under_way = None;
                 self.list_due = Instant::now();
                 outcome
             }
         };
-        self.tell(&outcome);
+        self.common.tell(&outcome);
         self.events_due = Instant::now();
         self.sessions_due = Instant::now();
     }
 
-    /// Shows an outcome until the next.
-    fn tell(&mut self, outcome: &Outcome) {
-        self.outcome = Some(Instant::now());
-        self.feed.set(&outcome::SHOWN_IN, outcome.parts());
-    }
-
-    fn is_watched(&self) -> bool {
-        self.feed.listeners() > 0
-            || self
-                .looked_at
-                .is_some_and(|at| at.elapsed() < LOOKED_LATELY)
-    }
-
-    fn tick(&mut self) {
-        if self.outcome.is_some_and(|at| at.elapsed() > OUTCOME_FOR) {
-            self.outcome = None;
-            self.feed.set(&outcome::SHOWN_IN, Vec::new());
-        }
-    }
-
     fn linked(&mut self, link: &crate::client::Link) {
-        let url = self.desk.client().url();
+        let url = self.common.desk.client().url();
         match (&link.refused, link.connected) {
             (Some(why), _) => self.wall.link = Link::Server(why.clone()),
             (None, false) => {
@@ -422,11 +215,14 @@ impl Task {
                 (self.list_due, self.sessions_due, self.events_due) = (now, now, now);
             }
         }
-        self.dirty = true;
     }
 
-    fn refresh(&mut self) -> Pin<Box<dyn Future<Output = Found> + Send>> {
-        self.answering.append(&mut self.lookers);
+    fn is_due(&mut self) -> bool {
+        let is_due = self.events_due <= Instant::now() || self.common.is_awaited();
+        is_due && self.common.is_watched()
+    }
+
+    fn refresh(&mut self) -> Refresh<Found> {
         let now = Instant::now();
         let many = self.touched.len() > TOUCHED_MAX;
         let plan = Plan {
@@ -435,7 +231,7 @@ impl Task {
             touched: std::mem::take(&mut self.touched),
             sessions: self.sessions_due <= now,
         };
-        let desk = self.refresh_desk.clone();
+        let desk = self.common.refresh_desk.clone();
         Box::pin(async move {
             let mut found = Found::default();
             found.failure = ask_central(&desk, plan, &mut found).await.err();
@@ -445,7 +241,7 @@ impl Task {
 
     fn refreshed(&mut self, found: Found) {
         let now = Instant::now();
-        let connected = self.desk.client().link().borrow().connected;
+        let connected = self.common.is_connected();
         self.events_due = now + EVENTS_EVERY;
         match found.failure {
             Some(failure) => {
@@ -491,10 +287,78 @@ impl Task {
             self.sessions_due = now + SESSIONS_EVERY;
         }
         self.wall.ts = found.ts.or(self.wall.ts);
-        for tell in self.answering.drain(..) {
-            let _ = tell.send(());
+    }
+
+    fn draw(&mut self) {
+        let now = self.wall.ts.unwrap_or_else(wall_now);
+        let parts = view::parts(&self.wall, &self.token, now);
+        self.common.feed.set(&view::REGIONS, parts);
+    }
+}
+
+impl WallPage {
+    fn press_one(&mut self, wish: Command, tell: oneshot::Sender<Outcome>) {
+        let words = wish.in_words();
+        if let Some(waiting) = self.waiting.get_mut(&words) {
+            // Beyond that nobody is told: the answer is on the wall.
+            if waiting.len() < WAITING_MAX {
+                waiting.push(tell);
+            }
+            return;
         }
-        self.dirty = true;
+        if self.waiting.len() >= WISHES_MAX {
+            // Nobody waits for it any more: then it is of no use.
+            let _ = tell.send(busy());
+            return;
+        }
+        self.waiting.insert(words.clone(), vec![tell]);
+        let (desk, heard) = (self.common.desk.clone(), self.common.heard.clone());
+        self.common.work.spawn(async move {
+            let cp = wish.about().cp_id.and_then(|id| CpId::new(id).ok());
+            let outcome = carry_out(&desk, &wish).await;
+            // The hub lives as long as this task, which is its own.
+            let _ = heard.send(Heard::Answer(words, cp, outcome)).await;
+        });
+    }
+
+    fn press_all(&mut self, all: All, tell: oneshot::Sender<Outcome>) {
+        let Some(known) = &self.wall.charge_points else {
+            let _ = tell.send(busy());
+            return;
+        };
+        if self.all_under_way.is_some_and(|other| other != all) {
+            let _ = tell.send(still_under_way());
+            return;
+        }
+        let ids: Vec<String> = known.keys().map(ToString::to_string).collect();
+        let words = in_words(all);
+        let outcome = Outcome::done(
+            "under_way",
+            format!("{words} {} charge points, one after the other", ids.len()),
+            None,
+            &serde_json::json!({ "status": "under_way", "charge_points": ids.len() }),
+        );
+        self.common.tell(&outcome);
+        let _ = tell.send(outcome);
+        if self.all_under_way.replace(all).is_some() {
+            return;
+        }
+        let (desk, heard) = (self.common.desk.clone(), self.common.heard.clone());
+        self.common.work.spawn(async move {
+            // Each charge point is a wish of its own: one that cannot be reached holds up no other.
+            let outcomes: Vec<(String, Outcome)> = stream::iter(ids)
+                .map(|id| {
+                    let desk = desk.clone();
+                    async move {
+                        let outcome = carry_out(&desk, &act(all, id.clone())).await;
+                        (id, outcome)
+                    }
+                })
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
+            let _ = heard.send(Heard::All(summary(words, outcomes))).await;
+        });
     }
 }
 
@@ -600,6 +464,19 @@ fn summary(words: &str, outcomes: Vec<(String, Outcome)>) -> Outcome {
             &(),
         ),
     }
+}
+
+/// The other wish for all charge points has not come to its end: between the two of them it would be
+/// chance where each charge point ends up.
+fn still_under_way() -> Outcome {
+    Outcome::failed(
+        &Failure::Other {
+            message: "the opposite is still under way for all charge points; nothing was sent"
+                .to_owned(),
+            hint: "wait until its outcome is shown and press again".to_owned(),
+        },
+        &(),
+    )
 }
 
 fn busy() -> Outcome {

@@ -14,27 +14,19 @@ use ev_contract::{
 use serde::Deserialize;
 
 use super::{
-    hub::{All, Hub, act},
+    hub::{All, Wish, act},
     view,
 };
 use crate::{
     command::Command,
-    desk::{Desk, wall_now},
+    desk::wall_now,
     doc::OpDoc,
     failure::Failure,
-    web::{feed::Feed, outcome::Outcome, server},
+    web::{outcome::Outcome, server, task::Routed},
 };
 
 /// What the routes need.
-#[derive(Debug, Clone)]
-pub struct Page {
-    /// The hub.
-    pub hub: Hub,
-    /// What is shown.
-    pub feed: Feed,
-    /// Who it is.
-    pub desk: Desk,
-}
+pub type Page = Routed<Wish>;
 
 /// The routes of the wall.
 pub fn routes(page: Page) -> Router {
@@ -59,14 +51,7 @@ struct Act {
     sure: String,
 }
 
-/// What a wish on the wall means.
-#[derive(Debug, PartialEq)]
-enum Meant {
-    One(Box<Command>),
-    All(All),
-}
-
-fn meant(form: &Act) -> Result<Meant, Failure> {
+fn meant(form: &Act) -> Result<Wish, Failure> {
     let nonsense = || Failure::usage("no charge point was chosen", "press the button of one");
     let (verb, cp) = form.wish.split_once('/').ok_or_else(nonsense)?;
     let all = match verb {
@@ -75,12 +60,12 @@ fn meant(form: &Act) -> Result<Meant, Failure> {
         _ => return Err(nonsense()),
     };
     match cp {
-        "*" if form.sure == "yes" => Ok(Meant::All(all)),
+        "*" if form.sure == "yes" => Ok(Wish::All(all)),
         "*" => Err(Failure::usage(
             "all charge points are meant, and nobody said that this is sure",
             "tick `yes, all of them` and press again",
         )),
-        cp => Ok(Meant::One(Box::new(act(all, cp.to_owned())))),
+        cp => Ok(Wish::One(Box::new(act(all, cp.to_owned())))),
     }
 }
 
@@ -94,8 +79,7 @@ async fn act_on(
         Err(response) => return *response,
     };
     let pressed = match meant(&form) {
-        Ok(Meant::One(wish)) => page.hub.press(*wish).await,
-        Ok(Meant::All(all)) => page.hub.press_all(all).await,
+        Ok(wish) => page.hub.press(wish).await,
         Err(failure) => Err(failure),
     };
     answer(&page, &headers, pressed).await
@@ -125,17 +109,16 @@ async fn end(
             "write one and press again",
         ))
     } else {
-        page.hub
-            .press(Command::SessionEnd(SessionEndRequest {
-                tag: Tag::new(),
-                to: CENTRAL.to_owned(),
-                request_id: String::new(),
-                expires_at: 0,
-                session_id: form.session.clone(),
-                reason: reason.to_owned(),
-                write_off: false,
-            }))
-            .await
+        let wish = Command::SessionEnd(SessionEndRequest {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            request_id: String::new(),
+            expires_at: 0,
+            session_id: form.session.clone(),
+            reason: reason.to_owned(),
+            write_off: false,
+        });
+        page.hub.press(Wish::One(Box::new(wish))).await
     };
     answer(&page, &headers, pressed).await
 }
@@ -155,7 +138,7 @@ async fn answer(page: &Page, headers: &HeaderMap, pressed: Result<Outcome, Failu
 mod tests {
     use super::*;
 
-    fn form(wish: &str, sure: &str) -> Result<Meant, Failure> {
+    fn form(wish: &str, sure: &str) -> Result<Wish, Failure> {
         meant(&Act {
             token: String::new(),
             wish: wish.into(),
@@ -165,12 +148,12 @@ mod tests {
 
     #[test]
     fn all_are_meant_only_by_who_is_sure() {
-        assert_eq!(form("disable/*", "yes").unwrap(), Meant::All(All::Disable));
+        assert_eq!(form("disable/*", "yes").unwrap(), Wish::All(All::Disable));
         assert_eq!(form("disable/*", "").unwrap_err().code(), "usage");
         assert_eq!(form("reset/CP-001", "yes").unwrap_err().code(), "usage");
         match form("enable/CP-001", "").unwrap() {
-            Meant::One(wish) => assert_eq!(wish.in_words(), "enabling CP-001"),
-            all @ Meant::All(_) => panic!("{all:?}"),
+            Wish::One(wish) => assert_eq!(wish.in_words(), "enabling CP-001"),
+            all @ Wish::All(_) => panic!("{all:?}"),
         }
     }
 }

@@ -151,6 +151,9 @@ fn connector_line(
         p .state {
             "/" (connector.connector) " "
             span .badge data-state=(standing.word()) { (standing.words()) (since) }
+            @if connector.service == Service::Out && standing != Standing::OutOfService {
+                " out of service for new sessions"
+            }
             @if !connector.service_confirmed { " not confirmed yet" }
             @for id in &connector.sessions {
                 @if let Some(s) = wall.sessions.get(id) {

@@ -250,6 +250,8 @@ impl Watcher {
             self.want_poll = true;
         }
         apply(update, pos, view);
+        // When energy began is in no update, and time and costs are reckoned from it.
+        self.want_poll |= view.started_at.is_none() && has_energy(view.state);
         if view.state.is_ended() {
             // The update carries no receipt number and no end time: the status has the last word.
             self.end_heard_at_ms.get_or_insert(now_ms);
@@ -362,6 +364,14 @@ impl Watcher {
             }))));
         }
     }
+}
+
+/// Whether energy has begun to flow, and may flow again.
+const fn has_energy(phase: Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Charging | Phase::SuspendedEv | Phase::SuspendedEvse
+    )
 }
 
 /// What an update says goes into the view; what it leaves out stays.
@@ -510,6 +520,24 @@ pub(crate) mod tests {
                 Effect::End(view) => format!("end {}", view.state),
             })
             .collect()
+    }
+
+    #[test]
+    fn when_energy_began_is_asked_for() {
+        let mut w = Watcher::new("alice".parse().unwrap(), SESSION.parse().unwrap(), 0);
+        w.step(Input::Tick, 0);
+        let mut early = view(10, Phase::Preparing);
+        early.started_at = None;
+        w.step(Input::Status(Box::new(early), UnixMs(0)), 0);
+        assert_eq!(
+            words(&w.step(update(12, 10, Phase::Charging), 1_000)),
+            ["update charging", "poll"]
+        );
+        w.step(status(12, Phase::Charging), 1_100);
+        assert_eq!(
+            words(&w.step(update(13, 12, Phase::SuspendedEv), 2_000)),
+            ["update suspended_ev"]
+        );
     }
 
     #[test]

@@ -177,6 +177,7 @@ fn session_part(session: &Session, intents: &Intents, now: UnixMs) -> Part {
                     @match (view.started_at, view.energy_ended_at.or(view.ended_at)) {
                         (Some(from), Some(until)) => (duration(until.ms_since(from))),
                         (Some(from), None) => (so_long(from, now, "")),
+                        (None, _) if energy.0 > 0 => "not known yet",
                         (None, _) => "no energy yet",
                     }
                 }

@@ -469,23 +469,23 @@ fn summary(words: &str, outcomes: Vec<(String, Outcome)>) -> Outcome {
 /// The other wish for all charge points has not come to its end: between the two of them it would be
 /// chance where each charge point ends up.
 fn still_under_way() -> Outcome {
-    Outcome::failed(
-        &Failure::Other {
-            message: "the opposite is still under way for all charge points; nothing was sent"
-                .to_owned(),
-            hint: "wait until its outcome is shown and press again".to_owned(),
-        },
-        &(),
+    not_sent(
+        "the opposite is still under way for all charge points",
+        "wait until its outcome is shown and press again",
     )
 }
 
 fn busy() -> Outcome {
-    Outcome::failed(
-        &Failure::Other {
-            message: "too much is asked for at once, or nothing is known yet; nothing was sent"
-                .to_owned(),
-            hint: "wait a moment and press again".to_owned(),
-        },
-        &(),
+    not_sent(
+        "too much is asked for at once, or nothing is known yet",
+        "wait a moment and press again",
     )
+}
+
+fn not_sent(why: &str, hint: &str) -> Outcome {
+    let failure = Failure::Other {
+        message: format!("{why}; nothing was sent"),
+        hint: hint.to_owned(),
+    };
+    Outcome::failed(&failure, &OpDoc::failed(&failure, None))
 }

@@ -373,8 +373,7 @@ impl Tab {
     /// # Errors
     /// When none comes or something lies above it.
     pub async fn press(&self, role: &str, words: &str) -> Result<()> {
-        let (x, y) = self.place(role, words).await?;
-        self.click(x, y, 1).await
+        self.press_at(self.place(role, words).await?).await
     }
 
     /// Clicks twice, as a quick hand does: the second time on whatever is there by then.
@@ -386,6 +385,14 @@ impl Tab {
         self.click(x, y, 1).await?;
         tokio::time::sleep(std::time::Duration::from_millis(DOUBLE_CLICK_MS)).await;
         self.click(x, y, 2).await
+    }
+
+    /// Clicks at a [`Tab::place`].
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn press_at(&self, (x, y): (f64, f64)) -> Result<()> {
+        self.click(x, y, 1).await
     }
 
     async fn click(&self, x: f64, y: f64, count: u32) -> Result<()> {

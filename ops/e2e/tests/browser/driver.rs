@@ -19,6 +19,8 @@ async fn a_session_from_the_first_click_until_the_charge_point_is_free_again() -
     let session = stage.charging().await?;
     alice.wait_phase(&session, Phase::Charging).await?;
     alice.wait_energy(&session, SOME_MWH).await?;
+    page.says(".session .elapsed", " s").await?;
+    page.says(".session .cost", "about").await?;
     picture(page, "driver-page.png").await?;
     page.press("button", END).await?;
     let ended = alice.wait_ended(&session).await?;

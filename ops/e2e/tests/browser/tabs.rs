@@ -12,12 +12,13 @@ async fn two_tabs_make_one_session_and_show_the_same() -> Result<()> {
     let stage = Stage::set(Look::DESK).await?;
     let other = stage.browser.open(&stage.web.url(), Look::DESK).await?;
     let words = start("CP-001");
-    other.one("button", &words).await?;
-    // At the same moment, before either can have heard of the other.
-    let (one, two) = tokio::join!(
-        stage.page.press("button", &words),
-        other.press("button", &words)
+    // Both are found before either is pressed: afterwards the button is gone.
+    let places = (
+        stage.page.place("button", &words).await?,
+        other.place("button", &words).await?,
     );
+    // At the same moment, before either can have heard of the other.
+    let (one, two) = tokio::join!(stage.page.press_at(places.0), other.press_at(places.1));
     one.and(two)?;
     for page in [&stage.page, &other] {
         page.one("button", END).await?;

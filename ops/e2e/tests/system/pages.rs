@@ -514,3 +514,36 @@ async fn the_wall_shows_who_charges_and_acts_on_charge_points() -> Result<()> {
     .await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opposite_wishes_for_all_charge_points_do_not_mix() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 1).await?;
+    let wall = Page::of_operator(&site, "olga").await?;
+    let is_free = in_state("cp-CP-002", "available");
+    wall.wait_shows("the charge points", &is_free).await?;
+    let token = wall.token().await?;
+    let press = async |wish| {
+        let fields = [("token", token.as_str()), ("wish", wish), ("sure", "yes")];
+        wall.press_by_script("/act", &fields).await
+    };
+    // With central away nothing of it comes to its end.
+    site.centrals[0].kill9()?;
+    for wish in ["disable/*", "disable/*"] {
+        let pressed = press(wish).await?;
+        ensure!(pressed.status == 200, "{}: {}", pressed.head, pressed.body);
+    }
+    let pressed = press("enable/*").await?;
+    let said = pressed.json()?["error"]["message"].clone();
+    ensure!(
+        said.as_str().is_some_and(|said| said.contains("opposite")),
+        "{said}"
+    );
+    site.central_again(0).await?;
+    let (first, second) = (
+        in_state("cp-CP-001", "unavailable"),
+        in_state("cp-CP-002", "unavailable"),
+    );
+    wall.wait_shows("both out of service", |page| first(page) && second(page))
+        .await?;
+    Ok(())
+}

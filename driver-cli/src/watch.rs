@@ -299,6 +299,7 @@ impl Watcher {
             return;
         }
         self.ledger_heard_at_ms = now_ms;
+        let was_silent = self.silent;
         self.hear(now_ms);
         if self.view.as_ref().is_some_and(|known| view.pos < known.pos) {
             // Asked before the newest update was sent. What that said stands.
@@ -312,7 +313,8 @@ impl Watcher {
         let ended = view.state.is_ended();
         let age_ms = view.last_value_at.map(|at| ts.ms_since(at).max(0));
         self.view = Some(view.clone());
-        if !same {
+        // After silence, that nothing has changed is news.
+        if !same || was_silent {
             self.tell(Source::Status, age_ms, effects);
         }
         if ended {
@@ -630,8 +632,12 @@ pub(crate) mod tests {
             w.step(Input::PollFailed("no answer".into()), 2 * SILENCE_MS + 10)
                 .is_empty()
         );
+        assert_eq!(
+            words(&w.step(status(10, Phase::SuspendedEv), 2 * SILENCE_MS + 20)),
+            ["status suspended_ev"]
+        );
         assert!(
-            w.step(status(10, Phase::SuspendedEv), 2 * SILENCE_MS + 20)
+            w.step(status(10, Phase::SuspendedEv), 2 * SILENCE_MS + 30)
                 .is_empty()
         );
         let failed = w.step(Input::PollFailed("no answer".into()), 3 * SILENCE_MS);

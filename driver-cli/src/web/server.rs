@@ -4,7 +4,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Form, Router,
-    extract::{DefaultBodyLimit, Query, Request, State, rejection::FormRejection},
+    body::{Body, to_bytes},
+    extract::{Query, Request, State, rejection::FormRejection},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -36,6 +37,12 @@ pub const FORM_BYTES_MAX: usize = 8 << 10;
 /// Most connections at once: [`super::feed::LISTENERS_MAX`] that listen, and three times as many that
 /// ask. Others wait until one of them ends; the system keeps them.
 pub const CONNECTIONS_MAX: usize = 256;
+
+/// How long a form may take to come.
+pub const FORM_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long what was sent may stay unread before its connection is closed.
+pub const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a connection may take to say what it asks for, and stay open without asking.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(10);
@@ -105,7 +112,6 @@ impl Shell {
                     "there is no such page here: / is the one\n",
                 )
             })
-            .layer(DefaultBodyLimit::max(FORM_BYTES_MAX))
             .layer(middleware::from_fn_with_state(self, door))
     }
 }
@@ -133,6 +139,7 @@ pub async fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
 struct Limits {
     connections: usize,
     headers_within: Duration,
+    read_within: Duration,
 }
 
 /// Serves until `stop`, and lets what is under way come to its end.
@@ -145,6 +152,7 @@ pub async fn serve(
     let limits = Limits {
         connections: CONNECTIONS_MAX,
         headers_within: HEADERS_WITHIN,
+        read_within: READ_WITHIN,
     };
     serve_within(limits, listener, routes, feed, stop).await;
 }
@@ -167,6 +175,11 @@ async fn serve_within(
             accepted = accept(&listener, &places) => accepted,
             () = &mut stop => break,
         };
+        // Where the system has no such limit, a reader that has gone to sleep keeps its place.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(
+            &stream,
+            u32::try_from(limits.read_within.as_millis()).unwrap_or(u32::MAX),
+        );
         let service = TowerToHyperService::new(routes.clone());
         let connection = under_way.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
@@ -200,7 +213,10 @@ async fn accept(
 async fn door(State(shell): State<Shell>, request: Request, next: Next) -> Response {
     let checked = check(&shell, request.method(), request.headers());
     let mut response = match checked {
-        Ok(()) => next.run(request).await,
+        Ok(()) => match whole(request, FORM_WITHIN).await {
+            Ok(request) => next.run(request).await,
+            Err(answer) => *answer,
+        },
         Err(why) => refuse(&why),
     };
     for (name, value) in HEADERS {
@@ -212,11 +228,34 @@ async fn door(State(shell): State<Shell>, request: Request, next: Next) -> Respo
     response
 }
 
+/// The request with all of its body, which comes in time and is no longer than a form.
+async fn whole(request: Request, within: Duration) -> Result<Request, Box<Response>> {
+    let (head, body) = request.into_parts();
+    let (status, text) = match timeout(within, to_bytes(body, FORM_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => return Ok(Request::from_parts(head, Body::from(bytes))),
+        Ok(Err(_)) => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("nothing was done: a form has at most {FORM_BYTES_MAX} bytes\n"),
+        ),
+        Err(_) => (
+            StatusCode::REQUEST_TIMEOUT,
+            format!("nothing was done: the form did not come within {within:?}\n"),
+        ),
+    };
+    Err(Box::new((status, text).into_response()))
+}
+
 fn check(shell: &Shell, method: &Method, headers: &HeaderMap) -> Result<(), NotServed> {
     let host = text(headers, header::HOST);
     shell.names.check(host)?;
     if method == Method::GET || method == Method::HEAD {
-        return Ok(());
+        // Another page may lead here, and may not have us ask central for its pictures.
+        let leads_here = text(headers, FETCH_DEST) == Some("document");
+        return if guard::is_foreign(text(headers, FETCH_SITE)) && !leads_here {
+            Err(NotServed::Origin)
+        } else {
+            Ok(())
+        };
     }
     guard::may_write(
         host,
@@ -226,6 +265,7 @@ fn check(shell: &Shell, method: &Method, headers: &HeaderMap) -> Result<(), NotS
 }
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).map(|value| {
@@ -255,12 +295,7 @@ pub fn form<T>(
 
 fn unreadable(rejection: &FormRejection) -> Response {
     let status = rejection.status();
-    let text = match status {
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            format!("nothing was done: a form has at most {FORM_BYTES_MAX} bytes\n")
-        }
-        _ => format!("nothing was done: {rejection}; load the page anew and press again\n"),
-    };
+    let text = format!("nothing was done: {rejection}; load the page anew and press again\n");
     (status, text).into_response()
 }
 
@@ -292,9 +327,6 @@ async fn events(
     headers: HeaderMap,
     Query(from): Query<From>,
 ) -> Response {
-    if guard::is_foreign(text(&headers, FETCH_SITE)) {
-        return refuse(&NotServed::Origin);
-    }
     let by_header = text(&headers, HeaderName::from_static("last-event-id"));
     match feed.listen(by_header.or(from.last.as_deref())) {
         Ok(stream) => stream.into_response(),
@@ -337,10 +369,12 @@ pub fn region(feed: &Feed, region: &str) -> PreEscaped<String> {
 #[must_use]
 pub fn lost() -> Markup {
     html! {
-        p #lost hidden {
-            strong { "This page's own server cannot be reached." }
-            " What is shown is of before. A session goes on at its charge point. This page catches up \
-             by itself when the server is back."
+        div role="status" aria-live="polite" {
+            p #lost hidden {
+                strong { "This page's own server cannot be reached." }
+                " What is shown is of before. A session goes on at its charge point. This page \
+                 catches up by itself when the server is back."
+            }
         }
         p #local role="alert" hidden {}
         p #said .visually-hidden role="status" aria-live="polite" {}
@@ -357,21 +391,29 @@ mod tests {
     use super::*;
 
     const SOON: Duration = Duration::from_secs(20);
+    /// More than the system keeps for a reader.
+    const MUCH: usize = 64 << 20;
 
     async fn served(limits: Limits) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let routes = Router::new().route("/", get(|| async { "here" }));
+        let routes = Router::new()
+            .route("/", get(|| async { "here" }))
+            .route("/much", get(|| async { vec![b'a'; MUCH] }));
         let never = std::future::pending();
         let serving = serve_within(limits, listener, routes, Feed::default(), never);
         (addr, tokio::spawn(serving))
     }
 
-    async fn asking(addr: SocketAddr) -> TcpStream {
+    async fn asking_for(addr: SocketAddr, path: &str) -> TcpStream {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        stream.write_all(request).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         stream
+    }
+
+    async fn asking(addr: SocketAddr) -> TcpStream {
+        asking_for(addr, "/").await
     }
 
     async fn has_answer(stream: &mut TcpStream, within: Duration) -> bool {
@@ -384,6 +426,7 @@ mod tests {
         let (addr, serving) = served(Limits {
             connections: 2,
             headers_within: SOON,
+            read_within: SOON,
         })
         .await;
         let mut first = asking(addr).await;
@@ -401,6 +444,7 @@ mod tests {
         let (addr, serving) = served(Limits {
             connections: 1,
             headers_within: Duration::from_millis(200),
+            read_within: SOON,
         })
         .await;
         let mut silent = TcpStream::connect(addr).await.unwrap();
@@ -418,5 +462,31 @@ mod tests {
             .unwrap()
             .unwrap();
         serving.abort();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_gives_the_place_up() {
+        let (addr, serving) = served(Limits {
+            connections: 1,
+            headers_within: SOON,
+            read_within: Duration::from_millis(500),
+        })
+        .await;
+        let asleep = asking_for(addr, "/much").await;
+        let mut asking = asking(addr).await;
+        assert!(has_answer(&mut asking, SOON).await);
+        drop(asleep);
+        serving.abort();
+    }
+
+    #[tokio::test]
+    async fn a_form_that_does_not_come_is_not_waited_for() {
+        let (_never, body) = futures::channel::mpsc::unbounded::<Result<Vec<u8>, io::Error>>();
+        let request = Request::new(Body::from_stream(body));
+        let refused = whole(request, Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::REQUEST_TIMEOUT);
+        let request = Request::new(Body::from(vec![b'a'; FORM_BYTES_MAX + 1]));
+        let refused = whole(request, SOON).await.unwrap_err();
+        assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }
 }

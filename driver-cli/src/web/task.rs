@@ -15,13 +15,13 @@ use super::{
     feed::Feed,
     outcome::{self, Outcome},
 };
-use crate::{client, desk::Desk, failure::Failure};
+use crate::{client, desk::Desk, doc::ActionDoc, failure::Failure};
 
 /// Requests that wait for the task. It answers within a turn; more mean a storm, and wait.
 const INBOX_MAX: usize = 64;
 
 /// Most presses that wait for one answer, and most looks for one refresh.
-pub const WAITING_MAX: usize = 64;
+const WAITING_MAX: usize = 64;
 
 /// How long one question of a refresh waits: a person sees within this time that central is away.
 pub const REFRESH_PATIENCE: Duration = Duration::from_secs(3);
@@ -147,6 +147,20 @@ pub trait Page: Send + 'static {
     fn refreshed(&mut self, found: Self::Found);
     /// Puts it on the board.
     fn draw(&mut self);
+}
+
+/// Has somebody wait for an answer that others wait for already.
+pub fn wait(waiting: &mut Vec<oneshot::Sender<Outcome>>, tell: oneshot::Sender<Outcome>) {
+    if waiting.len() < WAITING_MAX {
+        waiting.push(tell);
+        return;
+    }
+    let failure = Failure::Other {
+        message: "too many wait for this answer".to_owned(),
+        hint: "it is shown on the page when it comes".to_owned(),
+    };
+    // Who has gone away meanwhile needs none.
+    let _ = tell.send(Outcome::failed(&failure, &ActionDoc::failed(&failure)));
 }
 
 /// What all pages have.
@@ -295,8 +309,10 @@ fn ask<P: Page>(page: &mut P, ask: Ask<P::Wish>) {
         Ask::Look(tell) => {
             let is_in_reach = page.is_in_reach();
             let common = page.common();
+            // While nobody looked, nobody asked whether that is still so.
+            let is_worth_asking = is_in_reach || !common.is_watched();
             common.looked_at = Some(Instant::now());
-            if is_in_reach && common.lookers.len() < WAITING_MAX {
+            if is_worth_asking && common.lookers.len() < WAITING_MAX {
                 common.lookers.push(tell);
                 page.looked_at();
             } else {

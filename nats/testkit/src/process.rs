@@ -94,6 +94,16 @@ impl ProcessBuilder {
         })
     }
 
+    /// For whoever wants its output, or to hear of its end at once.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.args)
+            .envs(self.env.iter().map(|(key, value)| (key, value)));
+        command
+    }
+
     fn run(&self, log: &Path) -> Result<Child> {
         let file = File::options()
             .create(true)
@@ -101,9 +111,7 @@ impl ProcessBuilder {
             .open(log)
             .with_context(|| format!("open log {}", log.display()))?;
         let both = file.try_clone().context("share the log")?;
-        Command::new(&self.program)
-            .args(&self.args)
-            .envs(self.env.iter().map(|(key, value)| (key, value)))
+        self.command()
             .stdin(Stdio::null())
             .stdout(file)
             .stderr(both)

@@ -194,13 +194,17 @@
     source.onopen = () => {
       failures = 0;
       byId("lost").hidden = true;
+      complain("");
     };
     source.onerror = () => {
-      byId("lost").hidden = false;
-      // A browser comes back by itself, but not after an answer that is no stream.
+      // A browser comes back by itself, but not after an answer that is no stream: then the answer
+      // says why.
       if (source.readyState === EventSource.CLOSED) {
         again = setTimeout(listen, COME_BACK_MS[Math.min(failures, COME_BACK_MS.length - 1)]);
         failures += 1;
+        why(source.url);
+      } else {
+        byId("lost").hidden = false;
       }
     };
     const hear = (whole) => (event) => {
@@ -209,6 +213,19 @@
     };
     source.addEventListener("snapshot", hear(true));
     source.addEventListener("change", hear(false));
+  }
+
+  /** Shows why there is no stream. */
+  async function why(url) {
+    const ours = new AbortController();
+    try {
+      const answer = await fetch(url, { signal: ours.signal });
+      if (!answer.ok) complain(await answer.text());
+      byId("lost").hidden = true;
+    } catch {
+      byId("lost").hidden = false;
+    }
+    ours.abort();
   }
 
   // A browser opens six connections to one server: tabs that nobody sees give theirs back.

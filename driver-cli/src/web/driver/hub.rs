@@ -35,7 +35,7 @@ use crate::{
     web::{
         feed::Feed,
         outcome::Outcome,
-        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh, WAITING_MAX},
+        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh},
     },
     words,
 };
@@ -95,6 +95,9 @@ enum Heard {
 #[derive(Debug)]
 struct Due {
     list: Instant,
+    listed: Instant,
+    /// Between two listings while somebody looks and nothing happens.
+    list_every: Duration,
     sessions: Instant,
     history: bool,
 }
@@ -104,6 +107,8 @@ impl Due {
         let now = Instant::now();
         Self {
             list: now,
+            listed: now,
+            list_every: LIST_EVERY,
             sessions: now,
             history: true,
         }
@@ -153,7 +158,7 @@ impl Page for DriverPage {
             let _ = tell.send(outcome);
             return;
         }
-        match self.intents.press(&key, &wish) {
+        match self.intents.press(&key, &wish, wall_now()) {
             Press::Answered(outcome) => {
                 let _ = tell.send(outcome);
             }
@@ -163,7 +168,9 @@ impl Page for DriverPage {
                     message: "too much is asked for at once; nothing was sent".to_owned(),
                     hint: "wait until what is under way has an answer".to_owned(),
                 };
-                let _ = tell.send(Outcome::failed(&failure, &ActionDoc::failed(&failure)));
+                let outcome = Outcome::failed(&failure, &ActionDoc::failed(&failure));
+                self.common.tell(&outcome);
+                let _ = tell.send(outcome);
             }
             Press::Send(wish, named) => {
                 self.wait(key.clone(), tell);
@@ -208,7 +215,8 @@ impl Page for DriverPage {
                 }
                 // Before the receipt is there, another start may be wanted.
                 if seen.view.state.is_ended() {
-                    self.intents.ended(seen.view.session_id);
+                    self.intents
+                        .ended(seen.view.session_id, &seen.view.cp_id, seen.view.connector);
                 }
                 self.shown.seen(*seen, wall_now());
             }
@@ -221,9 +229,9 @@ impl Page for DriverPage {
                 &(),
             )),
             Heard::Ended(view) => self.ended(*view),
+            // Whether it is still there, central says next.
             Heard::Lost(session) => {
                 self.followed.remove(&session);
-                self.shown.sessions.remove(&session);
                 self.soon();
             }
         }
@@ -249,7 +257,7 @@ impl Page for DriverPage {
         self.common.dirty |= self.shown.tick(wall_now());
         // Somebody has come to look: what is shown is of a while ago.
         if self.common.is_watched() {
-            self.due.list = self.due.list.min(Instant::now() + LIST_EVERY);
+            self.due.list = self.due.list.min(self.due.listed + self.due.list_every);
         }
     }
 
@@ -269,7 +277,12 @@ impl Page for DriverPage {
         let desk = self.common.refresh_desk.clone();
         let now = Instant::now();
         let with_list = self.due.list <= now;
-        let with_history = self.due.history;
+        // What becomes due while these are asked for stays due.
+        let with_history = std::mem::take(&mut self.due.history);
+        self.due.sessions = now + SESSIONS_EVERY;
+        if with_list {
+            self.due.list = now + LIST_EVERY_UNSEEN;
+        }
         let asked = self.intents.moment();
         Box::pin(async move {
             let mut found = Refreshed {
@@ -318,15 +331,9 @@ impl Page for DriverPage {
                 if connected {
                     self.shown.link = Link::Up;
                 }
-                self.due.history &= found.history.is_none();
-                self.due.sessions = now + SESSIONS_EVERY;
                 if found.listing.is_some() {
-                    let every = if self.common.is_watched() {
-                        LIST_EVERY
-                    } else {
-                        LIST_EVERY_UNSEEN
-                    };
-                    self.due.list = now + every.max(found.took * LIST_SHARE);
+                    self.due.listed = now;
+                    self.due.list_every = LIST_EVERY.max(found.took * LIST_SHARE);
                 }
             }
         }
@@ -334,10 +341,7 @@ impl Page for DriverPage {
             self.shown.listed(listing);
         }
         if let Some(history) = found.history {
-            self.shown.history = history
-                .into_iter()
-                .filter(|view| view.state.is_ended())
-                .collect();
+            self.shown.remembered(history);
         }
         if let Some(sessions) = found.sessions {
             self.open(found.asked, sessions);
@@ -381,17 +385,13 @@ impl DriverPage {
     }
 
     fn wait(&mut self, key: Key, tell: oneshot::Sender<Outcome>) {
-        let waiting = self.waiting.entry(key).or_default();
-        // Beyond that nobody is told: the answer is on the page.
-        if waiting.len() < WAITING_MAX {
-            waiting.push(tell);
-        }
+        task::wait(self.waiting.entry(key).or_default(), tell);
     }
 
     fn ended(&mut self, view: SessionView) {
         let session = view.session_id;
         self.followed.remove(&session);
-        self.intents.ended(session);
+        self.intents.ended(session, &view.cp_id, view.connector);
         // One that is stopped before energy flowed has failed; the stop has not.
         match words::failure_of(&view).filter(|_| !view.stopping) {
             Some(failure) => self.common.tell(&Outcome::failed(
@@ -554,17 +554,16 @@ async fn see_through(
         }
         ControlFlow::Continue(())
     });
-    let mut warned = None;
     let telling = async {
         while told.changed().await.is_ok() {
-            let latest = told.borrow_and_update().clone();
-            let foreign = latest.foreign.clone().filter(|_| latest.foreign != warned);
+            // Each is told once: what was seen grows no younger by being told again.
+            let latest = tell.send_replace(Latest::default());
+            told.mark_unchanged();
             let news = [
                 latest.seen.map(Heard::Seen),
                 latest.silent.map(|why| Heard::Silent(session, why)),
-                foreign.map(Heard::Foreign),
+                latest.foreign.map(Heard::Foreign),
             ];
-            warned = latest.foreign;
             for news in news.into_iter().flatten() {
                 if heard.send(news).await.is_err() {
                     return;

@@ -3,7 +3,11 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use ev_contract::ids::{RequestId, SessionId};
+use ev_contract::{
+    ids::{ConnectorId, CpId, RequestId, SessionId},
+    limits::{CLOCK_TOLERANCE_MS, REQUEST_LIFE_MS_MAX},
+    time::UnixMs,
+};
 
 use crate::{command::Command, web::outcome::Outcome};
 
@@ -12,6 +16,10 @@ pub const INTENTS_MAX: usize = 64;
 
 /// Sessions of which it is remembered that they have ended, against answers that are older.
 const ENDED_MAX: usize = 64;
+
+/// An outcome that is not known after so long never will be: central decides no request that is older.
+/// Its session is among the open ones, or there is none.
+const UNKNOWN_MS_MAX: i64 = REQUEST_LIFE_MS_MAX + CLOCK_TOLERANCE_MS;
 
 /// What a wish is about: it, and not the limits that come with it, tells two wishes apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,6 +63,8 @@ struct Intent {
     stage: Stage,
     /// Its place among everything that was pressed and answered.
     nth: u64,
+    /// When it was pressed first.
+    at: UnixMs,
 }
 
 impl Intent {
@@ -92,7 +102,10 @@ pub struct Moment(u64);
 
 impl Intents {
     /// Takes a press.
-    pub fn press(&mut self, key: &Key, wish: &Command) -> Press {
+    pub fn press(&mut self, key: &Key, wish: &Command, now: UnixMs) -> Press {
+        self.intents.retain(|_, intent| {
+            !matches!(intent.stage, Stage::Unknown) || now.ms_since(intent.at) <= UNKNOWN_MS_MAX
+        });
         if let Some(intent) = self.intents.get_mut(key) {
             return match &intent.stage {
                 Stage::Asking => Press::Wait,
@@ -114,6 +127,7 @@ impl Intents {
                 request_id: None,
                 stage: Stage::Asking,
                 nth: self.count,
+                at: now,
             },
         );
         Press::Send(Box::new(wish.clone()), None)
@@ -146,16 +160,26 @@ impl Intents {
         }
     }
 
-    /// A session has ended, and with it the wishes for its beginning and its end.
-    pub fn ended(&mut self, session: SessionId) {
+    /// A session has ended at a place, and with it the wishes for its beginning and its end. So has a
+    /// wish to start there whose outcome is not known: it was this session's, or is refused.
+    pub fn ended(&mut self, session: SessionId, cp: &CpId, connector: ConnectorId) {
         if !self.has_ended(session) {
             if self.ended.len() >= ENDED_MAX {
                 self.ended.pop_front();
             }
             self.ended.push_back(session);
         }
-        self.intents
-            .retain(|_, intent| intent.session() != Some(session));
+        let is_here = |key: &Key| match key {
+            Key::Start(at, nth) => {
+                at == cp.as_str() && nth.is_none_or(|nth| nth == i64::from(connector.0))
+            }
+            Key::Stop(_) => false,
+        };
+        self.intents.retain(|key, intent| {
+            let is_unknown = matches!(intent.stage, Stage::Unknown);
+            let is_over = intent.session() == Some(session) || (is_unknown && is_here(key));
+            !is_over
+        });
     }
 
     /// Whether a session is remembered to have ended.
@@ -210,6 +234,12 @@ mod tests {
     use super::*;
     use crate::{doc::ActionDoc, failure::Failure};
 
+    const NOW: UnixMs = UnixMs(1_700_000_000_000);
+
+    fn end(intents: &mut Intents, session: SessionId) {
+        intents.ended(session, &"CP-001".parse().unwrap(), ConnectorId(1));
+    }
+
     fn start(cp: &str) -> (Key, Command) {
         let wish = Command::start(cp.into(), Some(1), None);
         (Key::of(&wish).unwrap(), wish)
@@ -246,7 +276,10 @@ mod tests {
     fn a_second_press_is_answered_by_the_first() {
         let mut intents = Intents::default();
         let (key, wish) = start("CP-001");
-        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+        assert!(matches!(
+            intents.press(&key, &wish, NOW),
+            Press::Send(_, None)
+        ));
         let with_limit = Command::start(
             "CP-001".into(),
             Some(1),
@@ -256,9 +289,9 @@ mod tests {
             }),
         );
         assert_eq!(Key::of(&with_limit), Some(key.clone()));
-        assert!(matches!(intents.press(&key, &with_limit), Press::Wait));
+        assert!(matches!(intents.press(&key, &with_limit, NOW), Press::Wait));
         intents.answered(&key, &accepted(session(1)));
-        match intents.press(&key, &wish) {
+        match intents.press(&key, &wish, NOW) {
             Press::Answered(outcome) => {
                 assert_eq!(outcome.session_id, Some(session(1).to_string()));
             }
@@ -270,15 +303,21 @@ mod tests {
     fn after_the_session_has_ended_a_press_is_a_new_wish() {
         let mut intents = Intents::default();
         let (key, wish) = start("CP-001");
-        intents.press(&key, &wish);
+        intents.press(&key, &wish, NOW);
         intents.answered(&key, &accepted(session(1)));
         let stop = Command::stop(session(1).to_string());
         let stop_key = Key::of(&stop).unwrap();
-        intents.press(&stop_key, &stop);
-        intents.ended(session(2));
-        assert!(matches!(intents.press(&key, &wish), Press::Answered(_)));
-        intents.ended(session(1));
-        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+        intents.press(&stop_key, &stop, NOW);
+        end(&mut intents, session(2));
+        assert!(matches!(
+            intents.press(&key, &wish, NOW),
+            Press::Answered(_)
+        ));
+        end(&mut intents, session(1));
+        assert!(matches!(
+            intents.press(&key, &wish, NOW),
+            Press::Send(_, None)
+        ));
         assert!(!intents.is_asking(&stop_key));
     }
 
@@ -286,11 +325,14 @@ mod tests {
     fn an_answer_after_the_end_of_its_session_leaves_no_wish() {
         let mut intents = Intents::default();
         let (key, wish) = start("CP-001");
-        intents.press(&key, &wish);
-        intents.ended(session(1));
-        assert!(matches!(intents.press(&key, &wish), Press::Wait));
+        intents.press(&key, &wish, NOW);
+        end(&mut intents, session(1));
+        assert!(matches!(intents.press(&key, &wish, NOW), Press::Wait));
         intents.answered(&key, &accepted(session(1)));
-        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+        assert!(matches!(
+            intents.press(&key, &wish, NOW),
+            Press::Send(_, None)
+        ));
     }
 
     #[test]
@@ -300,9 +342,9 @@ mod tests {
         let stop = Command::stop(session(1).to_string());
         let stop_key = Key::of(&stop).unwrap();
         let before = intents.moment();
-        intents.press(&key, &wish);
+        intents.press(&key, &wish, NOW);
         intents.answered(&key, &accepted(session(1)));
-        intents.press(&stop_key, &stop);
+        intents.press(&stop_key, &stop, NOW);
         intents.answered(&stop_key, &unknown());
         let after = intents.moment();
         let none = HashSet::new();
@@ -312,18 +354,49 @@ mod tests {
         assert!(intents.knows(&key) && intents.knows(&stop_key));
         intents.open(after, &none);
         assert!(!intents.knows(&key) && !intents.knows(&stop_key));
-        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+        assert!(matches!(
+            intents.press(&key, &wish, NOW),
+            Press::Send(_, None)
+        ));
         // What is under way has an answer of its own.
         intents.open(intents.moment(), &none);
         assert!(intents.is_asking(&key));
     }
 
     #[test]
+    fn what_stays_unknown_ends_with_the_session_that_was_there() {
+        let mut intents = Intents::default();
+        let (here, wish) = start("CP-001");
+        let (elsewhere, other) = start("CP-002");
+        for (key, wish) in [(&here, &wish), (&elsewhere, &other)] {
+            intents.press(key, wish, NOW);
+            intents.answered(key, &unknown());
+        }
+        end(&mut intents, session(1));
+        assert!(!intents.knows(&here) && intents.knows(&elsewhere));
+    }
+
+    #[test]
+    fn what_stays_unknown_is_a_new_wish_when_central_no_longer_decides_it() {
+        let mut intents = Intents::default();
+        let (key, wish) = start("CP-001");
+        intents.press(&key, &wish, NOW);
+        intents.sent_as(&key, "r-1".parse().unwrap());
+        intents.answered(&key, &unknown());
+        let last = NOW.plus_ms(UNKNOWN_MS_MAX);
+        let again = intents.press(&key, &wish, last);
+        assert!(matches!(again, Press::Send(_, Some(_))), "{again:?}");
+        intents.answered(&key, &unknown());
+        let anew = intents.press(&key, &wish, last.plus_ms(1));
+        assert!(matches!(anew, Press::Send(_, None)), "{anew:?}");
+    }
+
+    #[test]
     fn only_so_many_ends_are_remembered() {
         let mut intents = Intents::default();
         for n in 0..=ENDED_MAX as u128 {
-            intents.ended(session(n));
-            intents.ended(session(n));
+            end(&mut intents, session(n));
+            end(&mut intents, session(n));
         }
         assert!(!intents.has_ended(session(0)));
         assert!(intents.has_ended(session(1)) && intents.has_ended(session(ENDED_MAX as u128)));
@@ -333,7 +406,7 @@ mod tests {
     fn what_is_not_known_is_asked_again_as_it_was() {
         let mut intents = Intents::default();
         let (key, wish) = start("CP-001");
-        intents.press(&key, &wish);
+        intents.press(&key, &wish, NOW);
         let id: RequestId = "r-1".parse().unwrap();
         intents.sent_as(&key, id.clone());
         intents.answered(&key, &unknown());
@@ -342,22 +415,25 @@ mod tests {
             Some(1),
             Some(ev_contract::v1::LimitsRequest::default()),
         );
-        match intents.press(&key, &other) {
+        match intents.press(&key, &other, NOW) {
             Press::Send(sent, named) => {
                 assert_eq!((*sent, named), (wish.clone(), Some(id)));
             }
             other => panic!("{other:?}"),
         }
-        assert!(matches!(intents.press(&key, &wish), Press::Wait));
+        assert!(matches!(intents.press(&key, &wish, NOW), Press::Wait));
     }
 
     #[test]
     fn a_refusal_ends_the_wish() {
         let mut intents = Intents::default();
         let (key, wish) = start("CP-001");
-        intents.press(&key, &wish);
+        intents.press(&key, &wish, NOW);
         intents.answered(&key, &refused());
-        assert!(matches!(intents.press(&key, &wish), Press::Send(_, None)));
+        assert!(matches!(
+            intents.press(&key, &wish, NOW),
+            Press::Send(_, None)
+        ));
     }
 
     #[test]
@@ -365,13 +441,16 @@ mod tests {
         let mut intents = Intents::default();
         for n in 0..INTENTS_MAX {
             let (key, wish) = start(&format!("CP-{n}"));
-            assert!(matches!(intents.press(&key, &wish), Press::Send(..)));
+            assert!(matches!(intents.press(&key, &wish, NOW), Press::Send(..)));
         }
         let (key, wish) = start("CP-new");
-        assert!(matches!(intents.press(&key, &wish), Press::Full));
+        assert!(matches!(intents.press(&key, &wish, NOW), Press::Full));
         let (first, first_wish) = start("CP-0");
         intents.answered(&first, &accepted(session(0)));
-        assert!(matches!(intents.press(&key, &wish), Press::Send(..)));
-        assert!(matches!(intents.press(&first, &first_wish), Press::Full));
+        assert!(matches!(intents.press(&key, &wish, NOW), Press::Send(..)));
+        assert!(matches!(
+            intents.press(&first, &first_wish, NOW),
+            Press::Full
+        ));
     }
 }

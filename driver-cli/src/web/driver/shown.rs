@@ -171,6 +171,21 @@ impl Shown {
         self.ended = Some((session, now));
     }
 
+    /// Takes the newest of the driver's ended sessions. The last end may have been told by an update,
+    /// which has neither its times nor its receipt.
+    pub fn remembered(&mut self, history: Vec<SessionView>) {
+        self.history = history
+            .into_iter()
+            .filter(|view| view.state.is_ended())
+            .collect();
+        if let Some((session, _)) = &mut self.ended {
+            let id = session.seen.view.session_id;
+            if let Some(view) = self.history.iter().find(|view| view.session_id == id) {
+                session.seen.view = view.clone();
+            }
+        }
+    }
+
     /// Takes the last end away when it is long ago. Whether it did.
     pub fn tick(&mut self, now: UnixMs) -> bool {
         let old = self
@@ -249,6 +264,18 @@ mod tests {
         shown.ended(seen(4, Phase::Completed).view, NOW);
         shown.seen(seen(5, Phase::Preparing), NOW);
         assert!(shown.ended.is_none());
+    }
+
+    #[test]
+    fn an_end_that_an_update_told_gets_its_times_later() {
+        let mut shown = Shown::default();
+        shown.seen(seen(1, Phase::Charging), NOW);
+        shown.ended(seen(2, Phase::Completed).view, NOW);
+        let mut known = seen(2, Phase::Completed).view;
+        known.ended_at = Some(NOW);
+        shown.remembered(vec![seen(1, Phase::Charging).view, known.clone()]);
+        assert_eq!(shown.history, [known.clone()]);
+        assert_eq!(shown.ended.unwrap().0.view(), &known);
     }
 
     #[test]

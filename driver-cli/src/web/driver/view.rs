@@ -176,7 +176,8 @@ fn session_part(session: &Session, intents: &Intents, now: UnixMs) -> Part {
                 dd .elapsed {
                     @match (view.started_at, view.energy_ended_at.or(view.ended_at)) {
                         (Some(from), Some(until)) => (duration(until.ms_since(from))),
-                        (Some(from), None) => (so_long(from, now, "")),
+                        (Some(from), None) if !ended => (so_long(from, now, "")),
+                        (Some(_), None) => "not known yet",
                         (None, _) if energy.0 > 0 => "not known yet",
                         (None, _) => "no energy yet",
                     }

@@ -4,7 +4,11 @@
 //! and for charge points when something has happened there; for all of them rarely, and for nothing
 //! while nobody looks.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use ev_contract::{
     ids::CpId,
@@ -28,7 +32,7 @@ use crate::{
     web::{
         feed::Feed,
         outcome::Outcome,
-        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh, WAITING_MAX},
+        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh},
     },
 };
 
@@ -44,8 +48,14 @@ pub const SESSIONS_EVERY: Duration = Duration::from_secs(5);
 /// Between two listings of everything, for what no event tells. 2,000 charge points are ten pages.
 pub const LIST_EVERY: Duration = Duration::from_secs(30);
 
-/// Charge points that are asked for one by one; where more is going on, all are.
+/// Charge points that are asked for one by one in a round; where more is going on, all are.
 const TOUCHED_MAX: usize = 5;
+
+/// Between two listings of everything because much is going on.
+pub const LIST_MANY_EVERY: Duration = Duration::from_secs(10);
+
+/// Between the beginnings of two rounds when the first has found something new.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// How far back the stream of events begins.
 const EVENTS_BACK_MS: i64 = 3_600_000;
@@ -55,6 +65,9 @@ const REACH_OVERLAP_MS: i64 = 90_000;
 
 /// Most pages of one walk through events or sessions: 200 rows each.
 const PAGES_MAX: usize = 50;
+
+/// The code of what central was not there for.
+const UNREACHABLE: &str = "unreachable";
 
 /// Charge points that are acted on at once when it is all of them.
 const AT_ONCE: usize = 4;
@@ -110,8 +123,10 @@ pub fn start(desk: Desk, feed: Feed, tasks: &mut JoinSet<()>) -> Hub<Wish> {
         reaches: Reaches::default(),
         touched: Vec::new(),
         list_due: now,
+        listed: None,
         sessions_due: now,
         events_due: now,
+        began: now,
     })
 }
 
@@ -159,8 +174,11 @@ struct WallPage {
     reaches: Reaches,
     touched: Vec<CpId>,
     list_due: Instant,
+    listed: Option<Instant>,
     sessions_due: Instant,
     events_due: Instant,
+    /// When the last round of questions began.
+    began: Instant,
 }
 
 impl Page for WallPage {
@@ -211,6 +229,9 @@ impl Page for WallPage {
                 self.wall.link = Link::Server(format!("the connection to {url} is lost"));
             }
             (None, true) => {
+                if matches!(self.wall.link, Link::Server(_)) {
+                    self.wall.link = Link::Up;
+                }
                 let now = Instant::now();
                 (self.list_due, self.sessions_due, self.events_due) = (now, now, now);
             }
@@ -224,13 +245,30 @@ impl Page for WallPage {
 
     fn refresh(&mut self) -> Refresh<Found> {
         let now = Instant::now();
-        let many = self.touched.len() > TOUCHED_MAX;
+        let many = self.touched.len() > TOUCHED_MAX
+            && self.listed.is_none_or(|at| at + LIST_MANY_EVERY <= now);
+        let list = self.list_due <= now || many || self.wall.charge_points.is_none();
+        let touched = if list {
+            std::mem::take(&mut self.touched)
+        } else {
+            let most = self.touched.len().min(TOUCHED_MAX);
+            self.touched.drain(..most).collect()
+        };
         let plan = Plan {
             cursor: self.cursor.clone(),
-            list: self.list_due <= now || many || self.wall.charge_points.is_none(),
-            touched: std::mem::take(&mut self.touched),
+            list,
+            touched,
             sessions: self.sessions_due <= now,
         };
+        // What becomes due while these are asked for stays due.
+        self.began = now;
+        self.events_due = now + EVENTS_EVERY;
+        if plan.list {
+            (self.listed, self.list_due) = (Some(now), now + LIST_EVERY);
+        }
+        if plan.sessions {
+            self.sessions_due = now + SESSIONS_EVERY;
+        }
         let desk = self.common.refresh_desk.clone();
         Box::pin(async move {
             let mut found = Found::default();
@@ -242,7 +280,6 @@ impl Page for WallPage {
     fn refreshed(&mut self, found: Found) {
         let now = Instant::now();
         let connected = self.common.is_connected();
-        self.events_due = now + EVENTS_EVERY;
         match found.failure {
             Some(failure) => {
                 if connected {
@@ -264,27 +301,26 @@ impl Page for WallPage {
             .into_iter()
             .filter(|event| self.reaches.is_new(event))
             .collect();
-        for cp in new.iter().filter_map(|event| event.cp_id.clone()) {
+        // A listing is newer than the events that came before it.
+        let touched = new.iter().filter_map(|event| event.cp_id.clone());
+        for cp in touched.filter(|_| found.listing.is_none()) {
             if !self.touched.contains(&cp) {
                 self.touched.push(cp);
             }
         }
         if !new.is_empty() {
-            self.events_due = now;
-            self.sessions_due = now;
+            self.events_due = now.max(self.began + AGAIN_AFTER);
+            self.sessions_due = self.events_due;
         }
         self.wall.happened(new);
         if let Some(listing) = found.listing {
             self.wall.listed(listing);
-            self.list_due = now + LIST_EVERY;
-            self.touched.clear();
         }
         for view in found.some {
             self.wall.looked_at(view);
         }
         if let Some(sessions) = found.sessions {
             self.wall.sessions = sessions.into_iter().map(|s| (s.session_id, s)).collect();
-            self.sessions_due = now + SESSIONS_EVERY;
         }
         self.wall.ts = found.ts.or(self.wall.ts);
     }
@@ -300,15 +336,11 @@ impl WallPage {
     fn press_one(&mut self, wish: Command, tell: oneshot::Sender<Outcome>) {
         let words = wish.in_words();
         if let Some(waiting) = self.waiting.get_mut(&words) {
-            // Beyond that nobody is told: the answer is on the wall.
-            if waiting.len() < WAITING_MAX {
-                waiting.push(tell);
-            }
+            task::wait(waiting, tell);
             return;
         }
         if self.waiting.len() >= WISHES_MAX {
-            // Nobody waits for it any more: then it is of no use.
-            let _ = tell.send(busy());
+            self.refuse(busy(), tell);
             return;
         }
         self.waiting.insert(words.clone(), vec![tell]);
@@ -321,13 +353,20 @@ impl WallPage {
         });
     }
 
+    /// Who presses with a script looks at the wall for the outcome.
+    fn refuse(&mut self, outcome: Outcome, tell: oneshot::Sender<Outcome>) {
+        self.common.tell(&outcome);
+        // Nobody waits for it any more: then it is of no use.
+        let _ = tell.send(outcome);
+    }
+
     fn press_all(&mut self, all: All, tell: oneshot::Sender<Outcome>) {
         let Some(known) = &self.wall.charge_points else {
-            let _ = tell.send(busy());
+            self.refuse(busy(), tell);
             return;
         };
         if self.all_under_way.is_some_and(|other| other != all) {
-            let _ = tell.send(still_under_way());
+            self.refuse(still_under_way(), tell);
             return;
         }
         let ids: Vec<String> = known.keys().map(ToString::to_string).collect();
@@ -346,13 +385,18 @@ impl WallPage {
         let (desk, heard) = (self.common.desk.clone(), self.common.heard.clone());
         self.common.work.spawn(async move {
             // Each charge point is a wish of its own: one that cannot be reached holds up no other.
+            // Central that cannot be reached holds up all of them: the rest is not sent.
+            let (desk, is_away) = (&desk, &AtomicBool::new(false));
             let outcomes: Vec<(String, Outcome)> = stream::iter(ids)
-                .map(|id| {
-                    let desk = desk.clone();
-                    async move {
-                        let outcome = carry_out(&desk, &act(all, id.clone())).await;
-                        (id, outcome)
+                .map(|id| async move {
+                    if is_away.load(Ordering::Relaxed) {
+                        return (id, away());
                     }
+                    let outcome = carry_out(desk, &act(all, id.clone())).await;
+                    if outcome.unknown || outcome.code == UNREACHABLE {
+                        is_away.store(true, Ordering::Relaxed);
+                    }
+                    (id, outcome)
                 })
                 .buffer_unordered(AT_ONCE)
                 .collect()
@@ -473,6 +517,10 @@ fn still_under_way() -> Outcome {
         "the opposite is still under way for all charge points",
         "wait until its outcome is shown and press again",
     )
+}
+
+fn away() -> Outcome {
+    not_sent("central does not answer", "press again when it is back")
 }
 
 fn busy() -> Outcome {

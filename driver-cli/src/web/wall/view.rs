@@ -30,7 +30,14 @@ pub fn parts(wall: &Wall, token: &str, now: UnixMs) -> Vec<Part> {
     for cp in wall.charge_points.iter().flat_map(|all| all.values()) {
         parts.push(card(wall, cp, token, now));
     }
-    parts.extend(wall.events.iter().map(event));
+    let names = |e: &EventRow| (e.at, e.kind, e.pos, e.cp_id.clone(), e.connector);
+    for (at, row) in wall.events.iter().enumerate() {
+        let nth = wall
+            .events
+            .range(..at)
+            .filter(|other| names(other) == names(row));
+        parts.push(event(row, nth.count()));
+    }
     parts
 }
 
@@ -124,11 +131,12 @@ fn card(wall: &Wall, cp: &ChargePointView, token: &str, now: UnixMs) -> Part {
             @for session in sessions {
                 (end_form(session, token))
             }
+            // Not alike: under a finger that presses twice, one must not turn into the other.
             @if out {
-                button type="submit" form="act" name="wish" value={ "enable/" (cp.cp_id) }
+                button .put-back type="submit" form="act" name="wish" value={ "enable/" (cp.cp_id) }
                     aria-describedby=(title) { "Put back into service" }
             } @else {
-                button type="submit" form="act" name="wish" value={ "disable/" (cp.cp_id) }
+                button .take-out type="submit" form="act" name="wish" value={ "disable/" (cp.cp_id) }
                     aria-describedby=(title) { "Take out of service" }
             }
         }
@@ -184,16 +192,21 @@ fn end_form(session: &SessionView, token: &str) -> Markup {
     }
 }
 
-fn event(event: &EventRow) -> Part {
+/// An event, the `nth` of those that differ in nothing that names them.
+fn event(event: &EventRow, nth: usize) -> Part {
     let what = event
         .pos
         .map(|pos| pos.to_string())
         .or_else(|| event.cp_id.as_ref().map(ToString::to_string))
         .unwrap_or_default();
-    let id = format!("event-{}-{}-{what}", event.at.0, event.kind);
+    let connector = event.connector.map_or(0, |connector| connector.0);
+    let id = format!(
+        "event-{}-{}-{what}-{connector}-{nth}",
+        event.at.0, event.kind
+    );
     // Newest first: what counts down sorts up.
     let order = format!(
-        "{:020}-{:020}",
+        "{:020}-{:020}-{connector:05}-{nth:03}",
         i64::MAX - event.at.0,
         u64::MAX - event.pos.unwrap_or(0)
     );
@@ -259,4 +272,50 @@ pub fn page(feed: &Feed, operator: &str, now: UnixMs) -> Markup {
         }
     };
     server::document("Charge points", &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use ev_contract::{ids::ConnectorId, v1::EventKind};
+
+    use super::*;
+    use crate::web::board::Board;
+
+    fn row(connector: u16) -> EventRow {
+        EventRow {
+            at: UnixMs(1_700_000_000_000),
+            kind: EventKind::Offline,
+            pos: Some(7),
+            cp_id: Some("CP-001".parse().unwrap()),
+            connector: Some(ConnectorId(connector)),
+            session_id: None,
+            driver_id: None,
+            operator_id: None,
+            code: None,
+            detail: None,
+        }
+    }
+
+    #[test]
+    fn what_one_record_did_to_many_is_shown_for_each_and_told_once() {
+        let mut wall = Wall::default();
+        // Rows that differ in nothing but what is said of them, too.
+        let detailed = EventRow {
+            detail: Some("again".into()),
+            ..row(2)
+        };
+        wall.happened([row(1), row(2), detailed]);
+        let events = || parts(&wall, "token", UnixMs(1_700_000_001_000));
+        let ids: HashSet<_> = events()
+            .into_iter()
+            .filter(|part| part.region == "events")
+            .map(|part| part.id)
+            .collect();
+        assert_eq!(ids.len(), 3);
+        let mut board = Board::new("run", "token");
+        assert!(board.set(&REGIONS, events()).is_some());
+        assert!(board.set(&REGIONS, events()).is_none());
+    }
 }

@@ -526,8 +526,8 @@ async fn opposite_wishes_for_all_charge_points_do_not_mix() -> Result<()> {
         let fields = [("token", token.as_str()), ("wish", wish), ("sure", "yes")];
         wall.press_by_script("/act", &fields).await
     };
-    // With central away nothing of it comes to its end.
-    site.centrals[0].kill9()?;
+    // While central stands still nothing of it comes to its end.
+    site.centrals[0].pause()?;
     for wish in ["disable/*", "disable/*"] {
         let pressed = press(wish).await?;
         ensure!(pressed.status == 200, "{}: {}", pressed.head, pressed.body);
@@ -538,7 +538,9 @@ async fn opposite_wishes_for_all_charge_points_do_not_mix() -> Result<()> {
         said.as_str().is_some_and(|said| said.contains("opposite")),
         "{said}"
     );
-    site.central_again(0).await?;
+    wall.wait_shows("what was refused", |page| page.contains("opposite"))
+        .await?;
+    site.centrals[0].resume()?;
     let (first, second) = (
         in_state("cp-CP-001", "unavailable"),
         in_state("cp-CP-002", "unavailable"),

@@ -38,7 +38,7 @@ struct Ear {
     /// Since when it is in reach.
     since: UnixMs,
     /// When it was last out of reach and came back.
-    cut: Option<(UnixMs, UnixMs)>,
+    cut: Option<Box<(UnixMs, UnixMs)>>,
     /// What was last told of it: online or not.
     told: Option<bool>,
 }
@@ -62,7 +62,7 @@ impl Ear {
     fn hears_again(&mut self, now: Instant, wall: UnixMs) -> bool {
         let was_away = now - self.heard_at > OFFLINE_AFTER;
         if was_away {
-            self.cut = Some((self.wall, wall));
+            self.cut = Some(Box::new((self.wall, wall)));
             self.since = wall;
         }
         self.heard_at = now;
@@ -148,8 +148,14 @@ impl Hearing {
         }
     }
 
-    /// A heartbeat came. Says whether the charge point was out of reach before.
-    pub fn heartbeat(&mut self, heartbeat: Heartbeat, wall: UnixMs) -> bool {
+    /// A heartbeat came. Says whether the charge point was out of reach before. `texts` has its id
+    /// and its epoch where they are in memory already: there are as many as charge points.
+    pub fn heartbeat<'t>(
+        &mut self,
+        heartbeat: Heartbeat,
+        wall: UnixMs,
+        texts: impl FnOnce(&CpId) -> Option<(&'t CpId, &'t Epoch)>,
+    ) -> bool {
         let now = Instant::now();
         if !self.has_room_for(&heartbeat.cp_id, now) {
             return false;
@@ -157,12 +163,26 @@ impl Hearing {
         let version = self.version(heartbeat.version);
         let uptime_ms = i64::try_from(heartbeat.uptime_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
         let started_at = wall.plus_ms(uptime_ms.saturating_neg());
-        let (was_away, ear) = match self.ears.entry(heartbeat.cp_id) {
-            Entry::Occupied(ear) => {
-                let ear = ear.into_mut();
-                (ear.hears_again(now, wall), ear)
+        let shared = |known: Option<(&'t CpId, &'t Epoch)>| {
+            let known = known.filter(|(_, epoch)| **epoch == heartbeat.epoch);
+            known.map_or_else(|| heartbeat.epoch.clone(), |(_, epoch)| epoch.clone())
+        };
+        let (was_away, epoch, ear) = match self.ears.entry(heartbeat.cp_id) {
+            Entry::Occupied(there) => {
+                let epoch = match &there.get().beat {
+                    Some(last) if last.epoch == heartbeat.epoch => last.epoch.clone(),
+                    Some(_) | None => shared(texts(there.key())),
+                };
+                let ear = there.into_mut();
+                (ear.hears_again(now, wall), epoch, ear)
             }
-            Entry::Vacant(room) => (true, room.insert(Box::new(Ear::new(now, wall)))),
+            Entry::Vacant(room) => {
+                let known = texts(room.key());
+                let id = known.map_or_else(|| room.key().clone(), |(id, _)| id.clone());
+                let ear = self.ears.entry(id);
+                let ear = ear.or_insert_with(|| Box::new(Ear::new(now, wall)));
+                (true, shared(known), ear)
+            }
         };
         ear.other_epoch = match &ear.beat {
             Some(last) if last.epoch != heartbeat.epoch && !was_away => {
@@ -177,10 +197,6 @@ impl Hearing {
             .started_at
             .filter(|at| at.ms_since(started_at).abs() <= SAME_START_MS)
             .or(Some(started_at));
-        let epoch = match ear.beat.take() {
-            Some(last) if last.epoch == heartbeat.epoch => last.epoch,
-            Some(_) | None => heartbeat.epoch,
-        };
         ear.beat = Some(Beat {
             epoch,
             version,
@@ -318,6 +334,51 @@ impl Heard for Hearing {
     }
 
     fn cut(&self, cp: &CpId) -> Option<(UnixMs, UnixMs)> {
-        self.ears.get(cp).and_then(|ear| ear.cut)
+        self.ears.get(cp)?.cut.as_deref().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: UnixMs = UnixMs(1_700_000_000_000);
+
+    fn heartbeat(epoch: &str) -> Heartbeat {
+        serde_json::from_value(serde_json::json!({
+            "type": "hb",
+            "v": 1,
+            "to": "central",
+            "cp_id": "CP-001",
+            "epoch": epoch,
+            "version": "1.0.0",
+            "ts": 0,
+            "uptime_s": 60,
+            "spool_depth": 0,
+            "connectors": [],
+        }))
+        .unwrap()
+    }
+
+    fn epoch_of(hearing: &Hearing, cp: &CpId) -> Epoch {
+        hearing.last(cp).unwrap().0.epoch.clone()
+    }
+
+    #[test]
+    fn what_is_in_memory_already_is_not_kept_twice() {
+        let (cp, epoch): (CpId, Epoch) = ("CP-001".parse().unwrap(), "e-1".parse().unwrap());
+        let mut hearing = Hearing::new();
+        assert!(hearing.heartbeat(heartbeat("e-1"), AT, |_| Some((&cp, &epoch))));
+        let is_shared = |kept: &str, given: &str| kept.as_ptr() == given.as_ptr();
+        let (id, _) = hearing.ears.get_key_value(&cp).unwrap();
+        assert!(is_shared(id.as_str(), cp.as_str()));
+        assert!(is_shared(epoch_of(&hearing, &cp).as_str(), epoch.as_str()));
+        // Nobody is asked again, and what is kept stays.
+        assert!(!hearing.heartbeat(heartbeat("e-1"), AT, |_| unreachable!()));
+        assert!(is_shared(epoch_of(&hearing, &cp).as_str(), epoch.as_str()));
+        // Another epoch than is known is its own.
+        assert!(!hearing.heartbeat(heartbeat("e-2"), AT, |_| Some((&cp, &epoch))));
+        assert_eq!(epoch_of(&hearing, &cp).as_str(), "e-2");
+        assert!(hearing.has_two_agents(&cp));
     }
 }

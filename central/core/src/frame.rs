@@ -495,7 +495,7 @@ impl Record {
                 .map(|a| 2 * ELEMENT + a.reason.len() + a.number.len() + a.by.len())
                 .sum(),
             Write::Connector(_, _, connector) => {
-                let fault = connector.reported.as_ref().and_then(|r| r.fault.as_ref());
+                let fault = connector.reported.as_ref().and_then(|r| r.fault.as_deref());
                 let sets = connector.open.len() + connector.standing_stops.len();
                 sets * ELEMENT + fault.map_or(0, |fault| fault.raw.len())
             }

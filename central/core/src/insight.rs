@@ -70,7 +70,7 @@ pub fn refuses(
             if !reported.charger_online {
                 all.push(plain(here, Code::ChargerOffline, None));
             }
-            if let Some(fault) = reported.fault.as_ref().filter(|f| keeps_out(f)) {
+            if let Some(fault) = reported.fault.as_deref().filter(|f| keeps_out(f)) {
                 all.push(RefusesView {
                     raw: Some(fault.raw.clone()),
                     ..plain(here, Code::Faulted, None)
@@ -120,7 +120,7 @@ pub fn waits(session: &Session, heard: &dyn Heard) -> Option<WaitView> {
 #[must_use]
 pub fn availability(connector: &Connector, reach: Reach) -> Availability {
     let reported = connector.reported.as_ref();
-    let fault = reported.and_then(|r| r.fault.as_ref());
+    let fault = reported.and_then(|r| r.fault.as_deref());
     if !connector.serves() && connector.open.is_empty() {
         return Availability::Planned;
     }

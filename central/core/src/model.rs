@@ -64,8 +64,8 @@ pub struct Reported {
     pub service: Service,
     /// Which of the operator's changes that obeys.
     pub service_revision: u64,
-    /// A fault that has not cleared.
-    pub fault: Option<Fault>,
+    /// A fault that has not cleared. In a box: there are many connectors, and few faults.
+    pub fault: Option<Box<Fault>>,
     /// Whether the charger hardware answers its controller.
     pub charger_online: bool,
     /// A session has ended here since the car was plugged in.
@@ -208,7 +208,7 @@ impl Connector {
             } else {
                 Service::Out
             },
-            fault: reported.and_then(|r| r.fault.as_ref()),
+            fault: reported.and_then(|r| r.fault.as_deref()),
             reserved: false,
             session,
             ended_since_plug: reported.is_some_and(|r| r.ended_since_plug),

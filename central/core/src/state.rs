@@ -276,6 +276,14 @@ impl State {
         self.cabinets.get(id)?.present.as_ref()
     }
 
+    /// The texts of a charge point that has presented itself, as they are in memory already: its id
+    /// and its spool's epoch.
+    #[must_use]
+    pub fn texts(&self, id: &CpId) -> Option<(&CpId, &Epoch)> {
+        let (id, cabinet) = self.cabinets.get_key_value(id)?;
+        Some((id, &cabinet.present.as_ref()?.value.epoch))
+    }
+
     /// What was announced of a charge point's credential.
     #[must_use]
     pub fn enrolment(&self, id: &CpId) -> Option<&Entry<Enrolment>> {

@@ -433,7 +433,7 @@ pub fn charge_point(
                         connector.service == Service::In && connector.service_revision == 0,
                         |r| r.service_revision >= connector.service_revision,
                     ),
-                    fault: reported.and_then(|r| r.fault.clone()),
+                    fault: reported.and_then(|r| r.fault.as_deref().cloned()),
                     charger_online: reported.is_none_or(|r| r.charger_online),
                     plugged: reported.is_some_and(|r| r.plugged),
                     max_ma: spec.max_ma,

@@ -716,7 +716,11 @@ impl Engine {
 
     fn heartbeat(&mut self, heartbeat: Heartbeat) {
         let cp = heartbeat.cp_id.clone();
-        if self.heard.heartbeat(heartbeat, wall()) {
+        let state = self.log.state();
+        if self
+            .heard
+            .heartbeat(heartbeat, wall(), |id| state.texts(id))
+        {
             self.orders.hurry(&cp);
         }
     }

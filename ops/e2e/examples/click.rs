@@ -18,7 +18,9 @@ const COMMAND_MAX: Duration = Duration::from_secs(30);
 
 /// Resolves to the milliseconds between the next click and the change of the page that shows an open
 /// session.
-const CLICK_TO_ACCEPTED: &str = "new Promise(resolve => addEventListener('click', click => {
+const CLICK_TO_ACCEPTED: &str = "new Promise(resolve => addEventListener('click', function met(click) {
+  if (!click.target.closest('button.start')) return;
+  removeEventListener('click', met, { capture: true });
   const look = () => {
     if (!document.querySelector('.session[data-state=preparing], .session[data-state=charging]')) return;
     observer.disconnect();
@@ -26,7 +28,7 @@ const CLICK_TO_ACCEPTED: &str = "new Promise(resolve => addEventListener('click'
   };
   const observer = new MutationObserver(look);
   observer.observe(document, { subtree: true, childList: true, attributes: true });
-}, { capture: true, once: true }))";
+}, { capture: true }))";
 
 async fn click(page: &Tab) -> Result<Duration> {
     let (took, pressed) = tokio::join!(

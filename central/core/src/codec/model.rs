@@ -352,7 +352,7 @@ impl Coded for Reported {
             plugged,
             service: Coded::get(r)?,
             service_revision: Coded::get(r)?,
-            fault: some(fault, r)?,
+            fault: some(fault, r)?.map(Box::new),
             charger_online,
             ended_since_plug,
         })

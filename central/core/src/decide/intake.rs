@@ -345,7 +345,7 @@ fn fact(
                 plugged: *plugged,
                 service: *service,
                 service_revision: *service_revision,
-                fault: fault.clone(),
+                fault: fault.clone().map(Box::new),
                 charger_online: *charger_online,
                 ended_since_plug: *ended_since_plug,
             });

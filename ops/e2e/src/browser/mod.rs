@@ -38,6 +38,9 @@ const IS_HIT: &str = "function(x, y) {
     || [...(this.labels ?? [])].some(label => label.contains(hit)));
 }";
 
+/// What is pressed has stayed where it is for so long.
+const STAYS: std::time::Duration = std::time::Duration::from_millis(60);
+
 /// What axe finds that is serious or critical, one line each.
 const SERIOUS: &str =
     "axe.run(document, { resultTypes: ['violations'] }).then(found => found.violations
@@ -418,14 +421,11 @@ impl Tab {
                 let node = json!({ "backendNodeId": element.node });
                 self.call("DOM.scrollIntoViewIfNeeded", node.clone())
                     .await?;
-                let quads = self.call("DOM.getContentQuads", node).await?;
-                let corners: Vec<f64> = quads["quads"][0]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(Value::as_f64)
-                    .collect();
+                let corners = self.corners(&node).await?;
                 ensure!(corners.len() == 8, "{element:?} has no place");
+                // What moves is not met, by a person neither.
+                tokio::time::sleep(STAYS).await;
+                ensure!(corners == self.corners(&node).await?, "{element:?} moves");
                 let (x, y) = (
                     f64::midpoint(corners[0], corners[4]),
                     f64::midpoint(corners[1], corners[5]),
@@ -436,6 +436,13 @@ impl Tab {
             },
         )
         .await
+    }
+
+    /// Where the corners of an element are, each as x and y.
+    async fn corners(&self, node: &Value) -> Result<Vec<f64>> {
+        let quads = self.call("DOM.getContentQuads", node.clone()).await?;
+        let corners = quads["quads"][0].as_array().into_iter().flatten();
+        Ok(corners.filter_map(Value::as_f64).collect())
     }
 
     /// Calls a function on an element.

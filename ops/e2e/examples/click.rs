@@ -31,6 +31,8 @@ const CLICK_TO_ACCEPTED: &str = "new Promise(resolve => addEventListener('click'
 }, { capture: true }))";
 
 async fn click(page: &Tab) -> Result<Duration> {
+    // The page has heard of the next car: what it says of it may move the button.
+    page.says("#cp-CP-001-1", "free for it now").await?;
     let (took, pressed) = tokio::join!(
         page.evaluate(CLICK_TO_ACCEPTED),
         page.press("button", "Start Charging CP-001")

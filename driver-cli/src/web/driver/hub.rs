@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     ops::ControlFlow,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ev_contract::{
@@ -16,10 +16,10 @@ use futures::StreamExt;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
-    time::Instant,
 };
 
 use super::{
+    due::Due,
     intents::{Intents, Key, Moment, Press},
     shown::{HISTORY_ROWS, Link, Shown},
     view,
@@ -35,7 +35,7 @@ use crate::{
     web::{
         feed::Feed,
         outcome::Outcome,
-        task::{self, AWAY_EVERY, Common, Hub, Page, Refresh},
+        task::{self, Common, Hub, Page, Refresh},
     },
     words,
 };
@@ -43,19 +43,6 @@ use crate::{
 /// Most sessions that are followed live: each takes two of the 64 subscriptions that the server
 /// grants a driver. Others are shown as central last told of them.
 pub const FOLLOWED_MAX: usize = 8;
-
-/// Between two listings while somebody looks: central tells drivers nothing of charge points by
-/// itself. A page of 200 costs central a read of its state.
-pub const LIST_EVERY: Duration = Duration::from_secs(2);
-
-/// A listing of many pages is asked for more rarely: it takes at most a tenth of the time.
-const LIST_SHARE: u32 = 10;
-
-/// Between two listings while nobody looks.
-const LIST_EVERY_UNSEEN: Duration = Duration::from_secs(60);
-
-/// Between two questions for open sessions, in case an update was lost.
-const SESSIONS_EVERY: Duration = Duration::from_secs(15);
 
 /// Starts the page of a driver. It ends with `tasks`.
 pub fn start(desk: Desk, driver: DriverId, feed: Feed, tasks: &mut JoinSet<()>) -> Hub<Command> {
@@ -72,7 +59,7 @@ pub fn start(desk: Desk, driver: DriverId, feed: Feed, tasks: &mut JoinSet<()>) 
             intents: Intents::default(),
             waiting: HashMap::new(),
             followed: HashSet::new(),
-            due: Due::everything(),
+            due: Due::everything(Instant::now()),
         }
     })
 }
@@ -89,30 +76,6 @@ enum Heard {
     Foreign(String),
     Ended(Box<SessionView>),
     Lost(SessionId),
-}
-
-/// When to ask for what.
-#[derive(Debug)]
-struct Due {
-    list: Instant,
-    listed: Instant,
-    /// Between two listings while somebody looks and nothing happens.
-    list_every: Duration,
-    sessions: Instant,
-    history: bool,
-}
-
-impl Due {
-    fn everything() -> Self {
-        let now = Instant::now();
-        Self {
-            list: now,
-            listed: now,
-            list_every: LIST_EVERY,
-            sessions: now,
-            history: true,
-        }
-    }
 }
 
 /// What a refresh has found.
@@ -211,7 +174,7 @@ impl Page for DriverPage {
                     .get(&seen.view.session_id)
                     .map(|s| s.seen.phase());
                 if before != Some(seen.phase()) {
-                    self.due.list = Instant::now();
+                    self.due.list(Instant::now());
                 }
                 // Before the receipt is there, another start may be wanted.
                 if seen.view.state.is_ended() {
@@ -248,7 +211,7 @@ impl Page for DriverPage {
                 if matches!(self.shown.link, Link::Server(_)) {
                     self.shown.link = Link::Up;
                 }
-                self.due = Due::everything();
+                self.due = Due::everything(Instant::now());
             }
         }
     }
@@ -257,7 +220,7 @@ impl Page for DriverPage {
         self.common.dirty |= self.shown.tick(wall_now());
         // Somebody has come to look: what is shown is of a while ago.
         if self.common.is_watched() {
-            self.due.list = self.due.list.min(self.due.listed + self.due.list_every);
+            self.due.seen();
         }
     }
 
@@ -266,23 +229,12 @@ impl Page for DriverPage {
     }
 
     fn is_due(&mut self) -> bool {
-        let now = Instant::now();
-        self.due.history
-            || self.common.is_awaited()
-            || self.due.sessions <= now
-            || self.due.list <= now
+        self.common.is_awaited() || self.due.is_now(Instant::now())
     }
 
     fn refresh(&mut self) -> Refresh<Refreshed> {
         let desk = self.common.refresh_desk.clone();
-        let now = Instant::now();
-        let with_list = self.due.list <= now;
-        // What becomes due while these are asked for stays due.
-        let with_history = std::mem::take(&mut self.due.history);
-        self.due.sessions = now + SESSIONS_EVERY;
-        if with_list {
-            self.due.list = now + LIST_EVERY_UNSEEN;
-        }
+        let plan = self.due.begin(Instant::now());
         let asked = self.intents.moment();
         Box::pin(async move {
             let mut found = Refreshed {
@@ -295,12 +247,12 @@ impl Page for DriverPage {
             };
             let asking = async {
                 found.sessions = Some(desk.open_sessions().await?.sessions);
-                if with_list {
+                if plan.list {
                     let began = Instant::now();
                     found.listing = Some(desk.list().await?.0);
                     found.took = began.elapsed();
                 }
-                if with_history {
+                if plan.history {
                     let page = desk.history_page(None, Some(HISTORY_ROWS)).await?;
                     found.history = Some(page.sessions);
                 }
@@ -319,21 +271,17 @@ impl Page for DriverPage {
                 if connected {
                     self.shown.link = Link::Central(failure.complaint());
                 }
-                self.due.list = now + AWAY_EVERY;
-                self.due.sessions = now + AWAY_EVERY;
-                // Asked for with the next refresh; by itself it would ask without a pause.
-                self.due.history = false;
+                self.due.failed(now);
             }
             None => {
                 if matches!(self.shown.link, Link::Central(_)) {
-                    self.due.history = true;
+                    self.due.history();
                 }
                 if connected {
                     self.shown.link = Link::Up;
                 }
                 if found.listing.is_some() {
-                    self.due.listed = now;
-                    self.due.list_every = LIST_EVERY.max(found.took * LIST_SHARE);
+                    self.due.listed(now, found.took);
                 }
             }
         }
@@ -414,14 +362,12 @@ impl DriverPage {
             )),
         }
         self.shown.ended(view, wall_now());
-        self.due.history = true;
+        self.due.history();
         self.soon();
     }
 
     fn soon(&mut self) {
-        let now = Instant::now();
-        self.due.list = now;
-        self.due.sessions = now;
+        self.due.soon(Instant::now());
     }
 
     fn open(&mut self, asked: Moment, sessions: Vec<SessionView>) {
@@ -433,7 +379,7 @@ impl DriverPage {
             .sessions
             .retain(|id, _| open.contains(id) || self.followed.contains(id));
         if self.shown.sessions.len() != before {
-            self.due.history = true;
+            self.due.history();
         }
         for view in sessions {
             let id = view.session_id;

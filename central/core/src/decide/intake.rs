@@ -9,13 +9,13 @@ use ev_contract::{
     ids::{ConnectorId, CpId, SessionId},
     time::UnixMs,
     units::{Amount, Mwh},
-    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading},
+    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, TimeQuality},
 };
 
 use super::{
     Ctx, Incoming, Run,
     finish::{self, Correction, Ended},
-    metering::{self, Capability, Step},
+    metering::{self, Believable, Capability, Step},
     session::{open_phase, tariff_at},
 };
 use crate::{
@@ -199,7 +199,7 @@ fn fact(
     record: &EdgeRecord,
     spool: &mut Spool,
 ) -> Result<Option<Flag>, Unusable> {
-    let at = metering::believable(record.at, ctx.now.wall);
+    let now = ctx.now.wall;
     match &record.fact {
         EdgeFact::Accepted { session_id, .. } => {
             let session = own(tx, run, *session_id)?;
@@ -242,7 +242,9 @@ fn fact(
                     origin: *origin,
                     driver: driver_id.clone(),
                     token: token.clone(),
-                    at,
+                    at: record.at.min(now),
+                    quality: record.quality,
+                    now,
                 },
             )
             .map(|()| None)
@@ -256,6 +258,7 @@ fn fact(
             match session.stage {
                 Stage::Ordered | Stage::Taken { .. } => {
                     let mut session = Session::clone(&session);
+                    let believable = Believable::of(&session, now);
                     session.stage = Stage::Energy {
                         phase: Phase::Charging,
                         meter: metering::begin(
@@ -263,7 +266,7 @@ fn fact(
                             reading,
                             device_tx,
                             Phase::Charging,
-                            ctx.now.wall,
+                            believable,
                         ),
                     };
                     tx.put(Write::Session(Arc::new(session)));
@@ -305,6 +308,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
@@ -320,6 +324,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(ended(
                 tx,
                 ctx,
@@ -410,7 +415,11 @@ struct Opened {
     origin: Origin,
     driver: Option<ev_contract::ids::DriverId>,
     token: Option<String>,
+    /// As the charge point says.
     at: UnixMs,
+    quality: TimeQuality,
+    /// When central learns of it.
+    now: UnixMs,
 }
 
 fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
@@ -448,6 +457,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         tariff,
         limits: ev_contract::v1::Limits::default(),
         accepted_at: opened.at,
+        learned_at: opened.now,
         start_by: opened.at,
         plug_wait_s: 0,
         stage: Stage::Taken {
@@ -458,6 +468,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         flags: std::collections::BTreeSet::new(),
         json: false,
     };
+    metering::note_clock(&mut session.flags, opened.quality);
     for other in &connector.open {
         if tx
             .session(*other)
@@ -491,7 +502,7 @@ fn meter_into(
     reading: Option<&Reading>,
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
-    let now = ctx.now.wall;
+    let believable = Believable::of(session, ctx.now.wall);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
             if let Some(reading) = reading {
@@ -499,7 +510,7 @@ fn meter_into(
                 let phase = phase.unwrap_or(Phase::Charging);
                 session.stage = Stage::Energy {
                     phase,
-                    meter: metering::begin(&mut session.flags, reading, "", phase, now),
+                    meter: metering::begin(&mut session.flags, reading, "", phase, believable),
                 };
             } else if let Some(phase) = phase {
                 session.stage = Stage::Taken { phase };
@@ -513,11 +524,23 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
-            metering::read(meter, &mut session.flags, reading?, *current, now, can)
+            metering::read(
+                meter,
+                &mut session.flags,
+                reading?,
+                *current,
+                believable,
+                can,
+            )
         }
-        Stage::Standing { meter, .. } => {
-            metering::read(meter, &mut session.flags, reading?, Phase::Idle, now, can)
-        }
+        Stage::Standing { meter, .. } => metering::read(
+            meter,
+            &mut session.flags,
+            reading?,
+            Phase::Idle,
+            believable,
+            can,
+        ),
         Stage::Ended { .. } => None,
     }
 }
@@ -625,7 +648,8 @@ fn late(
         .meter
         .clone()
         .or_else(|| receipt.meters.last().cloned());
-    let at = metering::believable(reading.at, ctx.now.wall);
+    let believable = Believable::of(session, ctx.now.wall);
+    let at = believable.nearest(reading.at);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
         // Central saw no energy begin: the meter counts from here, and the start is due.
@@ -655,7 +679,7 @@ fn late(
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let since = receipt.started_at.unwrap_or(session.accepted_at);
     let (since, at) = (
-        metering::flowed_since(since, &session.flags, reading, at),
+        metering::flowed_since(since, &session.flags, reading, believable.past(reading.at)),
         at.max(since),
     );
     let another = reading.meter_id != last.meter_id || reading.meter_epoch != last.meter_epoch;

@@ -579,7 +579,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"4c35d3ae79cc4cad22ed933a4ebda435"
+        *"b3a3597123e3c53c8eb43f99e71b15d4"
     );
 }
 

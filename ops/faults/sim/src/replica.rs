@@ -16,12 +16,14 @@ use central_core::{
     effects::{self, Order},
     frame::{Forget, Frame, Record, Write},
     keys::{Asker, EventId},
+    model::Answer,
     ripe::{self, Keep},
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
 };
 use edge_core::Command as EdgeCommand;
 use ev_contract::{
+    codes::Code,
     ids::{ConnectorId, CpId, DriverId, ReplicaId, SessionId},
     limits::OFFLINE_AFTER_MS,
     time::{Now, UnixMs},
@@ -828,11 +830,22 @@ impl Replica {
     /// Answers an item from the applied state.
     fn settle(&mut self, net: &mut Net, item: Item, unrecorded: Option<Unrecorded>) {
         match item.kind {
-            Kind::Request(ask, _) => {
+            Kind::Request(ask, wish) => {
                 let said = self.known(&ask).unwrap_or(match unrecorded {
                     Some(Unrecorded::Forgotten) => Said::Forgotten,
                     Some(Unrecorded::Unpresented | Unrecorded::TooMany) | None => Said::Undecided,
                 });
+                let is_for_its_expiry = match &said {
+                    Said::Forgotten => true,
+                    Said::Answer(Answer::Refused { code, .. }) => {
+                        matches!(code, Code::Expired | Code::ExpiryTooFar)
+                    }
+                    Said::Answer(_) | Said::Reused | Said::Undecided => false,
+                };
+                if wish.is_stop() && is_for_its_expiry {
+                    let what = format!("{} is told {said:?}", ask.request);
+                    net.judge.fail("no clock refuses a stop", what);
+                }
                 if !item.told {
                     self.answer(net, &ask, &said);
                 }

@@ -704,6 +704,10 @@ fn late(
             },
         ),
         Step::Another(span) => (span.to_mwh.saturating_sub(span.from_mwh), span),
+        Step::OverEnd(end, span) => (
+            end.saturating_sub(last.to_mwh).saturating_add(span.to_mwh),
+            span,
+        ),
         Step::Anomaly(flag) => return Err(format!("the session had ended; {flag}")),
     };
     if added == Mwh(0) && !another {

@@ -244,6 +244,7 @@ fn what_cannot_be_read_is_kept_word_for_word_and_the_rest_is_taken() {
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         first: 1,
         from,
         records: vec![
@@ -633,6 +634,7 @@ fn a_run_that_is_too_large_for_one_record_is_taken_in_several() {
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         first: 1,
         from: 1,
         records: vec![

@@ -154,8 +154,6 @@ pub struct Setup {
     pub reach: Reach,
     /// Its store.
     pub store: Place,
-    /// How many times faster than real its charger runs.
-    pub speed: u32,
     /// Its hardware.
     pub hardware: HardwarePort,
     /// Where it counts for somebody who watches many.
@@ -237,7 +235,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
     });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
-        (setup.config, setup.speed),
+        setup.config,
         (store, stored),
         uplink,
         setup.hardware.commands,
@@ -336,7 +334,6 @@ enum Waiter {
 
 struct Actor {
     config: Arc<ChargePointConfig>,
-    speed: u32,
     core: ChargePoint,
     clock: HostClock,
     store: Store,
@@ -413,7 +410,7 @@ enum SyncState {
 
 impl Actor {
     fn new(
-        (config, speed): (Arc<ChargePointConfig>, u32),
+        config: Arc<ChargePointConfig>,
         (store, stored): (Store, Stored),
         uplink: Uplink,
         hardware: mpsc::Sender<HwCommand>,
@@ -424,7 +421,6 @@ impl Actor {
             cp_id: config.id.clone(),
             connectors: config.connectors.clone(),
             free_vending: config.simulator.free_vending,
-            speed,
         };
         let now = Instant::now();
         Self {
@@ -435,7 +431,6 @@ impl Actor {
                 clock.now(),
             ),
             config,
-            speed,
             clock,
             store,
             uplink,
@@ -664,7 +659,16 @@ impl Actor {
         if let Some(seat) = &self.seat {
             seat.outcome(&outcome);
         }
+        let was_other = self.core.is_other();
         self.feed(Input::Evt(outcome)).await;
+        if self.core.is_other() && !was_other {
+            // Central hears by a sync who this is, and keeps its records aside from then on.
+            let wait = rand::rng().random_range(0..=SYNC_RETURN_MS_MAX);
+            self.sync = SyncState::Due {
+                at: Instant::now() + Duration::from_millis(wait),
+                failures: 0,
+            };
+        }
         if let Some(seat) = &self.seat {
             seat.acknowledged(self.core.spool().first() - first);
         }
@@ -962,7 +966,6 @@ impl Actor {
             time_zone: self.config.time_zone.clone(),
             connectors: self.config.connectors.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sim_speed: self.speed,
             first: self.core.spool().first(),
             next: self.core.spool().next(),
             sessions: self.core.open_sessions().collect(),

@@ -30,8 +30,6 @@ pub struct ChargePoint {
     pub version: Arc<str>,
     /// The epoch of its spool. Acceptance pins it.
     pub epoch: Epoch,
-    /// How much faster than real its simulated charger runs.
-    pub sim_speed: u32,
     /// The start of its agent that is obeyed: commands are addressed to it, and only its word counts.
     pub boot: Boot,
     /// The last agent with this identity that was not obeyed.

@@ -193,7 +193,6 @@ mod tests {
                 connectors: std::sync::Arc::default(),
                 version: "1.0.0".into(),
                 epoch: epoch.clone(),
-                sim_speed: 1,
                 boot: Boot {
                     id: BootId::from_number(1),
                     count: 1,

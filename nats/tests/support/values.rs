@@ -871,7 +871,6 @@ fn charge_point() -> Vec<Case> {
         time_zone: "Europe/Berlin".into(),
         connectors: vec![connector_spec()],
         version: "0.1.0".into(),
-        sim_speed: 60,
         first: 5,
         next: 8,
         sessions: vec![session()],
@@ -881,7 +880,6 @@ fn charge_point() -> Vec<Case> {
             after: None,
             ..sync.boot
         },
-        sim_speed: 1,
         sessions: vec![],
         ..sync.clone()
     };

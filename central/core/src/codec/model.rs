@@ -239,7 +239,6 @@ impl Coded for ChargePoint {
             connectors,
             version,
             epoch,
-            sim_speed,
             boot,
             other,
         } = self;
@@ -248,7 +247,6 @@ impl Coded for ChargePoint {
         connectors.put(w);
         version.put(w);
         epoch.put(w);
-        sim_speed.put(w);
         boot.put(w);
         other.put(w);
     }
@@ -259,7 +257,6 @@ impl Coded for ChargePoint {
             connectors: Coded::get(r)?,
             version: Coded::get(r)?,
             epoch: Coded::get(r)?,
-            sim_speed: Coded::get(r)?,
             boot: Coded::get(r)?,
             other: Coded::get(r)?,
         })

@@ -52,7 +52,6 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
         connectors: Arc::from(sync.connectors.as_slice()),
         version: Arc::from(sync.version.as_str()),
         epoch: sync.epoch.clone(),
-        sim_speed: sync.sim_speed,
         boot,
         other,
     };

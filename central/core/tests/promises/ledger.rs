@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"67e14c4c95765008bd39e8b58dbc7f1b"
+        *"99a6c2bf28fd10b29a9acc3cdaa03c87"
     );
 }
 

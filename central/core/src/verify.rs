@@ -521,7 +521,7 @@ impl Verifier {
             .entry((session.cp.clone(), session.connector))
             .or_default()
             .push((number_of(&receipt), session.id));
-        let month = self.month(receipt.ended_at);
+        let month = self.month(receipt.filed_at());
         month.receipts += 1;
         month.energy_mwh = month.energy_mwh.saturating_add(receipt.energy_mwh.0);
         add(&mut month.money, receipt.currency, receipt.total);

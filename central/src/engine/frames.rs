@@ -355,7 +355,7 @@ struct Filling<'a> {
 impl Engine {
     /// A question from a subscription.
     pub(super) fn ask(&mut self, mut item: Item) {
-        if self.alarmed() {
+        if self.alarmed() || !self.clock_is_right {
             return;
         }
         if let ItemKind::Decide(Command::Request(ask, _)) = &item.kind
@@ -534,6 +534,11 @@ impl Engine {
             self.set_stage(Stage::Serving);
             tracing::info!(applied = applied.pos, "serving");
             self.after_barrier();
+        }
+        // It may have been set since the frame was cut. What was asked is asked again, elsewhere.
+        self.look_at_clock();
+        if !self.clock_is_right {
+            return;
         }
         for (item, part) in in_flight.items {
             match part {

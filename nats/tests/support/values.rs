@@ -1189,6 +1189,7 @@ fn receipt() -> Receipt {
         started_at: Some(T.plus_ms(4_000)),
         energy_ended_at: Some(T.plus_ms(2_404_000)),
         ended_at: T.plus_ms(12_004_000),
+        received_at: T.plus_ms(12_005_000),
         meters: vec![MeterSpan {
             meter_id: "M-4711".into(),
             meter_epoch: 1,

@@ -45,8 +45,8 @@ fields! {
     }
     Basis { seq, digest }
     Bill {
-        number, operator, status, end, started_at, energy_ended_at, ended_at, meters, periods,
-        energy_mwh, idle_s, lines, exact, total, net, vat, rounding
+        number, operator, status, end, started_at, energy_ended_at, ended_at, received_at, meters,
+        periods, energy_mwh, idle_s, lines, exact, total, net, vat, rounding
     }
     Boot { id, count, after }
     ConnectorSpec { connector, max_ma, phases, volts, plug }
@@ -568,6 +568,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max,
             plug_wait_s,
@@ -605,6 +606,7 @@ impl Coded for Session {
         tariff.put(w);
         put_some(limited.then_some(limits), w);
         accepted_at.put(w);
+        w.signed(learned_at.0.wrapping_sub(accepted_at.0));
         w.signed(start_by.0.wrapping_sub(accepted_at.0));
         idle_s_max.put(w);
         plug_wait_s.put(w);
@@ -632,6 +634,7 @@ impl Coded for Session {
         let tariff = Coded::get(r)?;
         let limits = some(limits, r)?.unwrap_or_default();
         let accepted_at: ev_contract::time::UnixMs = Coded::get(r)?;
+        let learned_at = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         let start_by = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         Ok(Self {
             id,
@@ -647,6 +650,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max: Coded::get(r)?,
             plug_wait_s: Coded::get(r)?,

@@ -9,13 +9,13 @@ use ev_contract::{
     ids::{ConnectorId, CpId, SessionId},
     time::UnixMs,
     units::{Amount, Mwh},
-    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading},
+    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, TimeQuality},
 };
 
 use super::{
     Ctx, Incoming, Run,
     finish::{self, Correction, Ended},
-    metering::{self, Capability, Step},
+    metering::{self, Believable, Capability, Step},
     session::{open_phase, tariff_at},
 };
 use crate::{
@@ -287,7 +287,7 @@ fn fact(
     record: &EdgeRecord,
     spool: &mut Spool,
 ) -> Result<Option<Flag>, Unusable> {
-    let at = metering::believable(record.at, ctx.now.wall);
+    let now = ctx.now.wall;
     match &record.fact {
         EdgeFact::Accepted { session_id, .. } => {
             let session = own(tx, run, *session_id)?;
@@ -330,7 +330,9 @@ fn fact(
                     origin: *origin,
                     claims_driver: driver_id.is_some(),
                     token: token.clone(),
-                    at,
+                    at: record.at.min(now),
+                    quality: record.quality,
+                    now,
                 },
             )
             .map(|()| driver_id.as_ref().map(|_| Flag::DriverClaimed))
@@ -344,6 +346,7 @@ fn fact(
             match session.stage {
                 Stage::Ordered | Stage::Taken { .. } => {
                     let mut session = Session::clone(&session);
+                    let believable = Believable::of(&session, now);
                     session.stage = Stage::Energy {
                         phase: Phase::Charging,
                         meter: metering::begin(
@@ -351,7 +354,7 @@ fn fact(
                             reading,
                             device_tx,
                             Phase::Charging,
-                            ctx.now.wall,
+                            believable,
                         ),
                     };
                     tx.put(Write::Session(Arc::new(session)));
@@ -393,6 +396,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
@@ -408,6 +412,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(ended(
                 tx,
                 ctx,
@@ -486,7 +491,11 @@ struct Opened {
     origin: Origin,
     claims_driver: bool,
     token: Option<String>,
+    /// As the charge point says.
     at: UnixMs,
+    quality: TimeQuality,
+    /// When central learns of it.
+    now: UnixMs,
 }
 
 /// How a session can have begun at a charge point. That central or an operator began it is not for
@@ -537,6 +546,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         tariff,
         limits: ev_contract::v1::Limits::default(),
         accepted_at: opened.at,
+        learned_at: opened.now,
         start_by: opened.at,
         plug_wait_s: 0,
         stage: Stage::Taken {
@@ -551,6 +561,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
             .collect(),
         json: false,
     };
+    metering::note_clock(&mut session.flags, opened.quality);
     for other in &connector.open {
         if tx
             .session(*other)
@@ -579,7 +590,7 @@ fn meter_into(
     reading: Option<&Reading>,
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
-    let now = ctx.now.wall;
+    let believable = Believable::of(session, ctx.now.wall);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
             if let Some(reading) = reading {
@@ -587,7 +598,7 @@ fn meter_into(
                 let phase = phase.unwrap_or(Phase::Charging);
                 session.stage = Stage::Energy {
                     phase,
-                    meter: metering::begin(&mut session.flags, reading, "", phase, now),
+                    meter: metering::begin(&mut session.flags, reading, "", phase, believable),
                 };
             } else if let Some(phase) = phase {
                 session.stage = Stage::Taken { phase };
@@ -601,11 +612,23 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
-            metering::read(meter, &mut session.flags, reading?, *current, now, can)
+            metering::read(
+                meter,
+                &mut session.flags,
+                reading?,
+                *current,
+                believable,
+                can,
+            )
         }
-        Stage::Standing { meter, .. } => {
-            metering::read(meter, &mut session.flags, reading?, Phase::Idle, now, can)
-        }
+        Stage::Standing { meter, .. } => metering::read(
+            meter,
+            &mut session.flags,
+            reading?,
+            Phase::Idle,
+            believable,
+            can,
+        ),
         Stage::Ended { .. } => None,
     }
 }
@@ -713,7 +736,8 @@ fn late(
         .meter
         .clone()
         .or_else(|| receipt.meters.last().cloned());
-    let at = metering::believable(reading.at, ctx.now.wall);
+    let believable = Believable::of(session, ctx.now.wall);
+    let at = believable.nearest(reading.at);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
         // Central saw no energy begin: the meter counts from here, and the start is due.
@@ -743,7 +767,7 @@ fn late(
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let since = receipt.started_at.unwrap_or(session.accepted_at);
     let (since, at) = (
-        metering::flowed_since(since, &session.flags, reading, at),
+        metering::flowed_since(since, &session.flags, reading, believable.past(reading.at)),
         at.max(since),
     );
     let another = reading.meter_id != last.meter_id || reading.meter_epoch != last.meter_epoch;

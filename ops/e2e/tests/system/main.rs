@@ -6,6 +6,7 @@ mod attacks;
 mod audit;
 mod charging;
 mod clients;
+mod clocks;
 mod crash_points;
 mod day_two;
 mod door;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use central_core::{
+    clocks::{Clocks, Judged},
     decide::{
         Ask, Command, CommandAnswer, Ctx, Known, Run, Settings, Unrecorded, Verb, Wish, decide,
         known,
@@ -186,6 +187,7 @@ pub struct Replica {
     pub lag: (u64, u64),
     /// Its wall clock is off by so much.
     pub off_ms: i64,
+    clocks: Clocks,
     /// What it has applied.
     pub log: Log,
     id: ReplicaId,
@@ -220,6 +222,7 @@ impl Replica {
             cut_until_ms: 0,
             lag: (0, 0),
             off_ms: 0,
+            clocks: Clocks::default(),
             log: Log::default(),
             id: format!("central-{index}")
                 .parse()
@@ -260,6 +263,7 @@ impl Replica {
         self.uncopied.clear();
         self.probes.clear();
         self.behind = None;
+        self.clocks = Clocks::default();
         self.log = match net.snapshot.as_deref().map(decode_state) {
             None => Log::default(),
             Some(Ok(state)) => {
@@ -347,6 +351,11 @@ impl Replica {
         }
     }
 
+    /// Whether its clock goes with others.
+    fn clock_is_right(&self, net: &Net) -> bool {
+        self.clocks.judge(self.now(net)) == Judged::Right
+    }
+
     fn cut(&self, net: &Net) -> bool {
         net.t_ms < self.cut_until_ms
     }
@@ -367,6 +376,17 @@ impl Replica {
         {
             self.serving = Serving::Barrier;
             self.push(net, Kind::Barrier);
+        }
+        if !self.cut(net) && net.t_ms >= net.ledger_down_until_ms {
+            let mono_ms = self.now(net).mono_ms;
+            self.clocks.server_said(net.wall(), mono_ms, mono_ms);
+        }
+        if !self.clock_is_right(net) {
+            if self.serving == Serving::Yes {
+                self.waiting.clear();
+                self.probes.clear();
+            }
+            return;
         }
         self.answer_late(net);
         let due: Vec<u64> = self
@@ -437,6 +457,9 @@ impl Replica {
     }
 
     fn question(&mut self, net: &mut Net, question: Question) {
+        if !self.clock_is_right(net) {
+            return;
+        }
         let kind = match question {
             Question::Request(ask, wish) => Kind::Request(ask, wish),
             Question::Query { driver, session } => Kind::Query {
@@ -549,6 +572,9 @@ impl Replica {
         if let Serving::Replaying { .. } = self.serving {
             return;
         }
+        if !self.clock_is_right(net) {
+            return;
+        }
         let now = self.now(net);
         let (mut due, later): (VecDeque<Item>, VecDeque<Item>) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -614,6 +640,7 @@ impl Replica {
             attempts: 0,
             items,
         });
+        net.judge.spoke(self.index, self.off_ms);
         let id = self.in_flight[self.in_flight.len() - 1].frame.id;
         self.append(net, id);
     }
@@ -687,6 +714,15 @@ impl Replica {
             if net.judge.broken.is_some() {
                 return;
             }
+            let live = !matches!(self.serving, Serving::Replaying { .. });
+            if live
+                && frame.by != self.id
+                && let Some(landed_at) = net.landed_at(next)
+            {
+                let mono_ms = self.now(net).mono_ms;
+                self.clocks
+                    .frame_landed(&frame.by, frame.at, landed_at, mono_ms);
+            }
             next += 1;
         }
         if let Serving::Replaying { target } = self.serving
@@ -734,6 +770,9 @@ impl Replica {
         let in_flight = self.in_flight.remove(index);
         if self.serving == Serving::Barrier {
             self.serving = Serving::Yes;
+        }
+        if !self.clock_is_right(net) {
+            return;
         }
         let all_valid = applied.valid.iter().all(|valid| *valid);
         for (item, part) in in_flight.items {
@@ -894,6 +933,7 @@ impl Replica {
     }
 
     fn answer(&mut self, net: &mut Net, ask: &Ask, said: &Said) {
+        net.judge.spoke(self.index, self.off_ms);
         net.judge.said(&ask.asker, &ask.request, ask.content, said);
         if !self.cut(net) {
             net.to_asker(&mut self.dice, ask, said);
@@ -945,6 +985,7 @@ impl Replica {
     }
 
     fn send(&mut self, net: &mut Net, cabinet: usize, message: ToCabinet) {
+        net.judge.spoke(self.index, self.off_ms);
         if !self.cut(net) {
             net.to_cabinet(&mut self.dice, cabinet, message);
         }
@@ -1033,6 +1074,9 @@ impl Replica {
     }
 
     fn attempt_orders(&mut self, net: &mut Net) {
+        if !self.clock_is_right(net) {
+            return;
+        }
         let now = net.t_ms;
         let mut due = Vec::new();
         for (subject, pending) in &mut self.orders {

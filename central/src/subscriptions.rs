@@ -584,6 +584,7 @@ impl Shared {
             tracing::warn!(cp = to, %error, "records not taken");
         }
         let answer = EvtReply {
+            aside: None,
             tag: Tag::new(),
             to,
             epoch: String::new(),

@@ -339,8 +339,12 @@ impl Verifier {
         let spools = state.spools_by_place().fold((0, 0), |sum, (_, spool)| {
             (sum.0 + spool.quarantined, sum.1 + spool.missing)
         });
+        let others = state.charge_points_after(None);
+        let apart: u64 = others
+            .filter_map(|(_, cp)| cp.other.as_ref().map(|other| other.kept))
+            .sum();
         self.report.waiting = waiting;
-        (self.report.quarantined, self.report.missing) = spools;
+        (self.report.quarantined, self.report.missing) = (spools.0 + apart, spools.1);
         self.report.open = u64::try_from(state.open_sessions().count()).unwrap_or(u64::MAX);
         for (pos, id) in lost {
             let what = format!("{} is not in the CDR stream", name(id));

@@ -371,10 +371,18 @@ impl Engine {
             self.answer_request(item, known);
             return;
         }
-        if let ItemKind::Decide(Command::Sync(cp, _))
-        | ItemKind::Decide(Command::Intake(Run { cp, .. })) = &item.kind
-        {
-            self.heard.sign_of_life(cp, super::wall());
+        let from = match &item.kind {
+            ItemKind::Decide(Command::Sync(cp, sync)) => Some((cp, sync.boot.id)),
+            ItemKind::Decide(Command::Intake(Run { cp, boot, .. })) => Some((cp, *boot)),
+            _ => None,
+        };
+        if let Some((cp, boot)) = from {
+            let there = self.log.state().charge_point(cp);
+            let other = there.and_then(|e| e.value.other.as_deref());
+            // What is not obeyed says nothing about the charge point's reach.
+            if other.is_none_or(|o| o.boot.id != boot) {
+                self.heard.sign_of_life(cp, super::wall());
+            }
         }
         // Whether a charge point is there is asked before it is said that it is not.
         if let ItemKind::Decide(Command::Request(_, Wish::Start { cp, .. })) = &item.kind {

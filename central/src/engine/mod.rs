@@ -698,7 +698,7 @@ impl Engine {
             }
             Write::Connector(cp, id, connector) => {
                 let subject = orders::Subject::Service(cp.clone(), *id);
-                if effects::service_order(cp, *id, connector, now).is_some() {
+                if effects::has_service_order(connector) {
                     self.orders
                         .want(subject, cp, connector.service_revision, mine);
                 } else {
@@ -709,11 +709,12 @@ impl Engine {
                         .want(orders::Subject::Standing(*session), cp, 0, mine);
                 }
             }
+            // What was sent to the process before is not answered by the one that follows it.
+            Write::ChargePoint(cp, _) => self.orders.hurry(cp),
             Write::Tariff(tariff) => self.metrics.currency(&tariff.terms.currency),
             Write::Driver(..)
             | Write::Spool(..)
             | Write::Request(..)
-            | Write::ChargePoint(..)
             | Write::TariffScope(..)
             | Write::Enrolment(..)
             | Write::Forget(_) => {}
@@ -789,7 +790,10 @@ impl Engine {
                     return false;
                 };
                 let cp = entry.value.cp.clone();
-                match effects::order(&entry.value, now) {
+                let Some(boot) = effects::boot(state, &cp) else {
+                    return false;
+                };
+                match effects::order(&entry.value, boot, now) {
                     None => false,
                     Some(Order::Start(command)) => {
                         let id = command.command_id.clone();
@@ -811,17 +815,17 @@ impl Engine {
                 let stands = state
                     .connector(&at)
                     .is_some_and(|c| c.value.standing_stops.contains(id));
-                if stands {
-                    let command = effects::standing_stop(&entry.value, now);
+                if let Some(boot) = effects::boot(state, &at.0).filter(|_| stands) {
+                    let command = effects::standing_stop(&entry.value, boot, now);
                     let id = command.command_id.clone();
                     self.command(subject, at.0, "stop", id, &command);
                 }
                 stands
             }
             orders::Subject::Service(cp, id) => {
-                let order = state
-                    .connector(&(cp.clone(), *id))
-                    .and_then(|c| effects::service_order(cp, *id, &c.value, now));
+                let order = state.connector(&(cp.clone(), *id)).and_then(|c| {
+                    effects::service_order(cp, *id, &c.value, effects::boot(state, cp)?, now)
+                });
                 if let Some(command) = &order {
                     let id = command.command_id.clone();
                     self.command(subject, cp.clone(), "set_service", id, command);
@@ -956,6 +960,7 @@ impl Engine {
                     _ => Verb::Stop,
                 },
                 epoch: answer.epoch,
+                boot: answer.boot,
                 outcome: answer.outcome,
                 code: answer.code,
                 raw: answer.raw,

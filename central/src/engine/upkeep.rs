@@ -57,7 +57,6 @@ impl Engine {
     /// What the state says has yet to be done, once the ledger is read: what came in between is over.
     pub(super) fn after_replay(&mut self) {
         self.litter = Vec::new();
-        let now = wall();
         let state = self.log.state();
         for (_, tariff) in state.tariff_scopes() {
             self.metrics.currency(&tariff.terms.currency);
@@ -87,7 +86,7 @@ impl Engine {
             }
         }
         for ((cp, id), connector) in state.connectors() {
-            if effects::service_order(cp, id, connector, now).is_some() {
+            if effects::has_service_order(connector) {
                 orders.push((
                     orders::Subject::Service(cp.clone(), id),
                     cp.clone(),

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     frame::{Evidence, Write},
     keys::Key,
-    model::{Reported, Session, Spool, Stage},
+    model::{ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
     pricing,
     tx::Tx,
 };
@@ -81,11 +81,22 @@ impl Share {
 
 /// Takes in a run; `Err` when the charge point never presented itself.
 pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) -> Result<(), Code> {
-    if tx.charge_point(&run.cp).is_none() {
+    let Some(present) = tx.charge_point(&run.cp) else {
         return Err(Code::UnknownChargePoint);
+    };
+    if !present.obeys(&run.epoch, run.boot) {
+        keep_apart(tx, run, &present, share);
+        return Ok(());
     }
     let before = tx.spool(&run.cp, &run.epoch).unwrap_or_default();
     let mut spool = before.clone();
+    let last = spool.next.checked_sub(1).and_then(|n| run.at(n));
+    if let (Some(known), Some(last)) = (spool.last, last)
+        && known != fingerprint(last)
+    {
+        keep_doubles(tx, run, &mut spool);
+        spool.last = Some(fingerprint(last));
+    }
     if run.first > spool.next {
         spool.missing += run.first - spool.next;
         if share.flags {
@@ -99,6 +110,7 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
             Vec::new(),
         );
         spool.next = run.first;
+        spool.last = None;
     }
     if run.from <= spool.next {
         let next = spool.next;
@@ -113,12 +125,88 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
                 take(tx, ctx, run, seq, incoming, &mut spool);
             }
             spool.next = seq + 1;
+            spool.last = Some(fingerprint(incoming));
         }
     }
     if spool != before {
         tx.put(Write::Spool(run.cp.clone(), run.epoch.clone(), spool));
     }
     Ok(())
+}
+
+/// Keeps the records of an agent that is not obeyed: word for word in the ledger, up to a bound. They
+/// are no part of any session, and its spool goes on to hold them.
+fn keep_apart(tx: &mut Tx<'_, '_>, run: &Run, present: &ChargePoint, share: Share) {
+    let Some(other) = present
+        .other
+        .as_deref()
+        .filter(|o| o.epoch == run.epoch && o.boot.id == run.boot)
+    else {
+        return;
+    };
+    let mut other = other.clone();
+    let next = other.next.max(run.first);
+    let room = usize::try_from(OtherAgent::KEPT_MAX.saturating_sub(other.kept)).unwrap_or(0);
+    let wanted = (run.from..)
+        .zip(&run.records)
+        .skip_while(|(seq, _)| *seq < next);
+    for (seq, incoming) in wanted.take(share.most.min(room)) {
+        if seq != other.next.max(run.first) {
+            break;
+        }
+        let why = format!(
+            "sent by boot {} while boot {} is obeyed",
+            run.boot, present.boot.id
+        );
+        keep(tx, run, seq, why, incoming.raw.to_vec());
+        other.next = seq + 1;
+        other.kept += 1;
+    }
+    if present.other.as_deref() != Some(&other) {
+        tx.put(Write::ChargePoint(
+            run.cp.clone(),
+            Arc::new(ChargePoint {
+                other: Some(Box::new(other)),
+                ..present.clone()
+            }),
+        ));
+    }
+}
+
+/// Records whose numbers central has from another store with the same epoch: a copy that ran before
+/// this one. From where on they differ cannot be told, so that all that come again are kept.
+fn keep_doubles(tx: &mut Tx<'_, '_>, run: &Run, spool: &mut Spool) {
+    let next = spool.next;
+    let doubles = (run.from..)
+        .zip(&run.records)
+        .take_while(|(seq, _)| *seq < next);
+    for (seq, incoming) in doubles {
+        let why = "another copy of the store has sent another record with this number".to_owned();
+        set_aside(tx, run, seq, incoming, why, spool);
+    }
+}
+
+/// What a record keeps when its agent mends its time: what it is, about what, and the register.
+fn fingerprint(incoming: &Incoming) -> u32 {
+    let mut hasher = blake3::Hasher::new();
+    match &incoming.record {
+        Ok(record) => {
+            let fact = &record.fact;
+            hasher.update(fact.kind().as_bytes());
+            if let Some(session) = fact.session() {
+                hasher.update(session.uuid().as_bytes());
+            }
+            if let Some(reading) = fact.reading() {
+                hasher.update(&reading.register_mwh.0.to_be_bytes());
+            }
+        }
+        Err(_) => {
+            hasher.update(&incoming.raw);
+        }
+    }
+    let mut short = [0; 4];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..4]);
+    u32::from_be_bytes(short)
 }
 
 fn take(
@@ -374,19 +462,7 @@ fn fact(
 }
 
 fn meter_name_len(fact: &EdgeFact) -> usize {
-    match fact {
-        EdgeFact::Started { reading, .. } | EdgeFact::Checkpoint { reading, .. } => {
-            reading.meter_id.len()
-        }
-        EdgeFact::Phase { reading, .. }
-        | EdgeFact::EnergyEnded { reading, .. }
-        | EdgeFact::Ended { reading, .. } => reading.as_ref().map_or(0, |r| r.meter_id.len()),
-        EdgeFact::Accepted { .. }
-        | EdgeFact::OpenedAtEdge { .. }
-        | EdgeFact::Connector { .. }
-        | EdgeFact::Booted { .. }
-        | EdgeFact::Anomaly { .. } => 0,
-    }
+    fact.reading().map_or(0, |r| r.meter_id.len())
 }
 
 fn known_connector(tx: &mut Tx<'_, '_>, cp: &CpId, connector: ConnectorId) -> Result<(), Unusable> {

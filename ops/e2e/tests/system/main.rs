@@ -25,6 +25,7 @@ mod renewal;
 mod reports;
 mod storms;
 mod swarm;
+mod twins;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

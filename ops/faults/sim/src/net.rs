@@ -8,7 +8,7 @@ use central_core::{
     state::State,
 };
 use edge_core::{
-    Answer as EdgeAnswer, Command as EdgeCommand,
+    Answer as EdgeAnswer, Command as EdgeCommand, EvtOutcome, Standing,
     hardware::{HwAnswer, HwCommand, HwFact},
 };
 use ev_contract::{
@@ -134,6 +134,8 @@ pub enum ToCabinet {
         ts: UnixMs,
         /// The wanted number.
         next: u64,
+        /// Whether it is obeyed.
+        standing: Standing,
         /// Of which epoch.
         epoch: String,
     },
@@ -141,12 +143,8 @@ pub enum ToCabinet {
     Evt {
         /// In which life it was asked.
         life: u32,
-        /// Of which epoch.
-        epoch: String,
-        /// The wanted number.
-        next: u64,
-        /// Nothing was taken.
-        refused: bool,
+        /// What became of it.
+        outcome: EvtOutcome,
     },
 }
 

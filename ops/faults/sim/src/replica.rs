@@ -21,10 +21,10 @@ use central_core::{
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
 };
-use edge_core::Command as EdgeCommand;
+use edge_core::{Command as EdgeCommand, EvtOutcome, Standing};
 use ev_contract::{
     codes::Code,
-    ids::{ConnectorId, CpId, DriverId, ReplicaId, SessionId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, SessionId},
     limits::OFFLINE_AFTER_MS,
     time::{Now, UnixMs},
     v1::{PingCommand, Reach, SyncRequest},
@@ -299,11 +299,10 @@ impl Replica {
 
     /// What a snapshot says has yet to be done.
     fn after_snapshot(&mut self, net: &Net) {
-        let now = self.wall(net);
         let mut orders = Vec::new();
         let mut receipts = Vec::new();
         for session in self.log.state().sessions_oldest_first() {
-            if effects::order(session, now).is_some() {
+            if effects::has_order(session) {
                 orders.push((
                     Subject::Session(session.id),
                     u64::from(session.stop.is_some()),
@@ -323,7 +322,7 @@ impl Replica {
             }
         }
         for ((cp, id), connector) in self.log.state().connectors() {
-            if effects::service_order(cp, id, connector, now).is_some() {
+            if effects::has_service_order(connector) {
                 orders.push((Subject::Service(cp.clone(), id), connector.service_revision));
             }
             orders.extend(
@@ -876,33 +875,57 @@ impl Replica {
                 sync,
                 sent,
             } => {
+                let obeyed = self.obeys(&sync.cp_id, &sync.epoch, sync.boot.id);
                 let message = ToCabinet::Synced {
                     life: sent.1,
+                    standing: if obeyed {
+                        Standing::Obeyed
+                    } else {
+                        Standing::NotObeyed
+                    },
                     sent_mono_ms: sent.0,
                     ts: self.wall(net),
-                    next: self.wanted(&sync.cp_id, &sync.epoch),
+                    next: if obeyed {
+                        self.wanted(&sync.cp_id, &sync.epoch)
+                    } else {
+                        0
+                    },
                     epoch: sync.epoch.to_string(),
                 };
                 self.send(net, cabinet, message);
             }
             Kind::Run { cabinet, run, life } => {
-                let message = ToCabinet::Evt {
-                    life,
-                    epoch: run.epoch.to_string(),
-                    next: if unrecorded == Some(Unrecorded::Unpresented) {
-                        0
-                    } else {
-                        self.wanted(&run.cp, &run.epoch)
-                    },
-                    refused: unrecorded == Some(Unrecorded::Unpresented),
+                let unpresented = unrecorded == Some(Unrecorded::Unpresented);
+                let outcome = if unpresented || self.obeys(&run.cp, &run.epoch, run.boot) {
+                    EvtOutcome::Answered {
+                        epoch: run.epoch.to_string(),
+                        next: if unpresented {
+                            0
+                        } else {
+                            self.wanted(&run.cp, &run.epoch)
+                        },
+                        refused: unpresented,
+                    }
+                } else {
+                    let there = self.log.state().charge_point(&run.cp);
+                    let other = there.and_then(|e| e.value.other.as_deref());
+                    EvtOutcome::NotObeyed {
+                        aside: other.filter(|o| o.boot.id == run.boot).map(|o| o.next),
+                    }
                 };
+                let message = ToCabinet::Evt { life, outcome };
                 self.send(net, cabinet, message);
             }
             Kind::Answered(_) | Kind::Release(_) | Kind::Forget(_) | Kind::Barrier => {}
         }
     }
 
-    fn wanted(&self, cp: &CpId, epoch: &ev_contract::ids::Epoch) -> u64 {
+    fn obeys(&self, cp: &CpId, epoch: &Epoch, boot: BootId) -> bool {
+        let there = self.log.state().charge_point(cp);
+        there.is_some_and(|e| e.value.obeys(epoch, boot))
+    }
+
+    fn wanted(&self, cp: &CpId, epoch: &Epoch) -> u64 {
         self.log
             .state()
             .spool(&(cp.clone(), epoch.clone()))
@@ -971,13 +994,12 @@ impl Replica {
     // -- What follows from the state --------------------------------------------------------------
 
     fn follow(&mut self, net: &mut Net, applied: &Applied) {
-        let now = self.wall(net);
         let mine = applied.frame.as_ref().is_some_and(|f| f.by == self.id);
         for write in applied.writes() {
             match write {
                 Write::Session(session) => {
                     let subject = Subject::Session(session.id);
-                    if effects::order(session, now).is_some() {
+                    if effects::has_order(session) {
                         self.want(net, subject, u64::from(session.stop.is_some()), mine);
                     } else {
                         self.orders.remove(&subject);
@@ -993,7 +1015,7 @@ impl Replica {
                 }
                 Write::Connector(cp, id, connector) => {
                     let subject = Subject::Service(cp.clone(), *id);
-                    if effects::service_order(cp, *id, connector, now).is_some() {
+                    if effects::has_service_order(connector) {
                         self.want(net, subject, connector.service_revision, mine);
                     } else {
                         self.orders.remove(&subject);
@@ -1107,24 +1129,26 @@ impl Replica {
     fn command_of(&self, subject: &Subject, now: UnixMs) -> Option<(EdgeCommand, Verb)> {
         let state = self.log.state();
         match subject {
-            Subject::Session(id) => match effects::order(&state.session(*id)?.value, now)? {
-                Order::Start(command) => Some((EdgeCommand::Start(command), Verb::Start)),
-                Order::Stop(command) => Some((EdgeCommand::Stop(command), Verb::Stop)),
-            },
+            Subject::Session(id) => {
+                let session = &state.session(*id)?.value;
+                let boot = effects::boot(state, &session.cp)?;
+                match effects::order(session, boot, now)? {
+                    Order::Start(command) => Some((EdgeCommand::Start(command), Verb::Start)),
+                    Order::Stop(command) => Some((EdgeCommand::Stop(command), Verb::Stop)),
+                }
+            }
             Subject::Standing(id) => {
                 let session = &state.session(*id)?.value;
                 let at = (session.cp.clone(), session.connector);
                 let stands = state.connector(&at)?.value.standing_stops.contains(id);
-                stands.then(|| {
-                    (
-                        EdgeCommand::Stop(effects::standing_stop(session, now)),
-                        Verb::Stop,
-                    )
-                })
+                let boot = effects::boot(state, &session.cp).filter(|_| stands)?;
+                let stop = effects::standing_stop(session, boot, now);
+                Some((EdgeCommand::Stop(stop), Verb::Stop))
             }
             Subject::Service(cp, id) => {
                 let connector = &state.connector(&(cp.clone(), *id))?.value;
-                let command = effects::service_order(cp, *id, connector, now)?;
+                let command =
+                    effects::service_order(cp, *id, connector, effects::boot(state, cp)?, now)?;
                 Some((EdgeCommand::SetService(command), Verb::Stop))
             }
         }
@@ -1165,6 +1189,7 @@ impl Replica {
                 session,
                 verb,
                 epoch: answer.epoch.clone(),
+                boot: answer.boot,
                 outcome: answer.outcome,
                 code: answer.code,
                 raw: answer.raw.clone(),

@@ -215,14 +215,15 @@ pub(super) fn read(
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;
     }
+    let has_room = meter.spans.len() < Metering::SPANS_MAX;
     let last = meter.spans.last_mut()?;
     match step(last, since, reading, at, can) {
         Step::Rises => last.to_mwh = reading.register_mwh,
-        Step::OverEnd(end, span) if meter.spans.len() < Metering::SPANS_MAX => {
+        Step::OverEnd(end, span) if has_room => {
             last.to_mwh = end;
             meter.spans.push(span);
         }
-        Step::Another(span) if meter.spans.len() < Metering::SPANS_MAX => {
+        Step::Another(span) if has_room => {
             flags.insert(Flag::MeterReset);
             meter.spans.push(span);
         }

@@ -187,6 +187,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
         },
         Command::Sync(cp, sync) => {
             sync::present(&mut tx, cp, sync);
+            intake::presented(&mut tx, cp, sync);
             Kind::Synced
         }
         Command::Intake(run) => return take_in(overlay, ctx, run),

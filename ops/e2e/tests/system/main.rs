@@ -8,6 +8,7 @@ mod charging;
 mod clients;
 mod crash_points;
 mod day_two;
+mod disks;
 mod door;
 mod enrolment;
 mod faults;

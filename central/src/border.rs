@@ -708,6 +708,11 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
     if sync.version.len() > TEXT_BYTES_MAX {
         return Err(invalid("version: too long"));
     }
+    if !(1..=sync.next).contains(&sync.first) || sync.next > u64::MAX / 2 {
+        return Err(invalid(
+            "first and next: records are numbered from 1, first is at most next",
+        ));
+    }
     Ok((cp, sync))
 }
 

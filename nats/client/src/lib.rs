@@ -23,7 +23,7 @@ use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
 use crate::{crowd::Crowd, loss::Losses};
-pub use credential::{Credential, CredentialError, inbox_prefix};
+pub use credential::{Credential, CredentialError, FIRST_LEDGER_TAG, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
 pub use terms::{REMIND_EVERY_S, Reminder, Rhythm, Term, Terms, WARN_BEFORE_S, What, shown_time};

@@ -61,6 +61,7 @@ impl Keys {
         let own = realm
             .enrol(Role::Central, OWN_NAME, CREDS_DAYS, now_s())?
             .path;
+        realm.await_first_central()?;
         // Both lock the folder.
         drop(realm);
         let server =

@@ -199,6 +199,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
         },
         Command::Sync(cp, sync) => {
             sync::present(&mut tx, ctx, cp, sync);
+            intake::presented(&mut tx, cp, sync);
             Kind::Synced
         }
         Command::Intake(run) => return take_in(overlay, ctx, run),

@@ -52,7 +52,7 @@ use anyhow::Context as _;
 use async_nats::jetstream;
 use central_core::state::{Alarm, Log};
 use ev_client::{Access, LinkEvent, Pauses, Reminder, Rhythm, Terms, What};
-use ev_contract::streams;
+use ev_contract::{ids::CpId, streams};
 use ev_service::Manager;
 use tokio::{
     net::TcpListener,
@@ -274,7 +274,9 @@ async fn serve(
         Arc::clone(&metrics),
     );
     let (seen, writing) = uptime::start(js.clone());
-    let mut watching = watch_the_door(&config, configs.clone(), &audit, &metrics, bridge).await?;
+    let (left_to, left) = mpsc::channel(door::LEFT_MAX);
+    let mut watching =
+        watch_the_door(&config, configs.clone(), &audit, &metrics, bridge, left_to).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         configs.clone(),
@@ -295,6 +297,7 @@ async fn serve(
         .run(Inputs {
             questions,
             heartbeats,
+            left,
             entries,
             answers,
             configs,
@@ -349,6 +352,7 @@ async fn watch_the_door(
     audit: &Audit,
     metrics: &Arc<Metrics>,
     bridge: &OnceLock<Arc<Bridge>>,
+    left: mpsc::Sender<CpId>,
 ) -> anyhow::Result<JoinSet<()>> {
     let Some(access) = config.door_access()? else {
         tracing::warn!(
@@ -364,6 +368,7 @@ async fn watch_the_door(
         configs,
         audit.clone(),
         Arc::clone(metrics),
+        left,
     )
     .await?;
     // Set once, since this runs once.

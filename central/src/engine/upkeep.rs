@@ -7,10 +7,7 @@ use std::{
 };
 
 use central_core::{effects, insight, model::Stage, ripe, state::Alarm, view::Heard};
-use ev_contract::{
-    limits::OFFLINE_AFTER_MS,
-    v1::{Availability, Reach, UptimeRecord},
-};
+use ev_contract::v1::{Availability, Reach, UptimeRecord};
 
 use super::{Engine, Item, TaskDone, answers::cdr_bytes, wall};
 use crate::{
@@ -138,8 +135,7 @@ impl Engine {
 
     /// Writes down whose reach has changed.
     fn note_reach(&mut self) {
-        let settled = self.listening.settled();
-        for (cp, reach, at) in self.heard.news(settled, settled) {
+        for (cp, reach, at) in self.heard.news(&self.listening) {
             self.trail.reach(&cp, reach, at);
         }
     }
@@ -150,18 +146,19 @@ impl Engine {
         if !self.uptime.is_due(minute) {
             return;
         }
-        let settled = self.listening.settled();
-        let heard = &self.heard;
+        let (listening, heard) = (&self.listening, &self.heard);
         // Those who are not heard right after a begin may only be late.
-        let sights = self.listening.hears().then(|| {
+        let sights = listening.hears().then(|| {
             insight::fleet(self.log.state(), heard).map(|(cp, present, connector, is)| Sight {
+                is: match is {
+                    Availability::Offline if !listening.settled(heard.beat_ms(cp)) => {
+                        Availability::Unknown
+                    }
+                    is => is,
+                },
                 cp: cp.clone(),
                 site: present.site.clone(),
                 connector,
-                is: match is {
-                    Availability::Offline if !settled => Availability::Unknown,
-                    is => is,
-                },
             })
         });
         let records = self.uptime.look(minute, sights);
@@ -239,9 +236,8 @@ impl Engine {
     fn release(&mut self) {
         let after = self.config.release_after();
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let silence = after.max(Duration::from_millis(OFFLINE_AFTER_MS));
         let heard = &self.heard;
-        let silent = |cp: &_| heard.silence(cp) > silence && heard.reach(cp) == Reach::Offline;
+        let silent = |cp: &_| heard.silence(cp) > after && heard.reach(cp) == Reach::Offline;
         for session in ripe::to_release(self.log.state(), after_ms, wall(), silent) {
             self.waiting.push(Item::release(session));
         }

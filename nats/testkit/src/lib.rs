@@ -28,5 +28,5 @@ pub use nats::NatsServer;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder, hush};
 pub use programs::{crash_program, nats_server_program, our_program, workspace_root};
-pub use proxy::TcpProxy;
+pub use proxy::{TcpProxy, Traffic};
 pub use wait::{PATIENCE, wait_for, wait_until};

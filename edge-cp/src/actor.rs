@@ -150,8 +150,6 @@ pub struct Setup {
     pub reach: Reach,
     /// Its store.
     pub store: Place,
-    /// How many times faster than real its charger runs.
-    pub speed: u32,
     /// How often what is said.
     pub rates: Rates,
     /// Its hardware.
@@ -236,7 +234,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
     });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
-        (setup.config, setup.speed, setup.rates),
+        (setup.config, setup.rates),
         (store, stored),
         uplink,
         setup.hardware.commands,
@@ -335,7 +333,6 @@ enum Waiter {
 
 struct Actor {
     config: Arc<ChargePointConfig>,
-    speed: u32,
     rates: Rates,
     watched: Watched,
     core: ChargePoint,
@@ -412,7 +409,7 @@ enum SyncState {
 
 impl Actor {
     fn new(
-        (config, speed, rates): (Arc<ChargePointConfig>, u32, Rates),
+        (config, rates): (Arc<ChargePointConfig>, Rates),
         (store, stored): (Store, Stored),
         uplink: Uplink,
         hardware: mpsc::Sender<HwCommand>,
@@ -423,7 +420,6 @@ impl Actor {
             cp_id: config.id.clone(),
             connectors: config.connectors.clone(),
             free_vending: config.simulator.free_vending,
-            speed,
         };
         let now = Instant::now();
         let mut core = ChargePoint::boot(identity, stored, clock.now());
@@ -431,7 +427,6 @@ impl Actor {
         Self {
             core,
             config,
-            speed,
             rates,
             watched: Watched::new(&rates),
             clock,
@@ -926,7 +921,6 @@ impl Actor {
             time_zone: self.config.time_zone.clone(),
             connectors: self.config.connectors.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sim_speed: self.speed,
             first: self.core.spool().first(),
             next: self.core.spool().next(),
             sessions: self.core.open_sessions().collect(),

@@ -30,8 +30,6 @@ pub struct ChargePoint {
     pub version: Arc<str>,
     /// The epoch of its spool. Acceptance pins it.
     pub epoch: Epoch,
-    /// How much faster than real its simulated charger runs.
-    pub sim_speed: u32,
 }
 
 impl ChargePoint {

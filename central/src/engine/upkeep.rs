@@ -232,13 +232,19 @@ impl Engine {
         }
     }
 
-    /// Stopped sessions whose charge point has been out of reach for long no longer count.
+    /// Sessions whose charge point is out of reach no longer count, if they were stopped long ago or
+    /// never taken.
     fn release(&mut self) {
         let after = self.config.release_after();
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let heard = &self.heard;
-        let silent = |cp: &_| heard.silence(cp) > after && heard.reach(cp) == Reach::Offline;
-        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent) {
+        let (listening, heard) = (&self.listening, &self.heard);
+        let silent_ms = |cp: &_| {
+            let silence = i64::try_from(heard.silence(cp).as_millis()).unwrap_or(i64::MAX);
+            // What this replica could not hear says nothing.
+            let is_away = heard.reach(cp) == Reach::Offline && listening.settled(heard.beat_ms(cp));
+            is_away.then_some(silence)
+        };
+        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent_ms) {
             self.waiting.push(Item::release(session));
         }
     }

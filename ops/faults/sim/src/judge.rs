@@ -256,7 +256,7 @@ impl Judge {
                         .insert((cp.clone(), *id), Connector::clone(value));
                 }
                 Write::Session(session) => {
-                    self.session(record, session);
+                    self.session(record, frame.at, session);
                     sessions.push(session.id);
                 }
                 Write::Adjustments(id, value) => {
@@ -420,7 +420,7 @@ impl Judge {
         }
     }
 
-    fn session(&mut self, record: &Record, new: &Session) {
+    fn session(&mut self, record: &Record, now: UnixMs, new: &Session) {
         let id = new.id;
         let at = (new.cp.clone(), new.connector);
         let ended_now = match self.cases.get(&id) {
@@ -450,6 +450,15 @@ impl Judge {
                     }
                 } else if old.stop.is_some() && new.stop != old.stop {
                     wrong = Some(("stop stops", format!("the stop of {id} is gone")));
+                } else if !old.counts && new.counts {
+                    wrong = Some(("open sessions of a driver", format!("{id} counts again")));
+                } else if old.counts && !new.counts {
+                    // The clocks of replicas differ: what is over for one may not be for another.
+                    let over = matches!(old.stage, Stage::Ordered) && now > old.start_by;
+                    if old.stop.is_none() && !over {
+                        let what = format!("{id} may charge, was not stopped, and does not count");
+                        wrong = Some(("open sessions of a driver", what));
+                    }
                 } else if rank(&old.stage) > rank(&new.stage) {
                     let what = format!("{id} went from {:?} back to {:?}", old.stage, new.stage);
                     wrong = Some(("stages go forward", what));

@@ -54,6 +54,8 @@ const OTHERS_AFTER_MS: u64 = 2_000;
 const RECORD_WAIT_MS: u64 = 10_000;
 /// How long the appender of an end has, before other replicas copy its receipt.
 const OTHERS_COPY_AFTER_MS: u64 = 15_000;
+/// After it has begun to hear, silence means nothing for so long.
+const SETTLE_MS: u64 = 30_000;
 /// Stopped sessions whose charge point is silent for so long no longer count.
 const RELEASE_AFTER_MS: u64 = 60_000;
 /// Between two looks for old things.
@@ -1180,15 +1182,22 @@ impl Replica {
     }
 
     fn release(&mut self, net: &Net) {
-        let silent = |cp: &CpId| {
-            net.cabinet_of(cp).is_some_and(|cabinet| {
-                let silence =
-                    self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
-                silence > RELEASE_AFTER_MS
-            })
+        // What it could not hear says nothing.
+        let hears_from = self
+            .began_ms
+            .max(self.cut_until_ms)
+            .max(self.frozen_until_ms);
+        if net.t_ms < hears_from + SETTLE_MS {
+            return;
+        }
+        let silent_ms = |cp: &CpId| {
+            let cabinet = net.cabinet_of(cp)?;
+            let silence = self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
+            (self.reach(net, cabinet) == Reach::Offline)
+                .then(|| i64::try_from(silence).unwrap_or(i64::MAX))
         };
         let after = i64::try_from(RELEASE_AFTER_MS).unwrap_or(i64::MAX);
-        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent) {
+        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent_ms) {
             self.push(net, Kind::Release(session));
         }
     }

@@ -6,6 +6,7 @@ mod crowd;
 mod link;
 mod look;
 mod loss;
+mod refusals;
 mod terms;
 mod trouble;
 mod version;
@@ -22,10 +23,11 @@ use std::{
 use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
-use crate::{crowd::Crowd, loss::Losses};
+use crate::{crowd::Crowd, loss::Losses, refusals::Refusals};
 pub use credential::{Credential, CredentialError, FIRST_LEDGER_TAG, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
+pub use refusals::try_now;
 pub use terms::{REMIND_EVERY_S, Reminder, Rhythm, Term, Terms, WARN_BEFORE_S, What, shown_time};
 pub use trouble::{Piece, Trouble};
 pub use version::{SERVER_MIN, Version};
@@ -204,7 +206,8 @@ impl Access {
 
     /// Options for a connection, and whose credential it is. What happens to the connection is
     /// told to `told`. The options' own callbacks for authentication, events and reconnecting are
-    /// taken; everything else can be added.
+    /// taken; everything else can be added. While it is refused for what only a person can mend it is
+    /// tried seldom, and at once when a file, the clock or, by [`try_now`], anything else has changed.
     ///
     /// # Errors
     /// [`AccessError`], before anything is tried.
@@ -223,12 +226,15 @@ impl Access {
         let ever_tried = AtomicBool::new(false);
         let losses = Arc::new(Losses::default());
         let crowd = Arc::new(Crowd::default());
+        let refusals = Arc::new(Refusals::new());
+        let (refused, access) = (Arc::clone(&refusals), Arc::new(self.clone()));
         let teller = Arc::new(Teller {
             access: self.clone(),
             told,
             asked_at: Mutex::new(None),
             losses: Arc::clone(&losses),
             crowd: Arc::clone(&crowd),
+            refusals,
         });
         let options = self
             .bare(&credential)
@@ -243,6 +249,14 @@ impl Access {
                 };
                 crowd.tries(now + pause);
                 pause
+            })
+            // Chooses no server: the library does, in turn.
+            .reconnect_to_server_callback(move |pool, _| {
+                let (refused, access) = (Arc::clone(&refused), Arc::clone(&access));
+                async move {
+                    refused.wait(&access, &pool).await;
+                    None
+                }
             })
             .event_callback(move |event| Arc::clone(&teller).tell(event));
         Ok((options, credential))
@@ -301,6 +315,7 @@ struct Teller<F> {
     asked_at: Mutex<Option<Instant>>,
     losses: Arc<Losses>,
     crowd: Arc<Crowd>,
+    refusals: Arc<Refusals>,
 }
 
 impl<F, Fut> Teller<F>
@@ -313,6 +328,7 @@ where
         if read == Some(LinkEvent::Up) {
             self.losses.up(Instant::now());
             self.crowd.up();
+            self.refusals.up();
         }
         match read {
             None => {}
@@ -451,7 +467,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    fn access(url: &str) -> Access {
+    pub(crate) fn access(url: &str) -> Access {
         Access {
             url: url.into(),
             credentials: "/nowhere/alice.creds".into(),

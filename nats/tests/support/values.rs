@@ -933,6 +933,7 @@ fn charge_point() -> Vec<Case> {
         epoch: "e-7f3a".parse().expect("an id"),
         ts: T,
         clock_offset_ms: Some(-12),
+        every_s: 60,
         uptime_s: 86_400,
         version: "0.1.0".into(),
         spool_depth: 3,

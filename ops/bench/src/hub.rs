@@ -241,6 +241,20 @@ impl Hub {
         Ok(hub)
     }
 
+    /// Somebody who listens to the live values of a charge point, for as long as this is held.
+    ///
+    /// # Errors
+    /// When the server does not let them in.
+    pub async fn watch(&self, cp: &str) -> Result<(async_nats::Client, async_nats::Subscriber)> {
+        let client = self
+            .keys
+            .connect(&self.servers.url(), Account::Drivers)
+            .await?;
+        let values = client.subscribe(format!("ev.v1.cp.{cp}.live.*.*")).await?;
+        client.flush().await?;
+        Ok((client, values))
+    }
+
     /// Waits until every replica of central serves.
     ///
     /// # Errors

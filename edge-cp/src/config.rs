@@ -325,11 +325,8 @@ fn check(file: File, places: &Places, faults: &mut Vec<String>) -> Config {
     let key = file.key.map(|path| find("key", path));
     let state_dir = find("state_dir", file.state_dir);
     let control_socket = file.control_socket.map(|path| find("control_socket", path));
-    if !nats_url_is_usable(&file.nats_url) {
-        faults.push(format!(
-            "nats_url: {:?} is no address of a NATS server; for instance \"nats://127.0.0.1:4222\"",
-            file.nats_url
-        ));
+    if let Err(e) = ev_client::servers(&file.nats_url) {
+        faults.push(format!("nats_url: {e}"));
     }
     if ca.is_none() {
         faults.push("ca: is missing; for instance \"/etc/edge-cp/ca.crt\", which `central enrol certificate` writes".into());
@@ -634,6 +631,8 @@ seed = 7
                 "nats_url",
                 "nats://127.0.0.1:4222",
             ),
+            ("nats://", "http://", "nats_url", "nats://127.0.0.1:4222"),
+            ("nats://", "ws://", "nats_url", "take wss://"),
             ("seed = 7", "soc_pct = 101", "simulator.soc_pct", "0 to 100"),
         ];
         for (old, new, key, right) in table {

@@ -466,6 +466,36 @@ async fn the_right_authority_in_the_place_of_a_wrong_one_is_taken_at_once() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_only_443_goes_out_agents_and_drivers_go_over_websocket() -> Result<()> {
+    let keys = Keys::new()?;
+    let server = NatsServer::start_with_conf(&keys, &keys.websocket()?).await?;
+    let central = Central::start(&server).await?;
+    let url = server.websocket_url();
+    let mut agent = Agent::start(&server, &url, "")?;
+    agent.ready().await;
+    let start = central.start_command(ONE);
+    let id = start.session_id;
+    let alice = keys.connect(&url, Role::Driver, "alice").await?;
+    let driver = start.driver_id.as_ref().unwrap();
+    let mut live = alice.subscribe(Subject::live_of(driver, id)).await?;
+    assert_eq!(
+        central.command("start", &start).await.outcome,
+        Outcome::Taken
+    );
+    agent.plug(ONE).await;
+    tokio::time::timeout(PATIENCE, live.next()).await?.unwrap();
+    // It comes back by itself.
+    agent.process.kill9()?;
+    agent.process.restart()?;
+    assert_eq!(central.stop(id).await.outcome, Outcome::Stopping);
+    central.until("the session ends", is_end(id)).await;
+    // Who keeps the ledger is beside the servers.
+    let refused = keys.connect(&url, Role::Central, "central-b").await;
+    assert!(refused.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_server_of_a_list_will_do() -> Result<()> {
     let server = NatsServer::start().await?;
     let _central = Central::start(&server).await?;

@@ -549,7 +549,7 @@ fn config_dir(option: &str) -> Result<PathBuf, Failure> {
 pub(crate) fn cannot_connect(error: &AccessError) -> Failure {
     let message = error.to_string();
     match error {
-        AccessError::Url(_) => Failure::usage(
+        AccessError::Url(_) | AccessError::InTheClear(_) | AccessError::Mixed => Failure::usage(
             message,
             "write for instance --nats-url nats://127.0.0.1:4222",
         ),

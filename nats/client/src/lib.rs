@@ -89,6 +89,14 @@ pub enum AccessError {
     /// An address is none.
     #[error("`{0}` is no address of a NATS server; for instance nats://127.0.0.1:4222")]
     Url(String),
+    /// Over WebSocket, and in the clear.
+    #[error("`{0}` is WebSocket in the clear, where no server of ours listens; take wss://")]
+    InTheClear(String),
+    /// Some over WebSocket and some not.
+    #[error(
+        "some addresses are wss:// and some are not; take one kind, the other is for other ports"
+    )]
+    Mixed,
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     File {
@@ -136,7 +144,7 @@ impl AccessError {
     #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
-            Self::Url(_) => "nats_url",
+            Self::Url(_) | Self::InTheClear(_) | Self::Mixed => "nats_url",
             Self::File { key, .. } | Self::Pem { key, .. } => key,
             Self::Half => "certificate",
             Self::Credential(_) | Self::Whose { .. } => "credentials",
@@ -303,6 +311,11 @@ impl Access {
         if let Some((certificate, key)) = &self.tls.identity {
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
+        let is_websocket = |servers: Vec<ServerAddr>| servers.iter().any(ServerAddr::is_websocket);
+        if self.servers().is_ok_and(is_websocket) {
+            // The library takes what a server says of others for addresses without WebSocket.
+            options = options.ignore_discovered_servers();
+        }
         options
     }
 }
@@ -372,20 +385,32 @@ where
     }
 }
 
-/// The servers that an address names.
+/// The servers that an address names: `nats://` and `tls://`, which are the same here, or all of them
+/// `wss://`.
 ///
 /// # Errors
-/// [`AccessError::Url`].
+/// [`AccessError`].
 pub fn servers(url: &str) -> Result<Vec<ServerAddr>, AccessError> {
-    url.split(',')
+    let one = |one: &str| {
+        let server = one.parse::<ServerAddr>().ok();
+        let server = server.filter(|server| !server.host().is_empty());
+        let server = server.ok_or_else(|| AccessError::Url(one.to_owned()))?;
+        match server.scheme() {
+            "ws" => Err(AccessError::InTheClear(one.to_owned())),
+            _ => Ok(server),
+        }
+    };
+    let servers: Vec<ServerAddr> = url
+        .split(',')
         .map(str::trim)
-        .map(|one| {
-            one.parse::<ServerAddr>()
-                .ok()
-                .filter(|server| !server.host().is_empty())
-                .ok_or_else(|| AccessError::Url(one.to_owned()))
-        })
-        .collect()
+        .map(one)
+        .collect::<Result<_, _>>()?;
+    let over_websocket = servers.iter().filter(|server| server.is_websocket());
+    match over_websocket.count() {
+        0 => Ok(servers),
+        n if n == servers.len() => Ok(servers),
+        _ => Err(AccessError::Mixed),
+    }
 }
 
 impl Pauses {
@@ -487,6 +512,10 @@ mod tests {
         };
         assert!(wrong("nats://").contains("no address"));
         assert!(wrong("nats://a:4222,").contains("no address"));
+        assert!(wrong("http://a:443").contains("no address"));
+        assert!(wrong("ws://a:443").contains("take wss://"));
+        assert!(wrong("wss://a:443,nats://b:4222").contains("take one kind"));
+        assert!(wrong("wss://a:443,wss://b:443").contains("ca.crt"));
         assert!(wrong("nats://a:4222,nats://b:4222").contains("ca.crt"));
     }
 

@@ -113,7 +113,7 @@ impl AccessError {
     #[must_use]
     pub fn piece(&self) -> Piece {
         match self {
-            Self::Url(_) => Piece::Server,
+            Self::Url(_) | Self::InTheClear(_) | Self::Mixed => Piece::Server,
             Self::File { key, .. } | Self::Pem { key, .. } => match *key {
                 "ca" => Piece::Ca,
                 _ => Piece::ClientCertificate,

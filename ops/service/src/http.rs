@@ -206,7 +206,9 @@ mod tests {
         let closed = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&closed);
         let task = tokio::spawn(async move {
-            let count = || drop(count.fetch_add(1, Ordering::Relaxed));
+            let count = || {
+                count.fetch_add(1, Ordering::Relaxed);
+            };
             serve(limits, listener, routes, count, std::future::pending()).await;
         });
         Served {

@@ -328,6 +328,7 @@ impl Engine {
             error: None,
             session_id: None,
             detail: None,
+            tariff: None,
             ts: wall(),
         };
         match outcome {
@@ -795,6 +796,7 @@ fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
         error: None,
         session_id: None,
         detail: None,
+        tariff: None,
         ts: wall(),
     };
     match recorded {
@@ -818,9 +820,11 @@ fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
             code,
             what,
             session,
+            tariff,
             ..
         } => {
             reply.status = Status::Denied;
+            reply.tariff = tariff.as_deref().cloned();
             reply.reason = Some(code.as_str().to_owned());
             reply.error = Some(code.about(what));
             reply.session_id = *session;

@@ -579,7 +579,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"64130e544b44b6260e0dac8a27e07728"
+        *"6d876087003b52425c7e24c12589cb51"
     );
 }
 

@@ -181,6 +181,7 @@ words! {
         DriverNotFound = 44,
         ReasonRequired = 45,
         AmountInvalid = 46,
-        PriceChanged = 47,
+        IdentityInUse = 47,
+        PriceChanged = 48,
     }
 }

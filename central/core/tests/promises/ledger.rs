@@ -263,6 +263,7 @@ fn a_start_its_stop_and_the_next_start_may_stand_in_one_frame() {
         session: id,
         verb: Verb::Stop,
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         outcome: Outcome::Absent,
         code: None,
         raw: None,

@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"6d876087003b52425c7e24c12589cb51"
+        *"1516f2d49e0c9a04b2e385a26075211e"
     );
 }
 

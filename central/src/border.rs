@@ -2,7 +2,7 @@
 //! from the payload.
 
 use central_core::{
-    decide::{Act, Announcement, Ask, Wish},
+    decide::{Act, Announcement, Ask, SeenPrice, Wish},
     keys::Asker,
     trail::{Cursor, Filter},
 };
@@ -19,7 +19,8 @@ use ev_contract::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
         HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
         ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
-        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest, UptimeRequest,
+        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef, TariffSetRequest,
+        UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -417,6 +418,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -591,6 +593,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -660,6 +663,17 @@ fn text(name: &str, text: String) -> Result<String, Unread> {
             .into());
     }
     Ok(text)
+}
+
+fn seen(tariff: Option<TariffRef>) -> Result<Option<SeenPrice>, InvalidId> {
+    tariff
+        .map(|seen| {
+            Ok(SeenPrice {
+                tariff: seen.tariff_id.parse()?,
+                version: seen.version,
+            })
+        })
+        .transpose()
 }
 
 fn bounded(limits: Option<LimitsRequest>) -> Result<LimitsRequest, Unread> {

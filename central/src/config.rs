@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::ServerAddr;
 use central_core::{decide::Settings, ripe::Keep};
 use ev_client::{Access, AccessError, Term, Tls};
 use ev_contract::ids::ReplicaId;
@@ -267,10 +268,12 @@ impl Config {
         let access = config
             .access()
             .map_err(|e| wrong(e.key(), &e.to_string()))?;
-        if access.servers().is_err() {
+        let is_ours = |server: &ServerAddr| !server.is_websocket();
+        if !access.servers().is_ok_and(|all| all.iter().all(is_ours)) {
             return Err(wrong(
                 "nats_url",
-                "give nats://HOST:PORT, several with commas",
+                "give nats://HOST:PORT, several with commas; wss:// is for charge points, drivers and \
+                 operators",
             ));
         }
         if !matches!(config.stream_replicas, 1 | 3 | 5) {

@@ -57,7 +57,7 @@ use central_core::{
     whole::Verdict,
 };
 use ev_client::{Access, LinkEvent, Pauses, Reminder, Rhythm, Terms, What};
-use ev_contract::streams;
+use ev_contract::{ids::CpId, streams};
 use ev_service::Manager;
 use tokio::{
     net::TcpListener,
@@ -299,7 +299,9 @@ async fn serve(
         Arc::clone(&metrics),
     );
     let (seen, writing) = uptime::start(js.clone());
-    let mut watching = watch_the_door(&config, configs.clone(), &audit, &metrics, bridge).await?;
+    let (left_to, left) = mpsc::channel(door::LEFT_MAX);
+    let mut watching =
+        watch_the_door(&config, configs.clone(), &audit, &metrics, bridge, left_to).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         configs.clone(),
@@ -320,6 +322,7 @@ async fn serve(
         .run(Inputs {
             questions,
             heartbeats,
+            left,
             entries,
             answers,
             configs,
@@ -415,6 +418,7 @@ async fn watch_the_door(
     audit: &Audit,
     metrics: &Arc<Metrics>,
     bridge: &HereBridge,
+    left: mpsc::Sender<CpId>,
 ) -> anyhow::Result<JoinSet<()>> {
     let Some(access) = config.door_access()? else {
         tracing::warn!(
@@ -430,6 +434,7 @@ async fn watch_the_door(
         configs,
         audit.clone(),
         Arc::clone(metrics),
+        left,
     )
     .await?;
     *bridge.lock().unwrap_or_else(PoisonError::into_inner) = Some(here);

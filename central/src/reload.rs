@@ -52,6 +52,8 @@ impl Reloader {
     /// Reads the file, as at start.
     #[must_use]
     pub fn reload(&self) -> Reloaded {
+        // Whoever has mended something says so in this way.
+        ev_client::try_now();
         let read = match Config::read(&self.path) {
             Ok(read) => read,
             Err(error) => {

@@ -169,11 +169,7 @@ impl Evidence {
             Shown::Ledger { id, last, given_up } => (id, last, given_up),
         };
         let snapshot = self.snapshot.is_some_and(|(of, _)| of == id);
-        // Whoever restored a backup or began anew has said what is given up: that counts for every
-        // replica which has not seen it yet.
-        let known = self
-            .marker
-            .filter(|marker| marker.given_up == given_up || given_up.is_none());
+        let known = self.marker.filter(|marker| marker.counts(given_up));
         if let Some(marker) = known {
             if marker.ledger != id {
                 return Verdict::Stop(Alarm::Foreign {

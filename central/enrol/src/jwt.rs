@@ -155,7 +155,7 @@ fn scope(role: Role, key: &str) -> Value {
         "subs": grants.subscriptions_max,
         "data": NO_LIMIT,
         "payload": grants.payload_max,
-        "allowed_connection_types": [grants.connects_as],
+        "allowed_connection_types": grants.connects_as,
     });
     if grants.answers {
         template["resp"] = json!({"max": 1, "ttl": ANSWER_TTL_S * NS_PER_S});

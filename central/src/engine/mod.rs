@@ -204,6 +204,8 @@ pub struct Inputs {
     pub questions: mpsc::Receiver<Item>,
     /// Heartbeats.
     pub heartbeats: mpsc::Receiver<(Heartbeat, Held)>,
+    /// Charge points whose last connection has ended.
+    pub left: mpsc::Receiver<CpId>,
     /// The ledger.
     pub entries: mpsc::Receiver<Entry>,
     /// What charge points answer.
@@ -406,6 +408,7 @@ impl Engine {
                         }
                     }
                 }
+                Some(cp) = inputs.left.recv() => self.heard.left(&cp),
                 _ = turn.tick() => {}
                 Ok(()) = inputs.configs.changed() => {
                     self.config = inputs.configs.borrow_and_update().clone();

@@ -218,8 +218,7 @@ impl Engine {
 
     /// Writes down whose reach has changed.
     fn note_reach(&mut self) {
-        let settled = self.listening.settled();
-        for (cp, reach, at) in self.heard.news(settled, settled) {
+        for (cp, reach, at) in self.heard.news(&self.listening) {
             self.trail.reach(&cp, reach, at);
         }
     }
@@ -230,18 +229,19 @@ impl Engine {
         if !self.uptime.is_due(minute) {
             return;
         }
-        let settled = self.listening.settled();
-        let heard = &self.heard;
+        let (listening, heard) = (&self.listening, &self.heard);
         // Those who are not heard right after a begin may only be late.
-        let sights = self.listening.hears().then(|| {
+        let sights = listening.hears().then(|| {
             insight::fleet(self.log.state(), heard).map(|(cp, present, connector, is)| Sight {
+                is: match is {
+                    Availability::Offline if !listening.settled(heard.beat_ms(cp)) => {
+                        Availability::Unknown
+                    }
+                    is => is,
+                },
                 cp: cp.clone(),
                 site: present.site.clone(),
                 connector,
-                is: match is {
-                    Availability::Offline if !settled => Availability::Unknown,
-                    is => is,
-                },
             })
         });
         let records = self.uptime.look(minute, sights);
@@ -461,16 +461,14 @@ impl Engine {
     /// Sessions whose charge point is out of reach no longer count, if they were stopped long ago or
     /// never taken.
     fn release(&mut self) {
-        // What this replica could not hear says nothing.
-        if !self.listening.settled() {
-            return;
-        }
         let after = self.config.release_after();
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let heard = &self.heard;
+        let (listening, heard) = (&self.listening, &self.heard);
         let silent_ms = |cp: &_| {
             let silence = i64::try_from(heard.silence(cp).as_millis()).unwrap_or(i64::MAX);
-            (heard.reach(cp) == Reach::Offline).then_some(silence)
+            // What this replica could not hear says nothing.
+            let is_away = heard.reach(cp) == Reach::Offline && listening.settled(heard.beat_ms(cp));
+            is_away.then_some(silence)
         };
         for session in ripe::to_release(self.log.state(), after_ms, wall(), silent_ms) {
             self.waiting.push(Item::release(session));

@@ -66,6 +66,7 @@ pub struct Metrics {
     snapshots: IntCounterVec,
     snapshot_sequence: IntGauge,
     out_dropped: IntCounter,
+    http_closed: IntCounter,
     junk: IntCounter,
     audit_entries: IntCounterVec,
     audit_bytes: IntGauge,
@@ -261,6 +262,10 @@ impl Metrics {
             snapshot_sequence: register!(IntGauge::new(
                 "ev_snapshot_sequence",
                 "Ledger sequence of the newest snapshot that this replica knows of."
+            )),
+            http_closed: register!(IntCounter::new(
+                "ev_http_connections_closed_total",
+                "HTTP connections closed since there were too many."
             )),
             out_dropped: register!(IntCounter::new(
                 "ev_messages_dropped_total",
@@ -556,6 +561,11 @@ impl Metrics {
     /// A snapshot was written, or could not be.
     pub fn snapshot(&self, result: &str) {
         self.snapshots.with_label_values(&[result]).inc();
+    }
+
+    /// An HTTP connection had to go.
+    pub fn http_closed(&self) {
+        self.http_closed.inc();
     }
 
     /// An outgoing message was dropped.

@@ -26,7 +26,7 @@ use ev_contract::{
 
 pub use enrolment::{Announcement, ENROLMENTS_MAX};
 use intake::Share;
-pub use request::{Act, Ask, Known, Wish, known};
+pub use request::{Act, Ask, Known, SeenPrice, Wish, known};
 
 use crate::{
     frame::{FRAME_BYTES_MAX, Forget, Kind, Record},

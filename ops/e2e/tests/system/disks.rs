@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use async_nats::jetstream;
 use ev_contract::{connector::Phase, streams, wire::Encoding};
 use ev_e2e::{Charger, Driver, Layout, Site, StartOptions};
-use ev_testkit::{PATIENCE, wait_for};
+use ev_testkit::{PATIENCE, Role, our_program, wait_for};
 
 use crate::{ended_right, metered, plugged};
 
@@ -68,7 +67,7 @@ async fn a_world_without_its_disk_is_not_served_and_goes_on_when_the_disk_is_bac
     let verify = |site: &Site| {
         let config = site.central_config(0);
         async move {
-            let said = tokio::process::Command::new(ev_testkit::our_program("central")?)
+            let said = tokio::process::Command::new(our_program("central")?)
                 .args(["verify", "--config"])
                 .arg(config)
                 .output()
@@ -104,7 +103,7 @@ async fn a_world_without_its_disk_is_not_served_and_goes_on_when_the_disk_is_bac
     }
     let (code, said) = verify(&site).await?;
     ensure!(code != Some(0) && !said.contains("in order"), "{said}");
-    let init = tokio::process::Command::new(ev_testkit::our_program("central")?)
+    let init = tokio::process::Command::new(our_program("central")?)
         .args(["init-ledger", "--config"])
         .arg(site.central_config(0))
         .output()
@@ -129,6 +128,42 @@ async fn a_world_without_its_disk_is_not_served_and_goes_on_when_the_disk_is_bac
     Ok(())
 }
 
+/// Who starts for the first time while the disk is away knows of nothing that speaks against a new world.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_not_the_first_makes_no_ledger_until_somebody_says_so() -> Result<()> {
+    let mut site = plugged(Charger::Orderly, 1).await?;
+    unmount(&mut site).await?;
+    site.centrals[0].kill9()?;
+    let keys = site.nats.keys();
+    for role in [Role::Central, Role::Doorkeeper] {
+        keys.creds(role, "central-9")?;
+    }
+    let path = site.central_config(0);
+    let text = std::fs::read_to_string(&path)?.replace("central-1", "central-9");
+    std::fs::write(&path, text).context("write another replica's configuration")?;
+    site.centrals[0].restart()?;
+    let why = alarmed(&site, 0, "missing").await?;
+    let command = format!("central init-ledger --config {}", path.display());
+    ensure!(why.contains(&command), "{why}");
+    for says in ["is made", "is there"] {
+        let done = tokio::process::Command::new(our_program("central")?)
+            .args(["init-ledger", "--config"])
+            .arg(&path)
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&done.stdout).into_owned();
+        ensure!(done.status.success() && said.contains(says), "{said}");
+    }
+    site.ready(0).await?;
+    // What the charge points have given to the other ledger is missing in this one.
+    wait_for("it is counted as missing", PATIENCE, async || {
+        let missing = "ev_spool_records_total{what=\"missing\"}";
+        ensure!(site.metric(0, missing).await? > 0.0, "nothing is missing");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_was_deleted_raises_the_alarm_without_any_question() -> Result<()> {
     let mut site = plugged(Charger::Orderly, 1).await?;
@@ -151,42 +186,6 @@ async fn a_ledger_that_was_deleted_raises_the_alarm_without_any_question() -> Re
     site.centrals[0].restart()?;
     let why = alarmed(&site, 0, "missing").await?;
     ensure!(why.contains("EV_CDR"), "{why}");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_ledger_is_called_full() -> Result<()> {
-    let site = plugged(Charger::Orderly, 1).await?;
-    let js = site.maintainer().await?;
-    let config = js
-        .get_stream(streams::LEDGER.name)
-        .await?
-        .cached_info()
-        .config
-        .clone();
-    let full = jetstream::stream::Config {
-        max_bytes: 1,
-        ..config.clone()
-    };
-    js.update_stream(full).await?;
-    let alice = site.driver("alice").await?;
-    let subject = "ev.v1.driver.alice.status".to_owned();
-    let answer = alice.raw(subject, b"{}".to_vec(), Encoding::Json).await;
-    ensure!(answer.is_err(), "answered without a frame");
-    wait_for("it says that it is full", PATIENCE, async || {
-        let (status, body) = site.http(0, "/readyz").await?;
-        let is = site.metric(0, "ev_ledger_full").await?;
-        ensure!(
-            status == 503 && body.contains("the ledger is full") && is == 1.0,
-            "{status} {body} {is}"
-        );
-        Ok(())
-    })
-    .await?;
-    js.update_stream(config).await?;
-    site.ready(0).await?;
-    ensure!(site.metric(0, "ev_ledger_full").await? == 0.0);
-    alice.open().await?;
     Ok(())
 }
 

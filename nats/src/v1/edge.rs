@@ -6,7 +6,7 @@ use super::{EndReason, Origin};
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Phase, Service},
-    ids::{ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    ids::{ConnectorId, CpId, DriverId, Epoch, SessionId},
     limits::{
         CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
     },
@@ -307,10 +307,6 @@ pub struct SyncRequest {
     pub cp_id: CpId,
     /// The spool's epoch.
     pub epoch: Epoch,
-    /// Its site.
-    pub site_id: SiteId,
-    /// The site's IANA time zone.
-    pub time_zone: String,
     /// By number.
     pub connectors: Vec<ConnectorSpec>,
     /// The agent's version.

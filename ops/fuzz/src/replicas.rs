@@ -294,8 +294,6 @@ impl World {
                 to: CENTRAL.into(),
                 cp_id,
                 epoch: epoch(usize::from(c.rarely(8))),
-                site_id: SiteId::new("SITE-A").expect("a valid id"),
-                time_zone: c.of(&["Europe/Berlin", "UTC", "Asia/Kathmandu"]).into(),
                 connectors,
                 version: "1".into(),
                 first: 1,

@@ -6,16 +6,24 @@ use ev_contract::{connector::Service, ids::CpId, v1::SyncRequest};
 
 use crate::{
     frame::Write,
-    model::{ChargePoint, Enrolment},
+    model::{ChargePoint, Enrolment, Place},
     tx::Tx,
 };
 
 /// Takes what a charge point says of itself. Ends nothing and frees nothing: its word on sessions
 /// comes as records and as answers to commands.
 pub(super) fn present(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
+    let enrolment = tx.enrolment(cp);
+    let Some(place) = enrolment
+        .as_ref()
+        .and_then(|enrolment| enrolment.place.clone())
+        .or_else(Place::unassigned)
+    else {
+        return;
+    };
     let present = ChargePoint {
-        site: sync.site_id.clone(),
-        time_zone: Arc::from(sync.time_zone.as_str()),
+        site: place.site,
+        time_zone: place.time_zone,
         connectors: Arc::from(sync.connectors.as_slice()),
         version: Arc::from(sync.version.as_str()),
         epoch: sync.epoch.clone(),

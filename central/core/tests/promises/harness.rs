@@ -548,7 +548,6 @@ pub struct Cabinet {
     pub id: CpId,
     pub epoch: Epoch,
     pub connectors: u16,
-    pub site: String,
     /// The number of the next record.
     pub next: u64,
     /// The lowest number that the spool holds.
@@ -561,7 +560,6 @@ impl Cabinet {
             id: cp_id(id),
             epoch: epoch(spool),
             connectors: 1,
-            site: "hafen".into(),
             next: 1,
             first: 1,
         }
@@ -575,8 +573,6 @@ impl Cabinet {
                 to: "central".into(),
                 cp_id: self.id.clone(),
                 epoch: self.epoch.clone(),
-                site_id: ev_contract::ids::SiteId::new(&self.site).unwrap(),
-                time_zone: "Europe/Berlin".into(),
                 connectors: (1..=self.connectors)
                     .map(|n| ConnectorSpec {
                         connector: ConnectorId(n),

@@ -579,7 +579,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"64130e544b44b6260e0dac8a27e07728"
+        *"5bf00515235d44161e8709e4e725373d"
     );
 }
 

@@ -355,8 +355,6 @@ impl ChargePoint {
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
             epoch: self.epoch.clone(),
-            site_id: "BENCH".parse()?,
-            time_zone: "Europe/Berlin".into(),
             connectors: (1..=connectors)
                 .map(|n| ConnectorSpec {
                     connector: ConnectorId(n),

@@ -353,7 +353,7 @@ fn agent_toml(hub: &Hub, credentials: &Path, dir: &Path) -> Result<PathBuf> {
     writeln!(text, "state_dir = \"{}\"", dir.join("state").display())?;
     writeln!(text, "control_socket = \"{}\"", socket(dir).display())?;
     text.push_str(
-        "\n[[charge_point]]\nid = \"CP-001\"\nsite = \"BENCH\"\ntime_zone = \"Europe/Berlin\"\n\
+        "\n[[charge_point]]\nid = \"CP-001\"\n\
          \n[[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n\
          \n[charge_point.simulator]\nseed = 1\n",
     );

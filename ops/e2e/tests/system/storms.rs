@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use ev_client::Pauses;
 use ev_contract::{
     codes::{Code, Problem},
-    ids::{ConnectorId, CpId, Epoch, SiteId},
+    ids::{ConnectorId, CpId, Epoch},
     units::MilliAmp,
     v1::{ConnectorSpec, ErrorReply, EvtReply, EvtRequest, Status, SyncReply, SyncRequest},
     wire::{self, CENTRAL, Encoding, Tag},
@@ -275,8 +275,6 @@ fn sync(cp: &CpId) -> Result<SyncRequest> {
         to: CENTRAL.into(),
         cp_id: cp.clone(),
         epoch: "e-wild".parse::<Epoch>()?,
-        site_id: "SITE-A".parse::<SiteId>()?,
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![ConnectorSpec {
             connector: ConnectorId(1),
             max_ma: MilliAmp(16_000),

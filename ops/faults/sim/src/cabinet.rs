@@ -515,8 +515,6 @@ impl Cabinet {
             to: CENTRAL.to_owned(),
             cp_id: self.cp.clone(),
             epoch: core.spool().epoch().clone(),
-            site_id: fixed("site"),
-            time_zone: "Europe/Berlin".into(),
             connectors: self.specs.clone(),
             version: "1".into(),
             first: core.spool().first(),

@@ -236,8 +236,6 @@ fn sync() -> SyncRequest {
         to: CENTRAL.into(),
         cp_id: id(WILD),
         epoch: id("e-wild"),
-        site_id: id("SITE-A"),
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![ConnectorSpec {
             connector: ConnectorId(1),
             max_ma: MilliAmp(16_000),

@@ -96,7 +96,6 @@ impl Liar {
         let liar = Self { nats, next: 1 };
         let sync = json!({
             "type": "sync", "to": "central", "cp_id": "CP-666", "epoch": "e1",
-            "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16_000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
         });

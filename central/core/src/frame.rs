@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a frame begins with; the digit is the version of the format.
-pub const MAGIC: &[u8; 4] = b"EVF2";
+pub const MAGIC: &[u8; 4] = b"EVF3";
 /// Bytes of the hash that a frame carries: a disk or a network that changes a bit goes unnoticed
 /// once in four thousand million times; the digest finds that, too.
 pub(crate) const CHECK_BYTES: usize = 4;
@@ -86,7 +86,7 @@ pub enum Kind {
     Intake,
     /// A charge point's answer to a command ended something.
     CommandAnswered,
-    /// A stopped session out of reach no longer counts.
+    /// A session out of reach no longer counts.
     Released,
     /// Old requests and sessions left the state.
     Forget,

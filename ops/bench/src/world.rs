@@ -13,12 +13,12 @@ use central_core::{
 };
 use ev_contract::{
     connector::Service,
-    ids::{ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId},
     time::{Now, UnixMs},
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
-        ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee, LimitsRequest,
-        Origin, Reach, Reading, SyncRequest, TariffScope, TariffTerms, TimeQuality,
+        Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
+        LimitsRequest, Origin, Reach, Reading, SyncRequest, TariffScope, TariffTerms, TimeQuality,
     },
     wire::{CENTRAL, Tag},
 };
@@ -431,6 +431,11 @@ impl World {
             tag: Tag::new(),
             to: CENTRAL.to_owned(),
             cp_id: cabinet.cp.clone(),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             epoch: cabinet.epoch.clone(),
             version: "0.1.0".into(),
             connectors: vec![ConnectorSpec {
@@ -472,6 +477,7 @@ impl World {
         cabinet.next += 1;
         Command::Intake(Run {
             cp: cabinet.cp.clone(),
+            boot: BootId::from_number(1),
             epoch: cabinet.epoch.clone(),
             first: 1,
             from: record.seq,

@@ -11,13 +11,13 @@ use async_nats::{Client, Message};
 use ev_contract::{
     codes::Code,
     connector::{ConnectorState, Service},
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     limits::HEARTBEAT_MS,
     subjects::Subject,
     time::UnixMs,
     units::{MilliAmp, Mwh},
     v1::{
-        CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
+        Boot, CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
         EndSource, EvtReply, EvtRequest, Heartbeat, Outcome, PingCommand, Reading, StartCommand,
         StopCommand, SyncReply, SyncRequest, TimeQuality,
     },
@@ -125,6 +125,11 @@ impl Cabinet {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             epoch: self.epoch.clone(),
             connectors: vec![ConnectorSpec {
                 connector: CONNECTOR,
@@ -213,6 +218,7 @@ impl Cabinet {
         let request = records.map(|records| EvtRequest {
             tag: Tag::new(),
             to: CENTRAL.into(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             first: self.freed_below,
             from: self.freed_below,
@@ -265,6 +271,7 @@ impl Cabinet {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             command_id: command,
             outcome,
@@ -412,6 +419,7 @@ impl Cabinet {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             ts: UnixMs(now_ms()),
             clock_offset_ms: None,

@@ -456,6 +456,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_that_wants_what_was_never_written_is_the_same_alarm() {
+        let mut spool = spool();
+        spool.hear_wanted("e2", 7);
+        spool.hear_wanted("e1", 6);
+        assert_eq!((spool.depth(), spool.ahead()), (5, None));
+        spool.hear_wanted("e1", 7);
+        assert_eq!((spool.depth(), spool.ahead()), (5, Some(7)));
+    }
+
+    #[test]
     fn what_is_not_stored_is_not_sent() {
         let mut spool = spool();
         spool.number(false, 0);

@@ -1,6 +1,8 @@
 //! Where messages come in: from bytes to typed questions. Identity comes from the subject, never
 //! from the payload.
 
+use std::sync::Arc;
+
 use central_core::{
     decide::{Act, Announcement, Ask, SeenPrice, Wish},
     keys::Asker,
@@ -8,19 +10,20 @@ use central_core::{
 };
 use ev_contract::{
     codes::{Code, Problem},
-    ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
+    ids::{CpId, DriverId, InvalidId, OperatorId, SessionId, SiteId},
     limits::{
-        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX, EVT_BYTES_MAX,
-        EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX, ENROLLED_KW_MAX,
+        EVT_BYTES_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        TIME_ZONE_BYTES_MAX,
     },
     subjects::{self, Subject},
     time::UnixMs,
     v1::{
-        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
-        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
-        ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
-        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef, TariffSetRequest,
-        UptimeRequest,
+        AuditRequest, CpActRequest, CpLsRequest, CpSiteRequest, DriverBlockRequest, EnrolRequest,
+        EventsRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
+        ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
+        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef,
+        TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -322,6 +325,7 @@ to_central!(
     ReceiptRequest,
     CpLsRequest,
     CpActRequest,
+    CpSiteRequest,
     SessionLsRequest,
     OpStartRequest,
     SessionEndRequest,
@@ -446,6 +450,7 @@ impl Reader<'_> {
             ),
             "cp_enable" => ("cp_enable", self.service(true)),
             "cp_disable" => ("cp_disable", self.service(false)),
+            "cp_site" => ("cp_site", self.site()),
             "cp_unlock" => ("cp_unlock", self.act(Act::Unlock)),
             "cp_reset" => ("cp_reset", self.act(Act::Reset)),
             "session_ls" => (
@@ -610,6 +615,16 @@ impl Reader<'_> {
         self.request(&r.request_id, r.expires_at, wish)
     }
 
+    fn site(&self) -> Result<Question, Unread> {
+        let r: CpSiteRequest = self.read()?;
+        let wish = Wish::Site {
+            cp: r.cp_id.parse()?,
+            site: r.site_id.parse()?,
+            time_zone: r.time_zone.map(time_zone).transpose()?,
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+
     fn act(&self, act: Act) -> Result<Question, Unread> {
         let r: CpActRequest = self.read()?;
         let wish = Wish::Act {
@@ -676,6 +691,16 @@ fn seen(tariff: Option<TariffRef>) -> Result<Option<SeenPrice>, InvalidId> {
         .transpose()
 }
 
+fn time_zone(name: String) -> Result<String, Problem> {
+    if name.len() > TIME_ZONE_BYTES_MAX || jiff::tz::TimeZone::get(&name).is_err() {
+        let shown: String = name.chars().take(TIME_ZONE_BYTES_MAX).collect();
+        return Err(Code::InvalidRequest.about(&format!(
+            "time_zone: {shown:?} is no IANA time zone; for instance Europe/Berlin"
+        )));
+    }
+    Ok(name)
+}
+
 fn bounded(limits: Option<LimitsRequest>) -> Result<LimitsRequest, Unread> {
     let mut limits = limits.unwrap_or_default();
     limits.cost = limits.cost.map(|c| text("limits.cost", c)).transpose()?;
@@ -715,9 +740,6 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
     numbers.dedup();
     if numbers.len() != sync.connectors.len() {
         return Err(invalid("connectors: two have the same number"));
-    }
-    if jiff::tz::TimeZone::get(&sync.time_zone).is_err() {
-        return Err(invalid("time_zone: not an IANA time zone"));
     }
     if sync.version.len() > TEXT_BYTES_MAX {
         return Err(invalid("version: too long"));
@@ -786,10 +808,28 @@ pub fn read_announcement(
     }
     let cps: Result<Vec<CpId>, InvalidId> =
         told.charge_points.iter().map(|id| id.parse()).collect();
+    if told
+        .max_kw
+        .is_some_and(|kw| !(1..=ENROLLED_KW_MAX).contains(&kw))
+    {
+        return Err(refused(
+            Code::InvalidRequest,
+            &format!("max_kw: allowed are 1 to {ENROLLED_KW_MAX}"),
+        ));
+    }
+    let site = told.site_id.as_ref().map(|id| id.parse::<SiteId>());
+    let zone = told.time_zone.map(time_zone).transpose();
     let announcement = Announcement {
         at: told.at,
         cps: cps.map_err(|e| refused(Code::InvalidId, &e.to_string()))?,
         revoked: told.revoked,
+        site: site
+            .transpose()
+            .map_err(|e| refused(Code::InvalidId, &e.to_string()))?,
+        time_zone: zone
+            .map_err(|problem| (by.to_string(), problem))?
+            .map(Arc::from),
+        max_kw: told.max_kw,
     };
     Ok((by, announcement))
 }

@@ -598,6 +598,24 @@ pub enum OpCp {
         before_help = "Examples:\n  driver-cli op cp reset CP-001\n  driver-cli op cp reset --all"
     )]
     Reset(CpAct),
+    /// Say at which site it stands: its prices and its time zone are the site's
+    #[command(
+        before_help = "Examples:\n  driver-cli op cp site CP-001 depot --time-zone Europe/Berlin\n  driver-cli op cp site CP-001 depot"
+    )]
+    Site {
+        /// The charge point
+        #[arg(value_name = "CP")]
+        cp: String,
+        /// The site
+        #[arg(value_name = "SITE")]
+        site: ev_contract::ids::SiteId,
+        /// The site's IANA time zone [default: as it is]
+        #[arg(long, value_name = "ZONE")]
+        time_zone: Option<String>,
+        /// Which request.
+        #[command(flatten)]
+        repeat: RepeatArgs,
+    },
 }
 
 /// On which charge point to act.

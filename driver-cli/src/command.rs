@@ -2,8 +2,9 @@
 
 use ev_contract::{
     v1::{
-        CpActRequest, DriverBlockRequest, LimitsRequest, OpStartRequest, SessionAdjustRequest,
-        SessionEndRequest, StartRequest, StopRequest, TariffRef, TariffSetRequest,
+        CpActRequest, CpSiteRequest, DriverBlockRequest, LimitsRequest, OpStartRequest,
+        SessionAdjustRequest, SessionEndRequest, StartRequest, StopRequest, TariffRef,
+        TariffSetRequest,
     },
     wire::{self, EncodeError, Encoding, Tag},
 };
@@ -25,6 +26,8 @@ pub enum Command {
     CpDisable(CpActRequest),
     /// An operator unlocks.
     CpUnlock(CpActRequest),
+    /// `op cp site`
+    CpSite(CpSiteRequest),
     /// An operator resets.
     CpReset(CpActRequest),
     /// An operator starts for a driver.
@@ -100,6 +103,7 @@ impl Command {
             Self::Stop(_) => "stop",
             Self::CpEnable(_) => "cp_enable",
             Self::CpDisable(_) => "cp_disable",
+            Self::CpSite(_) => "cp_site",
             Self::CpUnlock(_) => "cp_unlock",
             Self::CpReset(_) => "cp_reset",
             Self::SessionStart(_) => "session_start",
@@ -120,6 +124,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 (&r.request_id, r.expires_at)
             }
+            Self::CpSite(r) => (&r.request_id, r.expires_at),
             Self::SessionStart(r) => (&r.request_id, r.expires_at),
             Self::SessionEnd(r) => (&r.request_id, r.expires_at),
             Self::SessionAdjust(r) => (&r.request_id, r.expires_at),
@@ -137,6 +142,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 (&mut r.request_id, &mut r.expires_at)
             }
+            Self::CpSite(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionStart(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionEnd(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionAdjust(r) => (&mut r.request_id, &mut r.expires_at),
@@ -184,6 +190,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 wire::encode(r, PACK)
             }
+            Self::CpSite(r) => wire::encode(r, PACK),
             Self::SessionStart(r) => wire::encode(r, PACK),
             Self::SessionEnd(r) => wire::encode(r, PACK),
             Self::SessionAdjust(r) => wire::encode(r, PACK),
@@ -201,6 +208,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 (None, Some(&r.cp_id), r.connector, None)
             }
+            Self::CpSite(r) => (None, Some(&r.cp_id), None, None),
             Self::SessionStart(r) => (Some(&r.driver_id), Some(&r.cp_id), r.connector, None),
             Self::SessionEnd(r) => (None, None, None, Some(&r.session_id)),
             Self::SessionAdjust(r) => (None, None, None, Some(&r.session_id)),
@@ -230,6 +238,7 @@ impl Command {
             Self::CpEnable(r) => format!("enabling {}", place(&r.cp_id, r.connector)),
             Self::CpDisable(r) => format!("disabling {}", place(&r.cp_id, r.connector)),
             Self::CpUnlock(r) => format!("unlocking {}", place(&r.cp_id, r.connector)),
+            Self::CpSite(r) => format!("placing {} at site {}", r.cp_id, r.site_id),
             Self::CpReset(r) => format!("resetting {}", place(&r.cp_id, r.connector)),
             Self::SessionStart(r) => format!(
                 "the start on {} for {}",

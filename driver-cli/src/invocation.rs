@@ -72,6 +72,12 @@ fn words_of(command: &Command) -> Vec<String> {
             say(&r.cp_id);
             option(&mut say, "--connector", r.connector);
         }
+        Command::CpSite(r) => {
+            for word in ["op", "cp", "site", &r.cp_id, &r.site_id] {
+                say(word);
+            }
+            option(&mut say, "--time-zone", r.time_zone.as_ref());
+        }
         Command::SessionStart(r) => {
             say("op");
             say("session");

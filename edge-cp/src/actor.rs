@@ -961,8 +961,6 @@ impl Actor {
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
             boot: self.core.this_boot(),
-            site_id: self.config.site.clone(),
-            time_zone: self.config.time_zone.clone(),
             connectors: self.config.connectors.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             first: self.core.spool().first(),

@@ -515,9 +515,11 @@ impl Record {
                 Answer::Started { .. } | Answer::Stopping { .. } => 0,
             },
             Write::Forget(forget) => forget.sessions.len() * ELEMENT,
-            Write::Spool(..) | Write::Tariff(_) | Write::TariffScope(..) | Write::Enrolment(..) => {
-                0
+            Write::Enrolment(_, enrolment) => {
+                let place = enrolment.place.as_ref();
+                place.map_or(0, |place| place.time_zone.len())
             }
+            Write::Spool(..) | Write::Tariff(_) | Write::TariffScope(..) => 0,
         });
         let evidence = self
             .evidence

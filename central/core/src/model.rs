@@ -6,6 +6,7 @@ use ev_contract::{
     codes::Code,
     connector::{ConnectorFacts, ConnectorState, Fault, Phase, Service, connector_state},
     ids::{BootId, ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
+    limits::{SITE_DEFAULT, TIME_ZONE_DEFAULT},
     time::UnixMs,
     units::{Amount, MilliWatt, Mwh},
     v1::{
@@ -73,7 +74,7 @@ impl ChargePoint {
 }
 
 /// What was announced of a charge point's credential, before it ever presented itself or since.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Enrolment {
     /// When that was done, by the clock of whoever keeps the keys. A late copy of an earlier
     /// announcement changes nothing.
@@ -83,6 +84,33 @@ pub struct Enrolment {
     /// The operator wants it out of service from the first: passed on to its connectors when it
     /// says which it has.
     pub out_of_service: bool,
+    /// Where it stands; none while nobody has said so.
+    pub place: Option<Place>,
+    /// The most power that it was enrolled with.
+    pub max_kw: Option<u32>,
+}
+
+/// Where a charge point stands, as an operator says or whoever enrolled it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// When that was said. What was said earlier and is heard later changes nothing.
+    pub at: UnixMs,
+    /// The site.
+    pub site: SiteId,
+    /// Its IANA time zone.
+    pub time_zone: Arc<str>,
+}
+
+impl Place {
+    /// Of one that nobody has placed.
+    #[must_use]
+    pub fn unassigned() -> Option<Self> {
+        Some(Self {
+            at: UnixMs(0),
+            site: SiteId::new(SITE_DEFAULT).ok()?,
+            time_zone: Arc::from(TIME_ZONE_DEFAULT),
+        })
+    }
 }
 
 /// What a charge point last reported of a connector.

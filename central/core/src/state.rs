@@ -22,8 +22,8 @@ use crate::{
     frame::{Basis, Decoded, Decoder, Digest, Forget, Frame, Kind, Record, UnreadableFrame, Write},
     keys::{Asker, EventId, Key},
     model::{
-        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session,
-        Spool,
+        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Place, Request,
+        Session, Spool,
     },
     whole::LedgerId,
 };
@@ -594,7 +594,13 @@ impl State {
                 let cabinet = self.cabinet(id);
                 let old = cabinet.enrolment.as_deref();
                 let new = old.is_none();
-                cabinet.enrolment = Some(Box::new(by.entry(old, value.clone())));
+                let mut value = value.clone();
+                value.place = value.place.map(|place| Place {
+                    at: place.at,
+                    site: shared.site(&place.site),
+                    time_zone: shared.text(&place.time_zone),
+                });
+                cabinet.enrolment = Some(Box::new(by.entry(old, value)));
                 self.enrolled += usize::from(new);
             }
             Write::Spool(cp, epoch, value) => {

@@ -17,7 +17,7 @@ use ev_contract::{
 use crate::{
     insight,
     keys::Asker,
-    model::{Answer, ChargePoint, Connector, Session, Stage},
+    model::{Answer, ChargePoint, Connector, Place, Session, Stage},
     pricing,
     state::{Entry, State},
 };
@@ -278,7 +278,7 @@ pub fn answer(
 pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<Tariff> {
     [
         Some(TariffScope::ChargePoint(id.clone())),
-        cp.map(|cp| TariffScope::Site(cp.site.clone())),
+        place_of(state, id, cp).map(|(site, _)| TariffScope::Site(site)),
         Some(TariffScope::Default),
     ]
     .iter()
@@ -289,10 +289,15 @@ pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<T
     .map(Arc::unwrap_or_clone)
 }
 
-/// In place of a site, of a charge point that has not said where it stands.
-const SITE_NOT_KNOWN: &str = "-";
-/// The time zone of such a one.
-const ZONE_NOT_KNOWN: &str = "UTC";
+/// Where it stands, also before it has presented itself.
+fn place_of(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<(SiteId, Arc<str>)> {
+    if let Some(cp) = cp {
+        return Some((cp.site.clone(), Arc::clone(&cp.time_zone)));
+    }
+    let enrolled = state.enrolment(id).and_then(|e| e.value.place.clone());
+    let place = enrolled.or_else(Place::unassigned)?;
+    Some((place.site, place.time_zone))
+}
 
 fn state_of(state: &State, connector: &Connector, reach: Reach) -> ConnectorState {
     match reach {
@@ -390,13 +395,11 @@ pub fn charge_point(
     };
     let spools: Vec<_> = state.spools_of(id).collect();
     let enrolment = state.enrolment(id).map(|e| &e.value);
+    let (site_id, time_zone) = place_of(state, id, cp)?;
     Some(ChargePointView {
         cp_id: id.clone(),
-        site_id: match cp {
-            Some(cp) => cp.site.clone(),
-            None => SiteId::new(SITE_NOT_KNOWN).ok()?,
-        },
-        time_zone: cp.map_or(ZONE_NOT_KNOWN, |cp| &cp.time_zone).to_owned(),
+        site_id,
+        time_zone: time_zone.to_string(),
         link: reach,
         last_heard_at: last.map(|(_, at)| at),
         version: cp.map(|cp| cp.version.to_string()),

@@ -10,7 +10,7 @@ use ev_client::Credential;
 use ev_contract::time::UnixMs;
 use ev_enrol::{
     Account, Realm, RealmError, Role, certificate,
-    outbox::{Kept, Urgency},
+    outbox::{Kept, Traits, Urgency},
 };
 use serde_json::Value;
 
@@ -368,7 +368,7 @@ fn what_was_being_written_when_the_machine_went_down_is_as_if_it_never_was() -> 
     let dir = memory()?;
     let mut realm = Realm::create(dir.path(), NOW_S)?;
     // A character can be torn too; names that were refused have such.
-    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-ä".to_owned()], false);
+    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-ä".to_owned()], false, &Traits::default());
     realm.outbox().put(said(1), Urgency::Usual)?;
     realm.outbox().put(said(2), Urgency::Usual)?;
     drop(realm);
@@ -393,7 +393,7 @@ fn a_spoilt_outbox_blocks_nothing_and_loses_only_what_is_spoilt() -> Result<()> 
     let dir = memory()?;
     let mut realm = Realm::create(dir.path(), NOW_S)?;
     realm.enrol(Role::Driver, "alice", 9, NOW_S)?;
-    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-1".to_owned()], false);
+    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-1".to_owned()], false, &Traits::default());
     realm.outbox().put(said(1), Urgency::Usual)?;
     realm.outbox().put(said(2), Urgency::Usual)?;
     drop(realm);
@@ -421,12 +421,12 @@ fn a_full_outbox_stops_enrolling_before_it_stops_revoking() -> Result<()> {
     let mut realm = Realm::create(dir.path(), NOW_S)?;
     let names: Vec<String> = (0..100_000).map(|n| format!("{n:064}")).collect();
     let mut said = || {
-        let much = Kept::announce(UnixMs(1), &names, false);
+        let much = Kept::announce(UnixMs(1), &names, false, &Traits::default());
         realm.outbox().put(much, Urgency::Usual)
     };
     let full = (0..10).find_map(|_| said().err());
     assert!(matches!(full, Some(RealmError::OutboxFull(_))), "{full:?}");
-    let some = Kept::announce(UnixMs(1), &names, true);
+    let some = Kept::announce(UnixMs(1), &names, true, &Traits::default());
     realm.outbox().put(some, Urgency::Urgent)?;
     Ok(())
 }

@@ -214,6 +214,7 @@ impl Engine {
                     | Wish::End { .. }
                     | Wish::Adjust { .. }
                     | Wish::Service { .. }
+                    | Wish::Site { .. }
                     | Wish::Act { .. }
                     | Wish::Block { .. }
                     | Wish::Unblock { .. }

@@ -5,8 +5,8 @@ use ev_contract::{
     time::UnixMs,
     units::Currency,
     v1::{
-        CpActRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply, OpStartRequest,
-        SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
+        CpActRequest, CpSiteRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply,
+        OpStartRequest, SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
     },
     wire::{CENTRAL, Tag},
 };
@@ -81,6 +81,23 @@ pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
         OpCp::Disable(args) => act(ctx, &desk, Command::CpDisable, args).await,
         OpCp::Unlock(args) => act(ctx, &desk, Command::CpUnlock, args).await,
         OpCp::Reset(args) => act(ctx, &desk, Command::CpReset, args).await,
+        OpCp::Site {
+            cp,
+            site,
+            time_zone,
+            repeat,
+        } => {
+            let wish = Command::CpSite(CpSiteRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                cp_id: cp.clone(),
+                site_id: site.to_string(),
+                time_zone,
+            });
+            single(ctx, &desk, &wish, repeat.request_id.as_ref(), Some(cp)).await
+        }
     }
 }
 

@@ -210,8 +210,7 @@ mod tests {
     #[test]
     fn sessions_follow_one_another_and_all_have_ended() {
         let text = "nats_url = \"nats://127.0.0.1:4222\"\ncredentials = \"/c\"\nca = \"/ca\"\n\
-             state_dir = \"/s\"\n[[charge_point]]\nid = \"CP-1\"\nsite = \"S\"\n\
-             time_zone = \"Europe/Berlin\"\n[[charge_point.connector]]\nid = 1\n\
+             state_dir = \"/s\"\n[[charge_point]]\nid = \"CP-1\"\n[[charge_point.connector]]\nid = 1\n\
              max_current_ma = 16000\nphases = 3\n[[charge_point.connector]]\nid = 2\n\
              max_current_ma = 16000\nphases = 3\n";
         let config = Config::parse(text, Path::new("edge.toml")).unwrap();

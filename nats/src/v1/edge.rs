@@ -6,7 +6,7 @@ use super::{EndReason, Origin};
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Phase, Service},
-    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, SessionId},
     limits::{
         CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
         HEARTBEAT_S,
@@ -364,10 +364,6 @@ pub struct SyncRequest {
     pub epoch: Epoch,
     /// Which start of the agent this is.
     pub boot: Boot,
-    /// Its site.
-    pub site_id: SiteId,
-    /// The site's IANA time zone.
-    pub time_zone: String,
     /// By number.
     pub connectors: Vec<ConnectorSpec>,
     /// The agent's version.

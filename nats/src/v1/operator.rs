@@ -222,6 +222,29 @@ pub struct CpActRequest {
     pub connector: Option<i64>,
 }
 
+/// `cp_site`: say at which site a charge point stands, and so which prices and which time zone
+/// apply. Sessions that have begun keep theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpSiteRequest {
+    /// `cp_site`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a start.
+    pub expires_at: i64,
+    /// Which charge point.
+    pub cp_id: String,
+    /// The site.
+    pub site_id: String,
+    /// The site's IANA time zone. Left out, it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+}
+
 /// `session_ls`: sessions of all drivers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionLsRequest {

@@ -233,9 +233,15 @@ fn enrol() -> Vec<Case> {
         at: T,
         charge_points: vec!["CP-001".into(), "CP-002".into()],
         revoked: true,
+        site_id: Some("north".into()),
+        time_zone: Some("Europe/Berlin".into()),
+        max_kw: Some(22),
     };
     let request_min = EnrolRequest {
         revoked: false,
+        site_id: None,
+        time_zone: None,
+        max_kw: None,
         ..request.clone()
     };
     let reply = EnrolReply {
@@ -595,6 +601,19 @@ fn operator() -> Vec<Case> {
         connector: None,
         ..cp_act.clone()
     };
+    let cp_site = CpSiteRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        request_id: "r-4".into(),
+        expires_at: EXPIRES,
+        cp_id: "CP-001".into(),
+        site_id: "north".into(),
+        time_zone: Some("Europe/Berlin".into()),
+    };
+    let cp_site_min = CpSiteRequest {
+        time_zone: None,
+        ..cp_site.clone()
+    };
     let session_ls = SessionLsRequest {
         tag: Tag::new(),
         to: "central".into(),
@@ -729,6 +748,8 @@ fn operator() -> Vec<Case> {
         Case::of("min", cp_ls_reply_min),
         Case::of("full", cp_act),
         Case::of("min", cp_act_min),
+        Case::of("full", cp_site),
+        Case::of("min", cp_site_min),
         Case::of("full", session_ls),
         Case::of("min", session_ls_min),
         Case::of("full", session_ls_reply),
@@ -873,8 +894,6 @@ fn charge_point() -> Vec<Case> {
             after: Some("0123456789abcdef".parse().expect("an id")),
         },
         epoch: "e-7f3a".parse().expect("an id"),
-        site_id: "north".parse().expect("an id"),
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![connector_spec()],
         version: "0.1.0".into(),
         first: 5,

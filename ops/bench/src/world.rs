@@ -13,7 +13,7 @@ use central_core::{
 };
 use ev_contract::{
     connector::Service,
-    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId},
     time::{Now, UnixMs},
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
@@ -38,8 +38,6 @@ const SESSION: usize = 50;
 const CYCLE: usize = 5 * SESSION;
 /// Keeps the phases of neighbours apart; it has no divisor in common with [`CYCLE`].
 const STRIDE: usize = 97;
-/// Charge points of a site.
-const AT_A_SITE: usize = 20;
 
 /// What a charge point, or its driver, asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -440,8 +438,6 @@ impl World {
                 after: None,
             },
             epoch: cabinet.epoch.clone(),
-            site_id: SiteId::new(format!("site-{:04}", n / AT_A_SITE))?,
-            time_zone: "Europe/Berlin".into(),
             version: "0.1.0".into(),
             connectors: vec![ConnectorSpec {
                 connector: ConnectorId(1),

@@ -300,8 +300,6 @@ impl World {
                     after: c.maybe(|c| BootId::from_number(u64::from(c.yes()))),
                 },
                 epoch: epoch(usize::from(c.rarely(8))),
-                site_id: SiteId::new("SITE-A").expect("a valid id"),
-                time_zone: c.of(&["Europe/Berlin", "UTC", "Asia/Kathmandu"]).into(),
                 connectors,
                 version: "1".into(),
                 first: 1,

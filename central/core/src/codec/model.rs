@@ -19,7 +19,7 @@ use crate::{
     keys::Asker,
     model::{
         Adjustments, Answer, Bill, ChargePoint, Connector, Driver, Enrolment, Horizon, Metering,
-        OtherAgent, Reported, Request, Session, SessionSet, Spool, Stage, StopOrder,
+        OtherAgent, Place, Reported, Request, Session, SessionSet, Spool, Stage, StopOrder,
     },
 };
 
@@ -52,7 +52,7 @@ fields! {
     ConnectorSpec { connector, max_ma, phases, volts, plug }
     Driver { open, blocked }
     EndReason { code, source, raw, refused }
-    Enrolment { at, revoked, out_of_service }
+    Enrolment { at, revoked, out_of_service, place, max_kw }
     Fault { effect, raw }
     Forget { horizon, others_until, before, sessions }
     Horizon { until }
@@ -60,6 +60,7 @@ fields! {
     MeterSpan { meter_id, meter_epoch, from_mwh, to_mwh }
     Metering { started_at, device_tx, spans, last_at, power, soc_pct, periods }
     Period { at, phase, register_mwh }
+    Place { at, site, time_zone }
     Request { content, expires_at, answer }
     OtherAgent { epoch, boot, at, next, kept }
     Spool { next, quarantined, missing, anomalies, last }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ev_contract::{
     codes::Code,
-    ids::{CpId, DriverId, RequestId, SessionId, TariffId},
+    ids::{CpId, DriverId, RequestId, SessionId, SiteId, TariffId},
     limits::{CLOCK_TOLERANCE_MS, REQUEST_LIFE_MS_MAX},
     time::UnixMs,
     units::Amount,
@@ -107,6 +107,15 @@ pub enum Wish {
         connector: Option<i64>,
         /// Into or out.
         serve: bool,
+    },
+    /// A charge point stands at a site.
+    Site {
+        /// Which.
+        cp: CpId,
+        /// Where.
+        site: SiteId,
+        /// The site's IANA time zone; as before when none.
+        time_zone: Option<String>,
     },
     /// A one-off act, passed on to the charge point.
     Act {
@@ -262,9 +271,10 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
                 session: refusal.session,
                 tariff: refusal.tariff,
                 cp: match wish {
-                    Wish::Start { cp, .. } | Wish::Service { cp, .. } | Wish::Act { cp, .. } => {
-                        cp.to_string()
-                    }
+                    Wish::Start { cp, .. }
+                    | Wish::Service { cp, .. }
+                    | Wish::Site { cp, .. }
+                    | Wish::Act { cp, .. } => cp.to_string(),
                     Wish::Stop { .. }
                     | Wish::End { .. }
                     | Wish::Adjust { .. }
@@ -335,6 +345,11 @@ fn wanted(
             connector,
             serve,
         } => operate::service(tx, cp, *connector, *serve),
+        Wish::Site {
+            cp,
+            site,
+            time_zone,
+        } => operate::site(tx, ctx, cp, site, time_zone.as_deref()),
         Wish::Act { cp, connector, act } => operate::act(tx, cp, *connector, *act),
         Wish::Block { driver, reason } => operate::block(tx, driver, Some(reason)),
         Wish::Unblock { driver } => operate::block(tx, driver, None),

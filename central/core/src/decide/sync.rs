@@ -11,7 +11,7 @@ use ev_contract::{
 use super::Ctx;
 use crate::{
     frame::Write,
-    model::{ChargePoint, Enrolment, OtherAgent, Spool},
+    model::{ChargePoint, Enrolment, OtherAgent, Place, Spool},
     tx::Tx,
 };
 
@@ -46,9 +46,17 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
             Spool::default(),
         ));
     }
+    let enrolment = tx.enrolment(cp);
+    let Some(place) = enrolment
+        .as_ref()
+        .and_then(|enrolment| enrolment.place.clone())
+        .or_else(Place::unassigned)
+    else {
+        return;
+    };
     let present = ChargePoint {
-        site: sync.site_id.clone(),
-        time_zone: Arc::from(sync.time_zone.as_str()),
+        site: place.site,
+        time_zone: place.time_zone,
         connectors: Arc::from(sync.connectors.as_slice()),
         version: Arc::from(sync.version.as_str()),
         epoch: sync.epoch.clone(),

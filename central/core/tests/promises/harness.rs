@@ -565,7 +565,6 @@ pub struct Cabinet {
     pub epoch: Epoch,
     pub boot: Boot,
     pub connectors: u16,
-    pub site: String,
     /// The number of the next record.
     pub next: u64,
     /// The lowest number that the spool holds.
@@ -583,7 +582,6 @@ impl Cabinet {
                 after: None,
             },
             connectors: 1,
-            site: "hafen".into(),
             next: 1,
             first: 1,
         }
@@ -598,8 +596,6 @@ impl Cabinet {
                 cp_id: self.id.clone(),
                 epoch: self.epoch.clone(),
                 boot: self.boot,
-                site_id: ev_contract::ids::SiteId::new(&self.site).unwrap(),
-                time_zone: "Europe/Berlin".into(),
                 connectors: (1..=self.connectors)
                     .map(|n| ConnectorSpec {
                         connector: ConnectorId(n),

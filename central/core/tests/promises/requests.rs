@@ -688,6 +688,12 @@ fn the_narrowest_tariff_applies_and_is_pinned() {
         terms
     };
     let site = ev_contract::ids::SiteId::new("hafen").unwrap();
+    let place = Wish::Site {
+        cp: cp_id("CP-1"),
+        site: site.clone(),
+        time_zone: None,
+    };
+    world.ask(0, &op("place", place)).done();
     let mut last = String::from("0.49");
     for (n, (scope, text)) in [
         (TariffScope::Site(site), "0.39"),

@@ -362,8 +362,6 @@ impl ChargePoint {
                 after: None,
             },
             epoch: self.epoch.clone(),
-            site_id: "BENCH".parse()?,
-            time_zone: "Europe/Berlin".into(),
             connectors: (1..=connectors)
                 .map(|n| ConnectorSpec {
                     connector: ConnectorId(n),

@@ -281,7 +281,6 @@ impl Cabinet {
         let this = Self { nats, id };
         let sync = json!({
             "type": "sync", "to": "central", "cp_id": id, "epoch": "e1", "boot": {"id": BOOT, "count": 1},
-            "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
         });

@@ -527,7 +527,10 @@ async fn a_configuration_is_read_anew_and_a_bad_one_changes_nothing() -> Result<
     // An agent takes it for the next start, and goes on.
     let path = site.dir().join("edge-cp.toml");
     let good = std::fs::read_to_string(&path)?;
-    std::fs::write(&path, good.replace("SITE-A", "SITE-B"))?;
+    std::fs::write(
+        &path,
+        good.replace("max_current_ma = 16000", "max_current_ma = 32000"),
+    )?;
     site.agent.hang_up()?;
     site.agent
         .wait_for_log("charge_point CP-001, charge_point CP-002", PATIENCE)

@@ -35,7 +35,6 @@ impl Cabinet {
     async fn sync(&self, epoch: &str) -> Result<SyncReply> {
         let body = json!({
             "type": "sync", "to": "central", "cp_id": self.id, "epoch": epoch, "boot": {"id": BOOT, "count": 1},
-            "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
         });

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use ev_client::Pauses;
 use ev_contract::{
     codes::{Code, Problem},
-    ids::{BootId, ConnectorId, CpId, Epoch, SiteId},
+    ids::{BootId, ConnectorId, CpId, Epoch},
     units::MilliAmp,
     v1::{Boot, ConnectorSpec, ErrorReply, EvtReply, EvtRequest, Status, SyncReply, SyncRequest},
     wire::{self, CENTRAL, Encoding, Tag},
@@ -282,8 +282,6 @@ fn sync(cp: &CpId) -> Result<SyncRequest> {
             after: None,
         },
         epoch: "e-wild".parse::<Epoch>()?,
-        site_id: "SITE-A".parse::<SiteId>()?,
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![ConnectorSpec {
             connector: ConnectorId(1),
             max_ma: MilliAmp(16_000),

@@ -524,8 +524,6 @@ impl Cabinet {
             cp_id: self.cp.clone(),
             epoch: core.spool().epoch().clone(),
             boot: core.this_boot(),
-            site_id: fixed("site"),
-            time_zone: "Europe/Berlin".into(),
             connectors: self.specs.clone(),
             version: "1".into(),
             first: core.spool().first(),

@@ -212,7 +212,7 @@ impl System {
         let seed: u64 = cp.bytes().map(u64::from).sum();
         let mut text = format!(
             "nats_url = \"{url}\"\nca = \"{}\"\nstate_dir = \"{}\"\ncontrol_socket = \"{}\"\n\n\
-             [[charge_point]]\nid = \"{cp}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n\
+             [[charge_point]]\nid = \"{cp}\"\n\
              credentials = \"{}\"\n",
             self.keys.ca().display(),
             state.display(),

@@ -11,7 +11,7 @@ use async_nats::{Client, Message};
 use ev_contract::{
     codes::Code,
     connector::{ConnectorState, Service},
-    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId, SiteId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     limits::{HEARTBEAT_MS, HEARTBEAT_S},
     subjects::Subject,
     time::UnixMs,
@@ -54,7 +54,6 @@ const CONNECTOR: ConnectorId = ConnectorId(1);
 pub struct Cabinet {
     id: CpId,
     epoch: Epoch,
-    site: SiteId,
     spool: VecDeque<EdgeRecord>,
     next: u64,
     freed_below: u64,
@@ -82,7 +81,6 @@ impl Cabinet {
         Ok(Self {
             id: CpId::new(id)?,
             epoch: Epoch::new(Uuid::new_v4().to_string())?,
-            site: SiteId::new("SITE-P")?,
             spool: VecDeque::new(),
             next: 1,
             freed_below: 1,
@@ -133,8 +131,6 @@ impl Cabinet {
                 after: None,
             },
             epoch: self.epoch.clone(),
-            site_id: self.site.clone(),
-            time_zone: "Europe/Berlin".into(),
             connectors: vec![ConnectorSpec {
                 connector: CONNECTOR,
                 max_ma: MilliAmp(32_000),

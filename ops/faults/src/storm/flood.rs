@@ -242,8 +242,6 @@ fn sync() -> SyncRequest {
             after: None,
         },
         epoch: id("e-wild"),
-        site_id: id("SITE-A"),
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![ConnectorSpec {
             connector: ConnectorId(1),
             max_ma: MilliAmp(16_000),

@@ -97,7 +97,6 @@ impl Liar {
         let sync = json!({
             "type": "sync", "to": "central", "cp_id": "CP-666", "epoch": "e1",
             "boot": {"id": "0000000000000001", "count": 1},
-            "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16_000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
         });

@@ -541,7 +541,6 @@ const fn origin_at_edge(claimed: Origin) -> Origin {
 
 /// Opens a session that is nobody's: who charges is known only where central named that driver to
 /// the charge point.
-
 fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
     known_connector(tx, &run.cp, opened.connector)?;
     let Some(present) = tx.charge_point(&run.cp) else {

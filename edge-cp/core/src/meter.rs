@@ -2,11 +2,11 @@
 
 use ev_contract::{
     units::{MilliWatt, Mwh},
-    v1::Reading,
+    v1::{Reading, TimeQuality},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::limits::JUMP_SLACK_S;
+use crate::{limits::JUMP_SLACK_S, mend::Shift};
 
 /// The readings of one transaction that matter: the first, the last, and what earlier meter epochs
 /// came to.
@@ -20,6 +20,9 @@ pub struct Meter {
     base: Mwh,
     /// Energy of the meter epochs before.
     carried: Mwh,
+    /// The latest reading was taken in this process, so that its time can be compared.
+    #[serde(skip)]
+    is_timed: bool,
 }
 
 /// What a reading is, compared with the one before.
@@ -44,6 +47,21 @@ impl Meter {
             last: start.clone(),
             start,
             carried: Mwh(0),
+            is_timed: true,
+        }
+    }
+
+    /// Moves what this process dated by the host's own clock; says whether there was any.
+    pub(crate) fn shift(&mut self, shift: &Shift) -> bool {
+        shift.reading(&mut self.start) | shift.reading(&mut self.last)
+    }
+
+    /// Begins anew with a reading from before this process.
+    #[must_use]
+    pub(crate) fn before_boot(start: Reading) -> Self {
+        Self {
+            is_timed: false,
+            ..Self::new(start)
         }
     }
 
@@ -52,6 +70,8 @@ impl Meter {
     pub fn observe(&mut self, reading: Reading, power_max: MilliWatt, speed: u32) -> Observed {
         let last = std::mem::replace(&mut self.last, reading);
         let now = &self.last;
+        let is_timed = std::mem::replace(&mut self.is_timed, true)
+            || (now.quality == TimeQuality::Synced && last.quality == TimeQuality::Synced);
         if now.meter_epoch != last.meter_epoch || now.meter_id != last.meter_id {
             self.carried = self
                 .carried
@@ -69,7 +89,8 @@ impl Meter {
         }
         let rise = now.register_mwh.saturating_sub(last.register_mwh);
         let elapsed_ms = u64::try_from(now.at.ms_since(last.at)).unwrap_or(0);
-        if rise > most(power_max, elapsed_ms, speed) {
+        // How long the agent was away is not known, so neither is what can have flowed meanwhile.
+        if is_timed && rise > most(power_max, elapsed_ms, speed) {
             return Observed::Jumped(rise);
         }
         Observed::Plausible

@@ -18,6 +18,8 @@ pub struct Spool {
     next: u64,
     stored_next: u64,
     sending: Sending,
+    /// Records from here on were never sent by this process.
+    unsent: u64,
     ahead: Option<u64>,
 }
 
@@ -78,6 +80,7 @@ impl Spool {
                 due_mono_ms: 0,
                 failures: 0,
             },
+            unsent: first,
             ahead: None,
         }
     }
@@ -117,6 +120,12 @@ impl Spool {
     #[must_use]
     pub const fn ahead(&self) -> Option<u64> {
         self.ahead
+    }
+
+    /// The first of the records from `from` on that was never sent. What was sent keeps its content:
+    /// central may have it, and a repeat of it must be the same.
+    pub(crate) fn unsent(&self, from: u64) -> u64 {
+        self.unsent.max(from)
     }
 
     /// Numbers a record.
@@ -162,6 +171,7 @@ impl Spool {
                 if mono_ms < due_mono_ms || self.first >= self.stored_next {
                     return None;
                 }
+                self.unsent = self.unsent.max(self.stored_next);
                 self.sending = Sending::Flight {
                     from: self.first,
                     since_mono_ms: mono_ms,

@@ -207,6 +207,7 @@ impl ChargePoint {
                 completed: false,
                 reason,
                 reading: None,
+                stood_s: None,
             });
         } else {
             let reading = Some(self.reading());
@@ -220,6 +221,7 @@ impl ChargePoint {
                 completed: true,
                 reason,
                 reading,
+                stood_s: None,
             });
             self.tell_plugged(connector, false);
         }

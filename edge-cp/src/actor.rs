@@ -157,8 +157,6 @@ pub struct Setup {
     pub reach: Reach,
     /// Its store.
     pub store: Place,
-    /// How many times faster than real its charger runs.
-    pub speed: u32,
     /// Its hardware.
     pub hardware: HardwarePort,
     /// Where it counts for somebody who watches many.
@@ -240,7 +238,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
     });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
-        (setup.config, setup.speed),
+        setup.config,
         (store, stored),
         uplink,
         setup.hardware.commands,
@@ -343,7 +341,6 @@ enum Waiter {
 
 struct Actor {
     config: Arc<ChargePointConfig>,
-    speed: u32,
     core: ChargePoint,
     clock: HostClock,
     store: Store,
@@ -423,7 +420,7 @@ enum SyncState {
 
 impl Actor {
     fn new(
-        (config, speed): (Arc<ChargePointConfig>, u32),
+        config: Arc<ChargePointConfig>,
         (store, stored): (Store, Stored),
         uplink: Uplink,
         hardware: mpsc::Sender<HwCommand>,
@@ -434,13 +431,11 @@ impl Actor {
             cp_id: config.id.clone(),
             connectors: config.connectors.clone(),
             free_vending: config.simulator.free_vending,
-            speed,
         };
         let now = Instant::now();
         Self {
             core: ChargePoint::boot(identity, stored, clock.now()),
             config,
-            speed,
             clock,
             store,
             uplink,
@@ -1005,7 +1000,6 @@ impl Actor {
             time_zone: self.config.time_zone.clone(),
             connectors: self.config.connectors.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sim_speed: self.speed,
             first: self.core.spool().first(),
             next: self.core.spool().next(),
             sessions: self.core.open_sessions().collect(),

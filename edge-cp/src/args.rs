@@ -160,8 +160,9 @@ struct Run {
     /// Instead of the file's nats_url
     #[arg(long, value_name = "URL", env = "EDGE_CP_NATS_URL")]
     nats_url: Option<String>,
-    /// How many times faster than real the simulated charger and its cars run; times of records
-    /// stay real
+    /// How many times as strong as configured the simulated charger and its cars are: at 60 an
+    /// hour's energy flows in a minute. Up to what the strongest connector that is sold gives, which
+    /// is 125 with connectors of 22 kW
     #[arg(long, value_name = "X", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     sim_speed: u32,
 }
@@ -479,6 +480,12 @@ impl Run {
             Ok(config) => config,
             Err(e) => return config_fault(&e),
         };
+        for cp in &config.charge_points {
+            if let Err(e) = cp.clone().times_as_strong(self.sim_speed) {
+                eprintln!("edge-cp: {e}");
+                return ExitCode::from(EXIT_CONFIG);
+            }
+        }
         let reloader = Reloader::new(self.config, config.clone());
         if let Some(url) = self.nats_url {
             if !nats_url_is_usable(&url) {

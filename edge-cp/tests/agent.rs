@@ -385,7 +385,13 @@ async fn a_session_goes_from_start_to_end_and_its_energy_is_the_meters() -> Resu
     agent.ready().await;
     let heard = central.heard.lock().unwrap();
     assert!(heard.heartbeats.iter().any(|h| h.connectors.len() == 2));
-    assert_eq!(heard.syncs[0].sim_speed, 20);
+    // A simulation that is 20 times faster presents itself as what it is: 20 times as strong.
+    let currents: Vec<_> = heard.syncs[0]
+        .connectors
+        .iter()
+        .map(|c| c.max_ma.0)
+        .collect();
+    assert_eq!(currents, [320_000, 640_000]);
     Ok(())
 }
 

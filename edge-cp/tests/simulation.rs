@@ -169,7 +169,6 @@ fn identity(spec: &PlantSpec) -> Identity {
         cp_id: spec.cp.clone(),
         connectors: spec.connectors.clone(),
         free_vending: spec.settings.free_vending,
-        speed: spec.speed,
     }
 }
 

@@ -30,8 +30,6 @@ pub struct ChargePoint {
     pub version: Arc<str>,
     /// The epoch of its spool. Acceptance pins it.
     pub epoch: Epoch,
-    /// How much faster than real its simulated charger runs.
-    pub sim_speed: u32,
 }
 
 impl ChargePoint {
@@ -272,7 +270,7 @@ pub struct Request {
     /// Of the content, so that the same id with other content is seen.
     pub content: [u8; 16],
     /// The request's own `expires_at`. One that was refused for it may lie far ahead: then it is kept
-    /// until the horizon has come so far.
+    /// until the horizon has come so far. Of a stop, which is not judged by it, one near its decision.
     pub expires_at: UnixMs,
     /// What it was answered with.
     pub answer: Answer,

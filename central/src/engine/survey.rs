@@ -189,7 +189,6 @@ mod tests {
                 connectors: std::sync::Arc::default(),
                 version: "1.0.0".into(),
                 epoch: epoch.clone(),
-                sim_speed: 1,
             };
             let spool = Spool {
                 quarantined: 1,

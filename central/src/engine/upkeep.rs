@@ -7,10 +7,7 @@ use std::{
 };
 
 use central_core::{effects, insight, model::Stage, ripe, state::Alarm, view::Heard};
-use ev_contract::{
-    limits::OFFLINE_AFTER_MS,
-    v1::{Availability, Reach, UptimeRecord},
-};
+use ev_contract::v1::{Availability, Reach, UptimeRecord};
 
 use super::{Engine, Item, TaskDone, answers::cdr_bytes, wall};
 use crate::{
@@ -235,14 +232,21 @@ impl Engine {
         }
     }
 
-    /// Stopped sessions whose charge point has been out of reach for long no longer count.
+    /// Sessions whose charge point is out of reach no longer count, if they were stopped long ago or
+    /// never taken.
     fn release(&mut self) {
+        // What this replica could not hear says nothing.
+        if !self.listening.settled() {
+            return;
+        }
         let after = self.config.release_after();
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let silence = after.max(Duration::from_millis(OFFLINE_AFTER_MS));
         let heard = &self.heard;
-        let silent = |cp: &_| heard.silence(cp) > silence && heard.reach(cp) == Reach::Offline;
-        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent) {
+        let silent_ms = |cp: &_| {
+            let silence = i64::try_from(heard.silence(cp).as_millis()).unwrap_or(i64::MAX);
+            (heard.reach(cp) == Reach::Offline).then_some(silence)
+        };
+        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent_ms) {
             self.waiting.push(Item::release(session));
         }
     }

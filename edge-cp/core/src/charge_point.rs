@@ -37,8 +37,6 @@ pub struct Identity {
     pub connectors: Vec<ConnectorSpec>,
     /// Its charger begins transactions by itself and gives energy away.
     pub free_vending: bool,
-    /// How many times faster than real the simulated charger runs; 1 for real hardware.
-    pub speed: u32,
 }
 
 /// What the store has, read at boot.

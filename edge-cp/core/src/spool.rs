@@ -363,6 +363,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_stored_is_not_freed() {
+        let mut spool = spool();
+        spool.number();
+        spool.poll(0, 0);
+        // The number is not beyond the spool, and its record may still be lost with the power.
+        assert_eq!(spool.answered(&answer("e1", 7), 1, 0), None);
+        assert_eq!((spool.depth(), spool.ahead()), (6, None));
+        spool.stored();
+        assert!(spool.poll(60_000, 0).is_some());
+        assert_eq!(spool.answered(&answer("e1", 7), 60_001, 0), Some(7));
+    }
+
+    #[test]
     fn silence_and_no_progress_are_waited_out_longer_each_time() {
         let mut spool = spool();
         let mut mono = 0;

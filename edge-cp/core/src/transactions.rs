@@ -476,9 +476,7 @@ pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwR
         && reading.meter_epoch == waiting.meter.last.meter_epoch
         && reading.register_mwh >= waiting.meter.last.register_mwh
     {
-        waiting
-            .meter
-            .observe(reading.clone(), c.spec.power_max(), d.identity.speed);
+        waiting.meter.observe(reading.clone(), c.spec.power_max());
     }
     let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) else {
         return;
@@ -517,9 +515,7 @@ fn take_reading(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: Reading) 
         return;
     };
     let before = run.meter.last.register_mwh;
-    let observed = run
-        .meter
-        .observe(reading.clone(), power_max, d.identity.speed);
+    let observed = run.meter.observe(reading.clone(), power_max);
     let (what, old) = match observed {
         Observed::Plausible => return,
         Observed::Reset(old) => (
@@ -661,9 +657,7 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
     if let Some(waiting) = waiting {
         if let Some(reading) = reading {
             waiting.meter.rewind_to(&reading);
-            waiting
-                .meter
-                .observe(reading, c.spec.power_max(), d.identity.speed);
+            waiting.meter.observe(reading, c.spec.power_max());
         }
         waiting.over = Some((over.reason, at));
         waiting.end_wall = Some(over.at);

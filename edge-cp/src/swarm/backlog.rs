@@ -85,7 +85,6 @@ impl Past {
             cp_id: config.id.clone(),
             connectors: config.connectors.clone(),
             free_vending: false,
-            speed: 1,
         };
         let spec = PlantSpec {
             cp: config.id.clone(),

@@ -7,6 +7,9 @@ use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Phase, Service},
     ids::{ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    limits::{
+        CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
+    },
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
     wire::{DecodeError, EncodeError, Tag},
@@ -106,7 +109,7 @@ pub enum EdgeFact {
         connector: ConnectorId,
         /// How it began.
         origin: Origin,
-        /// For whom, where known.
+        /// For whom, as the charge point says: kept for operators, believed by nobody.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         driver_id: Option<DriverId>,
         /// What was shown to the reader.
@@ -300,6 +303,15 @@ impl ConnectorSpec {
     pub fn power_max(&self) -> MilliWatt {
         MilliWatt(u64::from(self.max_ma.0) * u64::from(self.volts) * u64::from(self.phases))
     }
+
+    /// Whether it is within what is sold. What is beyond is a mistake, or a claim.
+    #[must_use]
+    pub fn is_sold(&self) -> bool {
+        self.max_ma.0 <= CONNECTOR_MA_MAX
+            && self.volts <= CONNECTOR_VOLTS_MAX
+            && (1..=CONNECTOR_PHASES_MAX).contains(&self.phases)
+            && self.power_max().0 <= CONNECTOR_MILLIWATT_MAX
+    }
 }
 
 /// A charge point presents itself: at boot, after each reconnect, and from time to time.
@@ -322,9 +334,6 @@ pub struct SyncRequest {
     pub connectors: Vec<ConnectorSpec>,
     /// The agent's version.
     pub version: String,
-    /// How many times faster than real its simulated charger runs; 1 for real hardware.
-    #[serde(default = "one")]
-    pub sim_speed: u32,
     /// The lowest number that the spool still holds.
     pub first: u64,
     /// The number that the next record will get.
@@ -332,10 +341,6 @@ pub struct SyncRequest {
     /// The sessions that it has open.
     #[serde(default)]
     pub sessions: Vec<SessionId>,
-}
-
-fn one() -> u32 {
-    1
 }
 
 /// Answer to [`SyncRequest`].

@@ -282,7 +282,7 @@ pub struct SessionEndRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a stop; with `write_off` as in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -305,7 +305,7 @@ pub struct SessionAdjustRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -326,7 +326,7 @@ pub struct DriverBlockRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Whom. Running sessions go on.
     pub driver_id: String,
@@ -346,7 +346,7 @@ pub struct TariffSetRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Its name; central counts the versions.
     pub tariff_id: String,

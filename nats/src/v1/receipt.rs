@@ -76,6 +76,8 @@ wire_enum! {
         Overlap = "overlap",
         /// It ended without an end reading.
         NoEndReading = "no_end_reading",
+        /// The charge point named a driver to whom central had not given it: nobody's.
+        DriverClaimed = "driver_claimed",
     }
 }
 

@@ -859,13 +859,11 @@ fn charge_point() -> Vec<Case> {
         time_zone: "Europe/Berlin".into(),
         connectors: vec![connector_spec()],
         version: "0.1.0".into(),
-        sim_speed: 60,
         first: 5,
         next: 8,
         sessions: vec![session()],
     };
     let sync_min = SyncRequest {
-        sim_speed: 1,
         sessions: vec![],
         ..sync.clone()
     };

@@ -445,7 +445,6 @@ impl World {
                 volts: 230,
                 plug: Some("type2".into()),
             }],
-            sim_speed: 1,
             first: 1,
             next: 1,
             sessions: Vec::new(),

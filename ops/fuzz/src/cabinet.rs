@@ -98,7 +98,6 @@ fn identity() -> Identity {
         cp_id: cp(),
         connectors: vec![connector(1), connector(2)],
         free_vending: false,
-        speed: 1,
     }
 }
 

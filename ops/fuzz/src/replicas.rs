@@ -298,7 +298,6 @@ impl World {
                 time_zone: c.of(&["Europe/Berlin", "UTC", "Asia/Kathmandu"]).into(),
                 connectors,
                 version: "1".into(),
-                sim_speed: c.of(&[1, 60, 0, u32::MAX]),
                 first: 1,
                 next: c.number(),
                 sessions: Vec::new(),

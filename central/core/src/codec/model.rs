@@ -237,14 +237,12 @@ impl Coded for ChargePoint {
             connectors,
             version,
             epoch,
-            sim_speed,
         } = self;
         site.put(w);
         time_zone.put(w);
         connectors.put(w);
         version.put(w);
         epoch.put(w);
-        sim_speed.put(w);
     }
     fn get(r: &mut Reader<'_>) -> Got<Self> {
         Ok(Self {
@@ -253,7 +251,6 @@ impl Coded for ChargePoint {
             connectors: Coded::get(r)?,
             version: Coded::get(r)?,
             epoch: Coded::get(r)?,
-            sim_speed: Coded::get(r)?,
         })
     }
 }

@@ -131,6 +131,7 @@ words! {
         RecordsMissing = 7,
         Overlap = 8,
         NoEndReading = 9,
+        DriverClaimed = 10,
     }
     Code {
         Unrecognised = 0,

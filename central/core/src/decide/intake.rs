@@ -240,12 +240,12 @@ fn fact(
                     id: *session_id,
                     connector: *connector,
                     origin: *origin,
-                    driver: driver_id.clone(),
+                    claims_driver: driver_id.is_some(),
                     token: token.clone(),
                     at,
                 },
             )
-            .map(|()| None)
+            .map(|()| driver_id.as_ref().map(|_| Flag::DriverClaimed))
         }
         EdgeFact::Started {
             session_id,
@@ -412,17 +412,30 @@ struct Opened {
     id: SessionId,
     connector: ConnectorId,
     origin: Origin,
-    driver: Option<ev_contract::ids::DriverId>,
+    claims_driver: bool,
     token: Option<String>,
     at: UnixMs,
 }
+
+/// How a session can have begun at a charge point. That central or an operator began it is not for
+/// a charge point to say.
+const fn origin_at_edge(claimed: Origin) -> Origin {
+    match claimed {
+        Origin::Local | Origin::Free => claimed,
+        Origin::App | Origin::Operator | Origin::Unknown | Origin::Unrecognised => Origin::Unknown,
+    }
+}
+
+/// Opens a session that is nobody's: who charges is known only where central named that driver to
+/// the charge point.
 
 fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
     known_connector(tx, &run.cp, opened.connector)?;
     let Some(present) = tx.charge_point(&run.cp) else {
         return Err("the charge point has not presented itself".into());
     };
-    let tariff = if opened.origin == Origin::Free {
+    let origin = origin_at_edge(opened.origin);
+    let tariff = if origin == Origin::Free {
         pricing::free_tariff()
     } else {
         tariff_at(tx, &run.cp, &present).ok()
@@ -439,8 +452,8 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
     }
     let mut session = Session {
         id: opened.id,
-        origin: opened.origin,
-        driver: opened.driver.clone(),
+        origin,
+        driver: None,
         request: None,
         token: opened.token,
         cp: run.cp.clone(),
@@ -458,8 +471,12 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
             phase: Phase::Preparing,
         },
         stop: None,
-        counts: opened.driver.is_some(),
-        flags: std::collections::BTreeSet::new(),
+        counts: false,
+        flags: opened
+            .claims_driver
+            .then_some(Flag::DriverClaimed)
+            .into_iter()
+            .collect(),
         json: false,
     };
     for other in &connector.open {
@@ -476,11 +493,6 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         opened.connector,
         Arc::new(connector),
     ));
-    if let Some(id) = opened.driver {
-        let mut driver = tx.driver(&id).unwrap_or_default();
-        driver.open.insert(session.id);
-        tx.put(Write::Driver(id, driver));
-    }
     tx.put(Write::Session(Arc::new(session)));
     Ok(())
 }

@@ -29,15 +29,8 @@ impl Capability {
     /// Of the connector of a session; without limit when it is no longer there.
     pub fn of(session: &Session, cp: Option<&ChargePoint>) -> Self {
         let milliwatt_max = cp
-            .and_then(|cp| {
-                let spec = cp.connector(session.connector)?;
-                Some(
-                    spec.power_max()
-                        .0
-                        .saturating_mul(u64::from(cp.sim_speed.max(1))),
-                )
-            })
-            .unwrap_or(u64::MAX);
+            .and_then(|cp| cp.connector(session.connector))
+            .map_or(u64::MAX, |spec| spec.power_max().0);
         Self { milliwatt_max }
     }
 

@@ -87,7 +87,7 @@ pub enum Command {
     Intake(Run),
     /// A charge point has answered a command about a session.
     Answered(CommandAnswer),
-    /// A stopped session is out of reach for long.
+    /// A session that was stopped, or whose start is over, is out of reach.
     Release(SessionId),
     /// Old things may go.
     Forget(Forget),
@@ -195,7 +195,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
             Kind::CommandAnswered
         }
         Command::Release(session) => {
-            upkeep::release(&mut tx, *session);
+            upkeep::release(&mut tx, ctx, *session);
             Kind::Released
         }
         Command::Forget(forget) => {

@@ -19,7 +19,6 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
         connectors: Arc::from(sync.connectors.as_slice()),
         version: Arc::from(sync.version.as_str()),
         epoch: sync.epoch.clone(),
-        sim_speed: sync.sim_speed,
     };
     let before = tx.charge_point(cp);
     if before.is_none() {

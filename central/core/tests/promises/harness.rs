@@ -587,7 +587,6 @@ impl Cabinet {
                     })
                     .collect(),
                 version: "0.1.0".into(),
-                sim_speed: 1,
                 first: self.first,
                 next: self.next,
                 sessions: Vec::new(),

@@ -579,7 +579,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"67e14c4c95765008bd39e8b58dbc7f1b"
+        *"64130e544b44b6260e0dac8a27e07728"
     );
 }
 

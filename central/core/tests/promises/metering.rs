@@ -238,9 +238,8 @@ fn a_clock_that_is_corrected_under_way_costs_no_energy() {
     assert_eq!(receipt.flags, [Flag::ClockUnsure]);
 }
 
-/// Of a session whose end of energy was dated an hour before its last reading, and which ended two
-/// hours and a minute after its start.
-fn stood_under_an_unsure_clock(stood_s: Option<u32>) -> (World, SessionId) {
+/// A session whose end of energy was dated an hour before its last reading, and which then ended.
+fn stood_under_an_unsure_clock(stood_s: Option<u32>, ended_at: UnixMs) -> (World, SessionId) {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
     world.later(3 * HOUR);
@@ -260,14 +259,15 @@ fn stood_under_an_unsure_clock(stood_s: Option<u32>) -> (World, SessionId) {
         panic!("it stands")
     };
     assert_eq!(energy_ended_at, world.now);
-    let last = one.record(at(121), stood(id, stood_s));
+    world.later(10 * HOUR);
+    let last = one.record(ended_at, stood(id, stood_s));
     world.run(0, &one.run(vec![last]));
     (world, id)
 }
 
 #[test]
 fn standing_is_what_the_charge_point_measured_of_it() {
-    let (world, id) = stood_under_an_unsure_clock(Some(15));
+    let (world, id) = stood_under_an_unsure_clock(Some(15), at(121));
     let receipt = world.receipt(id);
     assert_eq!(receipt.idle_s, 15);
     let times = (receipt.energy_ended_at, receipt.ended_at);
@@ -281,13 +281,13 @@ fn standing_is_what_the_charge_point_measured_of_it() {
 
 #[test]
 fn standing_whose_beginning_nobody_knows_is_not_charged_for() {
-    let (world, id) = stood_under_an_unsure_clock(None);
+    let (world, id) = stood_under_an_unsure_clock(None, at(10 * 60));
     assert_eq!(world.receipt(id).idle_s, 0);
 }
 
 #[test]
 fn a_charge_point_cannot_have_measured_more_standing_than_the_session_took() {
-    let (world, id) = stood_under_an_unsure_clock(Some(u32::MAX));
+    let (world, id) = stood_under_an_unsure_clock(Some(u32::MAX), at(121));
     let most = world.now.ms_since(world.receipt(id).accepted_at) / 1_000;
     assert_eq!(i64::from(world.receipt(id).idle_s), most);
 }

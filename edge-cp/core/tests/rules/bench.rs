@@ -38,7 +38,6 @@ pub struct Bench {
     pub core: ChargePoint,
     pub mono_ms: u64,
     pub wall: UnixMs,
-    pub speed: u32,
     /// Counts draws: the next ids and numbers follow from it.
     pub drawn: u64,
     pub records: Vec<EdgeRecord>,
@@ -74,12 +73,11 @@ impl Bench {
             commands: vec![],
             txs: vec![],
         };
-        let core = ChargePoint::boot(identity(1), stored, Now { mono_ms: 0, wall });
+        let core = ChargePoint::boot(identity(), stored, Now { mono_ms: 0, wall });
         Self {
             core,
             mono_ms: 0,
             wall,
-            speed: 1,
             drawn: 0,
             records: vec![],
             sessions: BTreeMap::new(),
@@ -128,7 +126,7 @@ impl Bench {
             commands: self.commands.values().cloned().collect(),
             txs: self.txs.values().map(stored).collect(),
         };
-        self.core = ChargePoint::boot(identity(self.speed), stored, self.now());
+        self.core = ChargePoint::boot(identity(), stored, self.now());
     }
 
     pub fn now(&self) -> Now {
@@ -451,7 +449,7 @@ impl Bench {
     }
 }
 
-pub fn identity(speed: u32) -> Identity {
+pub fn identity() -> Identity {
     Identity {
         cp_id: cp(),
         connectors: [ONE, TWO]
@@ -464,7 +462,6 @@ pub fn identity(speed: u32) -> Identity {
             })
             .to_vec(),
         free_vending: false,
-        speed,
     }
 }
 

@@ -369,7 +369,6 @@ impl ChargePoint {
                 })
                 .collect(),
             version: VERSION.into(),
-            sim_speed: 1,
             first: self.spool.front().map_or(self.next, |r| r.seq),
             next: self.next,
             sessions: self.open.iter().map(|o| o.session).collect(),

@@ -285,7 +285,6 @@ fn sync(cp: &CpId) -> Result<SyncRequest> {
             plug: None,
         }],
         version: Uuid::nil().to_string(),
-        sim_speed: 1,
         first: 1,
         next: 1,
         sessions: Vec::new(),

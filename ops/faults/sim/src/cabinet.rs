@@ -240,7 +240,6 @@ impl Cabinet {
             cp_id: self.cp.clone(),
             connectors: self.specs.clone(),
             free_vending: false,
-            speed: 1,
         };
         self.core = Some(ChargePoint::boot(identity, stored, self.now(net)));
         net.note(|| format!("{} begins life {}", self.cp, self.life));
@@ -520,7 +519,6 @@ impl Cabinet {
             time_zone: "Europe/Berlin".into(),
             connectors: self.specs.clone(),
             version: "1".into(),
-            sim_speed: 1,
             first: core.spool().first(),
             next: core.spool().next(),
             sessions: core.open_sessions().collect(),

@@ -15,12 +15,14 @@ use central_core::{
     effects::{self, Order},
     frame::{Forget, Frame, Record, Write},
     keys::{Asker, EventId},
+    model::Answer,
     ripe::{self, Keep},
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
 };
 use edge_core::Command as EdgeCommand;
 use ev_contract::{
+    codes::Code,
     ids::{ConnectorId, CpId, DriverId, ReplicaId, SessionId},
     limits::OFFLINE_AFTER_MS,
     time::{Now, UnixMs},
@@ -54,6 +56,8 @@ const OTHERS_AFTER_MS: u64 = 2_000;
 const RECORD_WAIT_MS: u64 = 10_000;
 /// How long the appender of an end has, before other replicas copy its receipt.
 const OTHERS_COPY_AFTER_MS: u64 = 15_000;
+/// After it has begun to hear, silence means nothing for so long.
+const SETTLE_MS: u64 = 30_000;
 /// Stopped sessions whose charge point is silent for so long no longer count.
 const RELEASE_AFTER_MS: u64 = 60_000;
 /// Between two looks for old things.
@@ -787,11 +791,22 @@ impl Replica {
     /// Answers an item from the applied state.
     fn settle(&mut self, net: &mut Net, item: Item, unrecorded: Option<Unrecorded>) {
         match item.kind {
-            Kind::Request(ask, _) => {
+            Kind::Request(ask, wish) => {
                 let said = self.known(&ask).unwrap_or(match unrecorded {
                     Some(Unrecorded::Forgotten) => Said::Forgotten,
                     Some(Unrecorded::Unpresented | Unrecorded::TooMany) | None => Said::Undecided,
                 });
+                let is_for_its_expiry = match &said {
+                    Said::Forgotten => true,
+                    Said::Answer(Answer::Refused { code, .. }) => {
+                        matches!(code, Code::Expired | Code::ExpiryTooFar)
+                    }
+                    Said::Answer(_) | Said::Reused | Said::Undecided => false,
+                };
+                if wish.is_stop() && is_for_its_expiry {
+                    let what = format!("{} is told {said:?}", ask.request);
+                    net.judge.fail("no clock refuses a stop", what);
+                }
                 if !item.told {
                     self.answer(net, &ask, &said);
                 }
@@ -1180,15 +1195,22 @@ impl Replica {
     }
 
     fn release(&mut self, net: &Net) {
-        let silent = |cp: &CpId| {
-            net.cabinet_of(cp).is_some_and(|cabinet| {
-                let silence =
-                    self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
-                silence > RELEASE_AFTER_MS
-            })
+        // What it could not hear says nothing.
+        let hears_from = self
+            .began_ms
+            .max(self.cut_until_ms)
+            .max(self.frozen_until_ms);
+        if net.t_ms < hears_from + SETTLE_MS {
+            return;
+        }
+        let silent_ms = |cp: &CpId| {
+            let cabinet = net.cabinet_of(cp)?;
+            let silence = self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
+            (self.reach(net, cabinet) == Reach::Offline)
+                .then(|| i64::try_from(silence).unwrap_or(i64::MAX))
         };
         let after = i64::try_from(RELEASE_AFTER_MS).unwrap_or(i64::MAX);
-        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent) {
+        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent_ms) {
             self.push(net, Kind::Release(session));
         }
     }

@@ -138,7 +138,6 @@ impl Cabinet {
                 plug: None,
             }],
             version: env!("CARGO_PKG_VERSION").into(),
-            sim_speed: 1,
             first: self.freed_below,
             next: self.next,
             sessions: self.open.iter().map(|open| open.session).collect(),

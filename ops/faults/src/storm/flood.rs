@@ -246,7 +246,6 @@ fn sync() -> SyncRequest {
             plug: None,
         }],
         version: "wild".into(),
-        sim_speed: 1,
         first: 1,
         next: 1,
         sessions: Vec::new(),

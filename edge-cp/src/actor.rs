@@ -7,13 +7,13 @@ use std::{
 
 use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
-    LocalStart, ReplyTo, Row, SendRun, Stored, hardware::HwCommand,
+    LocalStart, ReplyTo, Row, SendRun, Standing, Stored, hardware::HwCommand,
 };
 use ev_client::{Access, Reminder, Rhythm, Term, Terms, What};
 use ev_contract::{
     codes::Code,
     connector::ConnectorState,
-    ids::{ConnectorId, CpId, SessionId},
+    ids::{BootId, ConnectorId, CpId, SessionId},
     subjects::Subject,
     time::UnixMs,
     v1::{CommandReply, EvtRequest, Heartbeat, Outcome, SyncRequest, TimeQuality},
@@ -370,6 +370,7 @@ struct Actor {
     beaten: Vec<(ConnectorId, ConnectorState, Option<SessionId>)>,
     stopping: bool,
     told_ahead: bool,
+    told_other: bool,
     /// Messages for somebody else that came as commands, and when that was last told.
     foreign: u64,
     foreign_told: Option<Instant>,
@@ -434,7 +435,12 @@ impl Actor {
         };
         let now = Instant::now();
         Self {
-            core: ChargePoint::boot(identity, stored, clock.now()),
+            core: ChargePoint::boot(
+                identity,
+                stored,
+                BootId::from_number(rand::rng().random()),
+                clock.now(),
+            ),
             config,
             clock,
             store,
@@ -460,6 +466,7 @@ impl Actor {
             beaten: Vec::new(),
             stopping: false,
             told_ahead: false,
+            told_other: false,
             foreign: 0,
             foreign_told: None,
             terms: Vec::new(),
@@ -668,6 +675,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: answer.epoch,
+            boot: answer.boot,
             command_id: answer.command_id,
             outcome: answer.outcome,
             code: answer.code,
@@ -731,7 +739,16 @@ impl Actor {
         if let Some(seat) = &self.seat {
             seat.outcome(&outcome);
         }
+        let was_other = self.core.is_other();
         self.feed(Input::Evt(outcome)).await;
+        if self.core.is_other() && !was_other {
+            // Central hears by a sync who this is, and keeps its records aside from then on.
+            let wait = rand::rng().random_range(0..=SYNC_RETURN_MS_MAX);
+            self.sync = SyncState::Due {
+                at: Instant::now() + Duration::from_millis(wait),
+                failures: 0,
+            };
+        }
         if let Some(seat) = &self.seat {
             seat.acknowledged(self.core.spool().first() - first);
         }
@@ -751,7 +768,12 @@ impl Actor {
         if let Some(reply) = reply {
             ev_crash::reach("sync-answer", "one");
             self.is_heard = true;
-            if let Some(problem) = reply.error {
+            let standing = match &reply.error {
+                None => Standing::Obeyed,
+                Some(problem) if problem.code == Code::IdentityInUse => Standing::NotObeyed,
+                Some(_) => Standing::Untold,
+            };
+            if let Some(problem) = reply.error.filter(|_| standing == Standing::Untold) {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
             }
             let input = Input::Synced {
@@ -759,9 +781,12 @@ impl Actor {
                 ts: reply.ts,
                 epoch: reply.epoch,
                 next: reply.next,
+                standing,
             };
             self.feed(input).await;
         }
+        // One that is not obeyed asks as often as one that is: a person has to decide.
+        let refused = refused && !self.core.is_other();
         let random = rand::rng().random();
         let (wait, failures) = if let Some(told) = told {
             (edge_core::spool::told_ms(told, random), failures + 1)
@@ -789,7 +814,11 @@ impl Actor {
         let (to, encoding) = (raw.reply.clone(), raw.encoding);
         match read_command(&self.config.id, &raw) {
             Read::Command(command) => {
-                let reply_to = self.wait(Waiter::Central { to, encoding });
+                let reply_to = if self.core.is_addressed(&command) {
+                    self.wait(Waiter::Central { to, encoding })
+                } else {
+                    ReplyTo(0)
+                };
                 let input = Input::Command {
                     command: *command,
                     reply_to,
@@ -805,6 +834,7 @@ impl Actor {
                     let answer = Answer {
                         command_id: None,
                         epoch: self.core.spool().epoch().clone(),
+                        boot: self.core.this_boot().id,
                         outcome: Outcome::Refused,
                         code: Some(code),
                         raw: Some(why),
@@ -929,6 +959,7 @@ impl Actor {
             self.told_ahead = true;
             tracing::error!(cp = %self.config.id, wanted, next = self.core.spool().next(), "central has records of this epoch that this store never wrote: the store was set back, or two agents use one identity");
         }
+        self.tell_other();
         if !self.can_send() {
             return;
         }
@@ -943,6 +974,21 @@ impl Actor {
         let random = rand::rng().random();
         if let Some(run) = self.core.next_run(self.clock.now(), random) {
             self.send_run(run).await;
+        }
+    }
+
+    /// Says once that another agent is obeyed, and once that this one is again.
+    fn tell_other(&mut self) {
+        let is_other = self.core.is_other();
+        if is_other == std::mem::replace(&mut self.told_other, is_other) {
+            return;
+        }
+        self.beat_due = self.beat_due.min(Instant::now() + BEAT_SETTLE);
+        let cp = &self.config.id;
+        if is_other {
+            tracing::error!(%cp, boot = %self.core.this_boot().id, code = %Code::IdentityInUse, "{}", Code::IdentityInUse.about(cp.as_str()));
+        } else {
+            tracing::info!(%cp, "this agent is obeyed");
         }
     }
 
@@ -968,6 +1014,7 @@ impl Actor {
                     tag: Tag::new(),
                     to: CENTRAL.to_owned(),
                     epoch: self.core.spool().epoch().clone(),
+                    boot: self.core.this_boot().id,
                     first: run.first,
                     from: run.from,
                     records,
@@ -996,9 +1043,10 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
+            boot: self.core.this_boot(),
             site_id: self.config.site.clone(),
             time_zone: self.config.time_zone.clone(),
-            connectors: self.config.connectors.clone(),
+            connectors: self.core.specs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             first: self.core.spool().first(),
             next: self.core.spool().next(),
@@ -1042,6 +1090,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
+            boot: self.core.this_boot().id,
             ts: stamp.at,
             clock_offset_ms: (stamp.quality == TimeQuality::Synced)
                 .then(|| now.wall.ms_since(stamp.at)),
@@ -1107,6 +1156,9 @@ impl Actor {
         json!({
             "id": self.config.id,
             "epoch": self.core.spool().epoch(),
+            "boot": self.core.this_boot().id,
+            "boots": self.core.this_boot().count,
+            "obeyed": !self.core.is_other(),
             "uplink": self.uplink.is_up(),
             "charger_online": self.core.charger_online(),
             "clock_synced": stamp.quality == TimeQuality::Synced,

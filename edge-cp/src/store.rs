@@ -18,17 +18,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use edge_core::{Row, Stored, mend::Mend, spool};
+use edge_core::{
+    Row, Stored,
+    connector::ConnectorRow,
+    mend::Mend,
+    session::{SessionRow, StoredSession},
+    spool,
+};
 use ev_contract::{
     ids::Epoch,
-    v1::{EdgeFact, EdgeRecord},
+    v1::{ConnectorSpec, EdgeFact, EdgeRecord},
     wire::{Encoding, decode, encode},
 };
 use rusqlite::{Connection, Transaction, params};
 use tokio::task::spawn_blocking;
 
 /// The version of the tables. A store of a newer one is refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// The write-ahead log is copied into the file when it has so many pages of 4 KiB: a dozen commits, so
 /// that not each of them pays for it.
@@ -61,7 +67,7 @@ CREATE TABLE commands (command_id TEXT PRIMARY KEY, session_id TEXT, outcome TEX
     body TEXT NOT NULL) STRICT;
 CREATE TABLE mends (n INTEGER PRIMARY KEY, until INTEGER NOT NULL, body TEXT NOT NULL) STRICT;
 CREATE TABLE connectors (connector INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
-INSERT INTO meta VALUES ('next_seq', '1'), ('probe', '0');
+INSERT INTO meta VALUES ('next_seq', '1'), ('probe', '0'), ('boots', '0'), ('confirmed', '');
 ";
 
 /// Why the store could not be used.
@@ -83,6 +89,9 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// There is none.
+    #[error("there is no store {0}")]
+    Absent(PathBuf),
     /// Written by a newer agent.
     #[error("the store has version {0}, this agent knows {SCHEMA_VERSION}")]
     Newer(i64),
@@ -105,7 +114,11 @@ impl StoreError {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
             Self::Full(_) => true,
-            Self::Content { .. } | Self::Newer(_) | Self::Reserve(_) | Self::Closed => false,
+            Self::Content { .. }
+            | Self::Newer(_)
+            | Self::Absent(_)
+            | Self::Reserve(_)
+            | Self::Closed => false,
         }
     }
 }
@@ -133,6 +146,17 @@ pub enum Place {
     File(PathBuf),
     /// In memory: gone with the process.
     Memory,
+}
+
+/// What became of a store that got another epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// Its epoch so far.
+    pub before: Epoch,
+    /// Its epoch from now on.
+    pub epoch: String,
+    /// The records that wait in it.
+    pub records: u64,
 }
 
 /// A store. One that is dropped waits for the disk where it is; [`Store::close`] does not.
@@ -304,6 +328,41 @@ impl Disk {
     }
 }
 
+/// A session that is open in a store, and its connector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSession {
+    /// Which.
+    pub id: ev_contract::ids::SessionId,
+    /// Where, as that connector was last configured.
+    pub spec: ConnectorSpec,
+}
+
+/// The open sessions in a store that no agent uses; none where there is no store yet.
+///
+/// # Errors
+/// When an agent uses it, or it cannot be read.
+pub fn open_sessions(path: &Path) -> Result<Vec<OpenSession>, StoreError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let connection = Connection::open(path).map_err(sqlite("open the store"))?;
+    let sessions: Vec<SessionRow> = bodies(&connection, "sessions")?;
+    let connectors: Vec<ConnectorRow> = bodies(&connection, "connectors")?;
+    let open = sessions
+        .into_iter()
+        .filter(|row| matches!(row.state, StoredSession::Open(_)));
+    let there = open.filter_map(|session| {
+        let row = connectors
+            .iter()
+            .find(|row| row.connector == session.connector);
+        Some(OpenSession {
+            id: session.id,
+            spec: row?.spec.clone()?,
+        })
+    });
+    Ok(there.collect())
+}
+
 /// Bytes of a file; 0 when it is not there.
 fn len_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |file| file.len())
@@ -351,6 +410,8 @@ impl Store {
         })?;
         let stored = Stored {
             epoch,
+            boots: 1,
+            confirmed: None,
             first: 1,
             next: 1,
             connectors: Vec::new(),
@@ -364,6 +425,21 @@ impl Store {
             mends: Vec::new(),
         };
         Ok((Self(Kept::Memory(Mutex::new(memory))), stored))
+    }
+
+    /// Makes a store that was copied or set back another one: it gets an epoch of its own, under which
+    /// its records are numbered anew. What it has stays: sessions, results of commands, and the
+    /// records that central does not have. No agent may have it open.
+    ///
+    /// # Errors
+    /// When there is no such file, or it cannot be opened, locked, understood or written.
+    pub fn new_epoch(path: &Path) -> Result<Renewed, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Absent(path.to_owned()));
+        }
+        let mut connection = connect(path)?;
+        let stored = load(&mut connection)?;
+        renew(&mut connection, &stored)
     }
 
     /// Opens the store in a place.
@@ -480,7 +556,8 @@ impl Memory {
                 | Row::DropCommand(_)
                 | Row::Tx(_)
                 | Row::DropTx(_)
-                | Row::Connector(_) => {}
+                | Row::Connector(_)
+                | Row::Confirmed(_) => {}
             }
         }
         Ok(())
@@ -530,6 +607,7 @@ fn load(connection: &mut Connection) -> Result<Stored, StoreError> {
     if version == 0 {
         create(connection)?;
     }
+    let boots = count_boot(connection)?;
     let meta = |key: &str| -> Result<String, StoreError> {
         connection
             .query_row("SELECT value FROM meta WHERE key = ?", [key], |r| r.get(0))
@@ -545,8 +623,17 @@ fn load(connection: &mut Connection) -> Result<Stored, StoreError> {
     let next: u64 = meta("next_seq")?
         .parse()
         .map_err(|e| content("the next number", format!("{e}")))?;
+    let confirmed = match meta("confirmed")?.as_str() {
+        "" => None,
+        id => Some(
+            id.parse()
+                .map_err(|e| content("the confirmed boot", format!("{e}")))?,
+        ),
+    };
     Ok(Stored {
         epoch,
+        boots,
+        confirmed,
         first: first_record(connection)?.unwrap_or(next),
         next,
         connectors: bodies(connection, "connectors")?,
@@ -574,6 +661,84 @@ fn create(connection: &mut Connection) -> Result<(), StoreError> {
         .map_err(sqlite(failed))?;
     ev_crash::reach("create", "one");
     tx.commit().map_err(sqlite(failed))
+}
+
+/// Counts a start, on the disk before anything of it is sent. On a disk that takes nothing it is counted
+/// in memory: without central's answer this agent takes nothing new, and what runs has to be told.
+fn count_boot(connection: &Connection) -> Result<u64, StoreError> {
+    let failed = "count this start";
+    let before: String = connection
+        .query_row("SELECT value FROM meta WHERE key = 'boots'", [], |r| {
+            r.get(0)
+        })
+        .map_err(sqlite(failed))?;
+    let boots = 1 + before.parse::<u64>().map_err(|e| StoreError::Content {
+        what: "the number of starts".to_owned(),
+        why: e.to_string(),
+    })?;
+    let counted = connection.execute(
+        "UPDATE meta SET value = ? WHERE key = 'boots'",
+        [boots.to_string()],
+    );
+    if let Err(error) = counted {
+        tracing::warn!(%error, boots, "this start could not be counted on the disk");
+    }
+    Ok(boots)
+}
+
+fn renew(connection: &mut Connection, stored: &Stored) -> Result<Renewed, StoreError> {
+    let failed = "number the records anew";
+    let below = stored.first - 1;
+    let tx = connection.transaction().map_err(sqlite(failed))?;
+    let mends: Vec<Mend> = bodies(&tx, "mends")?;
+    tx.execute("DELETE FROM mends", [])
+        .map_err(sqlite(failed))?;
+    for seq in stored.first..stored.next {
+        let at = sql_seq(seq).map_err(sqlite(failed))?;
+        let bytes: Vec<u8> = tx
+            .query_row("SELECT record FROM spool WHERE seq = ?", [at], |r| r.get(0))
+            .map_err(sqlite(failed))?;
+        let content = |why: String| StoreError::Content {
+            what: format!("record {seq}"),
+            why,
+        };
+        let mut record: EdgeRecord =
+            decode(&bytes, Encoding::MsgPack).map_err(|e| content(e.to_string()))?;
+        mends.iter().for_each(|mend| mend.apply(&mut record));
+        record.seq = seq - below;
+        let bytes = encode(&record, Encoding::MsgPack).map_err(|e| content(e.to_string()))?;
+        tx.prepare_cached("UPDATE spool SET seq = ?, record = ? WHERE seq = ?")
+            .and_then(|mut s| s.execute(params![sql_seq(record.seq)?, bytes, at]))
+            .map_err(sqlite(failed))?;
+    }
+    // Ended sessions are kept until their last record has left the spool.
+    for row in &stored.sessions {
+        if let StoredSession::Ended { seq } = row.state {
+            let row = SessionRow {
+                state: StoredSession::Ended {
+                    seq: seq.saturating_sub(below),
+                },
+                ..row.clone()
+            };
+            write(&tx, &Row::Session(Box::new(row)))?;
+        }
+    }
+    let epoch = fresh_epoch();
+    let meta = [
+        ("epoch", epoch.clone()),
+        ("next_seq", (stored.next - below).to_string()),
+        ("confirmed", String::new()),
+    ];
+    for (key, value) in meta {
+        tx.execute("UPDATE meta SET value = ? WHERE key = ?", [&value, key])
+            .map_err(sqlite(failed))?;
+    }
+    tx.commit().map_err(sqlite("commit to the store"))?;
+    Ok(Renewed {
+        before: stored.epoch.clone(),
+        epoch,
+        records: stored.next - stored.first,
+    })
 }
 
 fn fresh_epoch() -> String {
@@ -647,7 +812,8 @@ fn commit_kind(rows: &[Row]) -> &'static str {
             | Row::Tx(_)
             | Row::DropTx(_)
             | Row::Mend(_)
-            | Row::Connector(_) => **kind == "record",
+            | Row::Connector(_)
+            | Row::Confirmed(_) => **kind == "record",
         })
     };
     ev_crash::COMMIT_KINDS.iter().find(has).unwrap_or(&"record")
@@ -656,7 +822,7 @@ fn commit_kind(rows: &[Row]) -> &'static str {
 fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
     let done = match row {
         Row::Session(row) => {
-            let open = matches!(row.state, edge_core::session::StoredSession::Open(_));
+            let open = matches!(row.state, StoredSession::Open(_));
             tx.prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)")
                 .and_then(|mut s| {
                     s.execute(params![
@@ -702,6 +868,9 @@ fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
         Row::Connector(row) => tx
             .prepare_cached("INSERT OR REPLACE INTO connectors VALUES (?, ?)")
             .and_then(|mut s| s.execute(params![row.connector.0, body(row)?])),
+        Row::Confirmed(boot) => tx
+            .prepare_cached("UPDATE meta SET value = ? WHERE key = 'confirmed'")
+            .and_then(|mut s| s.execute([boot.to_string()])),
         Row::Append(record) => append(tx, record),
         Row::Mend(mend) => tx
             .prepare_cached("INSERT INTO mends (until, body) VALUES (?, ?)")

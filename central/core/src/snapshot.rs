@@ -19,7 +19,7 @@ use crate::{
 
 /// What a snapshot begins with; the digit is the version of the format. A build that does not know
 /// it passes the snapshot over, and stops at the first frame that it cannot read.
-pub const MAGIC: &[u8; 4] = b"EVS3";
+pub const MAGIC: &[u8; 4] = b"EVS4";
 
 /// Bytes that are no snapshot which this build can read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

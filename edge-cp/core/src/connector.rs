@@ -70,6 +70,8 @@ pub struct ConnectorRow {
     pub fault: Option<Fault>,
     /// A bound of the current.
     pub limit: Option<CurrentLimit>,
+    /// What it can do, as it was last configured.
+    pub spec: Option<ConnectorSpec>,
 }
 
 /// A bound of the current.
@@ -112,6 +114,7 @@ impl ConnectorRow {
             hardware_in_service: true,
             fault: None,
             limit: None,
+            spec: None,
         }
     }
 }
@@ -140,17 +143,17 @@ impl Connector {
 
     /// One that is no longer configured and still has a session. It takes no other.
     #[must_use]
-    pub fn orphaned(connector: ConnectorId) -> Self {
-        let spec = ConnectorSpec {
-            connector,
+    pub fn orphaned(row: ConnectorRow) -> Self {
+        let spec = row.spec.clone().unwrap_or(ConnectorSpec {
+            connector: row.connector,
             max_ma: MilliAmp(0),
             phases: 1,
             volts: 230,
             plug: None,
-        };
-        let mut row = ConnectorRow::new(connector);
-        row.hardware_in_service = false;
-        Self::new(spec, row)
+        });
+        let mut orphan = Self::new(spec, row);
+        orphan.row.service = Service::OutAfterSession;
+        orphan
     }
 
     /// Its number.

@@ -3,7 +3,7 @@
 
 use ev_contract::{
     codes::Code,
-    ids::{CommandId, Epoch, SessionId},
+    ids::{BootId, CommandId, Epoch, SessionId},
     time::UnixMs,
     v1::{EdgeRecord, Outcome},
 };
@@ -49,6 +49,8 @@ pub enum Row {
     DropTx(OriginKey),
     /// Insert or replace.
     Connector(Box<ConnectorRow>),
+    /// Central has confirmed this start of the agent.
+    Confirmed(BootId),
     /// Append to the spool.
     Append(Box<EdgeRecord>),
     /// Correct times of records that wait. Of records that are read, each sees all corrections of it,
@@ -89,6 +91,8 @@ pub struct Answer {
     pub command_id: Option<CommandId>,
     /// Under which epoch.
     pub epoch: Epoch,
+    /// Which start of the agent answers.
+    pub boot: BootId,
     /// What became of it.
     pub outcome: Outcome,
     /// Why not.

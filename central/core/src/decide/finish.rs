@@ -67,6 +67,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
             None => by_clock,
         }
     });
+    let received_at = ctx.now.wall;
     let bill = pricing::bill(
         &session.tariff.terms,
         Ending {
@@ -82,6 +83,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
             energy_ended_at,
             ended_at,
             idle_s,
+            received_at,
             meters,
             periods,
         },

@@ -39,7 +39,10 @@ fn a_stop_is_accepted_however_often_it_is_asked() {
         "the first stop is the stop"
     );
     assert_eq!(world.session(id).phase(), Phase::Stopping);
-    assert!(matches!(order(world.session(id), T0), Some(Order::Stop(_))));
+    assert!(matches!(
+        order(world.session(id), BOOT, T0),
+        Some(Order::Stop(_))
+    ));
 }
 
 #[test]
@@ -142,12 +145,12 @@ fn a_stop_holds_until_the_charge_point_confirms() {
     ] {
         world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
         assert!(
-            matches!(order(world.session(id), at), Some(Order::Stop(_))),
+            matches!(order(world.session(id), BOOT, at), Some(Order::Stop(_))),
             "{outcome}"
         );
     }
     world.take(0, &mut one, vec![ended(id, Some(reading(at, 1_100_000)))]);
-    assert_eq!(order(world.session(id), at), None);
+    assert_eq!(order(world.session(id), BOOT, at), None);
 }
 
 #[test]
@@ -347,7 +350,7 @@ fn a_stopped_session_out_of_reach_no_longer_counts_and_is_not_over() {
         "the connector is not free"
     );
     assert!(
-        matches!(order(world.session(id), T0), Some(Order::Stop(_))),
+        matches!(order(world.session(id), BOOT, T0), Some(Order::Stop(_))),
         "the stop stands"
     );
 
@@ -508,7 +511,7 @@ fn the_stop_of_what_was_written_off_stands_until_the_charge_point_confirms() {
         world.ask(0, &write_off("w1", id)).done();
         assert!(world.session(id).is_ended());
         assert!(world.connector("CP-1").standing_stops.contains(&id));
-        assert_eq!(standing_stop(world.session(id), T0).session_id, id);
+        assert_eq!(standing_stop(world.session(id), BOOT, T0).session_id, id);
         for outcome in [Outcome::Stopping, Outcome::NotYet, Outcome::Taken] {
             world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
             assert!(

@@ -7,7 +7,7 @@ use ev_contract::{
     v1::{EdgeFact, EndCode, LimitCommand, TimeQuality},
 };
 
-use crate::bench::{BEGIN, Bench, ONE, cp, stops};
+use crate::bench::{BEGIN, BOOT, Bench, ONE, cp, stops};
 
 /// Where a clock may stand after a boot: the Epoch, a minute back, right, an hour ahead.
 const CLOCKS: [i64; 4] = [0, BEGIN - 60_000, BEGIN + 30_000, BEGIN + 3_600_000];
@@ -119,6 +119,7 @@ fn a_bound_of_the_current_falls_back_although_starts_set_the_clock_back() {
         phases: None,
         valid_until: bench.wall.plus_ms(20_000),
         fallback_ma: ev_contract::units::MilliAmp(6_000),
+        boot: BOOT,
         ts: bench.wall,
     }));
     let mut ran_ms = 0;

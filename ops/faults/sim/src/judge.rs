@@ -194,6 +194,17 @@ impl Judge {
         }
     }
 
+    /// A replica answers, orders or decides something. One whose clock is off, while the server's is
+    /// right, does nothing of that. Seconds more than the design names are forgiven: several replicas
+    /// that are off alike outvote the server.
+    pub fn spoke(&mut self, replica: usize, off_ms: i64) {
+        const OFF_MS_MAX: i64 = 60_000;
+        if off_ms.abs() > OFF_MS_MAX {
+            let what = format!("replica {replica} speaks with a clock that is {off_ms} ms off");
+            self.fail("a wrong clock says nothing", what);
+        }
+    }
+
     /// How much has landed.
     #[must_use]
     pub const fn pos(&self) -> u64 {

@@ -94,6 +94,7 @@ impl Store {
                     self.next += 1;
                     self.spool.insert(record.seq, *record);
                 }
+                Row::Mend(mend) => self.spool.values_mut().for_each(|r| mend.apply(r)),
                 Row::Free { below } => self.spool = self.spool.split_off(&below),
             }
         }

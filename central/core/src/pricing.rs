@@ -330,6 +330,8 @@ pub struct Ending {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// How long it stood in between.
+    pub idle_s: u32,
     /// When central learned of that.
     pub received_at: UnixMs,
     /// What the meters counted.
@@ -344,15 +346,12 @@ pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
     let energy = ending.meters.iter().fold(Mwh(0), |sum, s| {
         sum.saturating_add(s.to_mwh.saturating_sub(s.from_mwh))
     });
-    let idle_s = ending
-        .energy_ended_at
-        .map_or(0, |at| seconds_between(at, ending.ended_at));
     let lines = lines(
         terms,
         Usage {
             energy,
             began: ending.started_at.is_some(),
-            idle_s,
+            idle_s: ending.idle_s,
         },
     );
     let total = total(&lines);
@@ -368,7 +367,7 @@ pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
         received_at: ending.received_at,
         meters: ending.meters,
         energy_mwh: energy,
-        idle_s,
+        idle_s: ending.idle_s,
         exact: Amount(exact(&lines).normalize()),
         lines,
         total,

@@ -1537,6 +1537,7 @@ pub fn facts() -> Vec<EdgeFact> {
             completed: true,
             reason: EndReason::new(EndCode::Driver, EndSource::Driver),
             reading: Some(unsigned_reading()),
+            stood_s: Some(900),
         },
         EdgeFact::Connector {
             connector: ONE,

@@ -404,6 +404,7 @@ impl World {
                     completed: true,
                     reason: EndReason::new(EndCode::Driver, EndSource::Driver),
                     reading: Some(reading),
+                    stood_s: None,
                 }))
             }
         }

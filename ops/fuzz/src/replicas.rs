@@ -498,6 +498,7 @@ impl World {
                 completed: c.yes(),
                 reason: reason(c),
                 reading: c.maybe(|c| reading(c, now)),
+                stood_s: c.maybe(|c| c.number() as u32),
             },
             13 => EdgeFact::Connector {
                 connector,

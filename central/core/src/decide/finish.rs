@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ev_contract::{
     time::UnixMs,
     units::{Amount, Mwh},
-    v1::{Adjustment, EndReason, Status},
+    v1::{Adjustment, EndReason, Flag, Status},
     wire::Tag,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Ended {
     pub reason: EndReason,
     pub energy_ended_at: Option<UnixMs>,
     pub ended_at: UnixMs,
+    /// How long it stood, as the charge point measured it.
+    pub stood_s: Option<u32>,
 }
 
 /// Ends an open session: writes its receipt and frees connector and driver. The only place where a
@@ -55,6 +57,16 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
     let ended_at = ended
         .ended_at
         .max(energy_ended_at.unwrap_or(session.accepted_at));
+    let idle_s = energy_ended_at.map_or(0, |energy_ended_at| {
+        let by_clock = pricing::seconds_between(energy_ended_at, ended_at);
+        let most = pricing::seconds_between(session.accepted_at, ended_at.max(ctx.now.wall));
+        match ended.stood_s {
+            Some(stood_s) => stood_s.min(most),
+            // Nobody measured it, and the clock that dated its beginning or its end was not sure.
+            None if session.flags.contains(&Flag::ClockUnsure) => 0,
+            None => by_clock,
+        }
+    });
     let received_at = ctx.now.wall;
     let bill = pricing::bill(
         &session.tariff.terms,
@@ -70,6 +82,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
             started_at,
             energy_ended_at,
             ended_at,
+            idle_s,
             received_at,
             meters,
             periods,

@@ -428,7 +428,11 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
-            let at = Believable::of(&session, now).nearest(record.at);
+            let sure = record.quality == TimeQuality::Synced;
+            // A time that is not known was before central learned of it: a car that stands is not
+            // shown a fee for longer than that.
+            let at = if sure { record.at } else { now };
+            let at = Believable::of(&session, now).nearest(at);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
@@ -436,6 +440,7 @@ fn fact(
             completed,
             reason,
             reading,
+            stood_s,
         } => {
             let session = own(tx, run, *session_id)?;
             if session.is_ended() {
@@ -445,15 +450,14 @@ fn fact(
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
             let at = Believable::of(&session, now).nearest(record.at);
-            Ok(ended(
-                tx,
-                ctx,
-                session,
-                *completed,
-                reason,
-                reading.as_ref(),
+            let ending = Ending {
+                completed: *completed,
+                reason: reason.clone(),
                 at,
-            ))
+                sure: record.quality == TimeQuality::Synced,
+                stood_s: *stood_s,
+            };
+            Ok(ended(tx, ctx, session, ending, reading.as_ref()))
         }
         EdgeFact::Connector {
             connector,
@@ -697,23 +701,47 @@ fn energy_ended(
     odd
 }
 
+/// The end of a session as its charge point says it.
+struct Ending {
+    completed: bool,
+    reason: EndReason,
+    at: UnixMs,
+    /// `at` is by central's clock.
+    sure: bool,
+    stood_s: Option<u32>,
+}
+
 fn ended(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
     mut session: Session,
-    completed: bool,
-    reason: &EndReason,
+    ending: Ending,
     reading: Option<&Reading>,
-    at: UnixMs,
 ) -> Option<Flag> {
+    let Ending {
+        completed,
+        reason,
+        at,
+        sure,
+        stood_s,
+    } = ending;
     let odd = meter_into(tx, ctx, &mut session, None, reading);
     if session.meter().is_some() && reading.is_none() {
         session.flags.insert(Flag::NoEndReading);
     }
     let energy_ended_at = match &session.stage {
         Stage::Standing {
-            energy_ended_at, ..
-        } => *energy_ended_at,
+            meter,
+            energy_ended_at,
+            ..
+        } => match stood_s {
+            // Where only the end of standing is dated, how long it took tells its beginning.
+            Some(stood_s) if sure => at
+                .plus_ms(-1_000 * i64::from(stood_s))
+                .max(meter.last_at)
+                .min(*energy_ended_at),
+            Some(_) | None => *energy_ended_at,
+        },
         Stage::Energy { meter, .. } => at.max(meter.last_at),
         Stage::Ordered | Stage::Taken { .. } | Stage::Ended { .. } => at,
     };
@@ -723,9 +751,10 @@ fn ended(
         session,
         Ended {
             completed,
-            reason: reason.clone(),
+            reason,
             energy_ended_at: Some(energy_ended_at),
             ended_at: at,
+            stood_s,
         },
     );
     odd

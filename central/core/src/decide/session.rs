@@ -316,6 +316,7 @@ pub(super) fn end(
             energy_ended_at,
             // Standing is not charged for while nobody can say whether the car still stands.
             ended_at: energy_ended_at.unwrap_or(ctx.now.wall),
+            stood_s: None,
         },
     );
     let mut connector = tx.connector_to_change(&cp, place);

@@ -107,6 +107,7 @@ fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: &Session, reason: End
             reason,
             energy_ended_at: None,
             ended_at: ctx.now.wall,
+            stood_s: None,
         },
     );
 }

@@ -725,6 +725,17 @@ pub fn ended(session_id: SessionId, reading: Option<Reading>) -> EdgeFact {
         completed: true,
         reason: unplugged(),
         reading,
+        stood_s: None,
+    }
+}
+
+pub fn stood(session_id: SessionId, stood_s: Option<u32>) -> EdgeFact {
+    EdgeFact::Ended {
+        session_id,
+        completed: true,
+        reason: unplugged(),
+        reading: None,
+        stood_s,
     }
 }
 

@@ -601,6 +601,7 @@ fn a_session_that_never_got_energy_fails_with_a_receipt_of_zero() {
             ev_contract::v1::EndSource::ChargePoint,
         ),
         reading: None,
+        stood_s: None,
     };
     world.take(0, &mut one, vec![accepted(id), fact]);
     let receipt = world.receipt(id);

@@ -755,6 +755,11 @@ impl Cabinet {
                     self.disk.next = record.seq + 1;
                     self.disk.spool.insert(record.seq, *record);
                 }
+                Row::Mend(mend) => {
+                    for record in self.disk.spool.values_mut() {
+                        mend.apply(record);
+                    }
+                }
                 Row::Free { below } => {
                     net.judge.freed(&self.cp, &self.disk.epoch, below);
                     self.disk.spool = self.disk.spool.split_off(&below);

@@ -2,7 +2,7 @@
 //! from the payload.
 
 use central_core::{
-    decide::{Act, Announcement, Ask, Wish},
+    decide::{Act, Announcement, Ask, SeenPrice, Wish},
     keys::Asker,
     trail::{Cursor, Filter},
 };
@@ -19,7 +19,8 @@ use ev_contract::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
         HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
         ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
-        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest, UptimeRequest,
+        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef, TariffSetRequest,
+        UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -354,7 +355,7 @@ impl Reader<'_> {
     }
 
     fn request(&self, id: &str, expires_at: i64, wish: Wish) -> Result<Question, Unread> {
-        if !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
+        if !wish.is_stop() && !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
             return Err(Code::InvalidTime
                 .about(&format!("expires_at {expires_at}"))
                 .into());
@@ -417,6 +418,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -591,6 +593,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -662,6 +665,17 @@ fn text(name: &str, text: String) -> Result<String, Unread> {
     Ok(text)
 }
 
+fn seen(tariff: Option<TariffRef>) -> Result<Option<SeenPrice>, InvalidId> {
+    tariff
+        .map(|seen| {
+            Ok(SeenPrice {
+                tariff: seen.tariff_id.parse()?,
+                version: seen.version,
+            })
+        })
+        .transpose()
+}
+
 fn bounded(limits: Option<LimitsRequest>) -> Result<LimitsRequest, Unread> {
     let mut limits = limits.unwrap_or_default();
     limits.cost = limits.cost.map(|c| text("limits.cost", c)).transpose()?;
@@ -707,6 +721,11 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
     }
     if sync.version.len() > TEXT_BYTES_MAX {
         return Err(invalid("version: too long"));
+    }
+    if !(1..=sync.next).contains(&sync.first) || sync.next > u64::MAX / 2 {
+        return Err(invalid(
+            "first and next: records are numbered from 1, first is at most next",
+        ));
     }
     Ok((cp, sync))
 }
@@ -898,6 +917,35 @@ mod tests {
                 Ignored::ReplyElsewhere,
                 "{elsewhere}"
             );
+        }
+    }
+
+    #[test]
+    fn no_time_is_implausible_for_a_stop() {
+        let code = |subject: &str, body: &str| {
+            let asked = read(&message(subject, Some("_R_.a.b"), body)).unwrap();
+            asked.question.err().map(|problem| problem.code)
+        };
+        let id = "0190a0b0-1111-7222-8333-444455556666";
+        for expires_at in [0, -1, 30_000, i64::MIN, i64::MAX] {
+            let body = |write_off: bool| {
+                format!(
+                    r#"{{"request_id":"r","expires_at":{expires_at},"session_id":"{id}","reason":"x","write_off":{write_off},"cp_id":"CP-1"}}"#
+                )
+            };
+            let (driver, operator) = ("ev.v1.driver.alice", "ev.v1.op.olga");
+            assert_eq!(code(&format!("{driver}.stop"), &body(false)), None);
+            assert_eq!(code(&format!("{operator}.session_end"), &body(false)), None);
+            for (subject, write_off) in [
+                (format!("{driver}.start"), false),
+                (format!("{operator}.session_end"), true),
+            ] {
+                assert_eq!(
+                    code(&subject, &body(write_off)),
+                    Some(Code::InvalidTime),
+                    "{subject} {expires_at}"
+                );
+            }
         }
     }
 

@@ -293,6 +293,8 @@ pub enum Answer {
         session: Option<SessionId>,
         /// The charge point as the asker named it, where it was named.
         cp: String,
+        /// The price that applies, where another one was named.
+        tariff: Option<Arc<Tariff>>,
     },
 }
 
@@ -302,7 +304,7 @@ pub struct Request {
     /// Of the content, so that the same id with other content is seen.
     pub content: [u8; 16],
     /// The request's own `expires_at`. One that was refused for it may lie far ahead: then it is kept
-    /// until the horizon has come so far.
+    /// until the horizon has come so far. Of a stop, which is not judged by it, one near its decision.
     pub expires_at: UnixMs,
     /// What it was answered with.
     pub answer: Answer,
@@ -399,6 +401,8 @@ pub struct Bill {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// When central learned of that.
+    pub received_at: UnixMs,
     /// What the meters counted.
     pub meters: Vec<MeterSpan>,
     /// The sum of the spans.
@@ -481,8 +485,10 @@ pub struct Session {
     pub tariff: Arc<Tariff>,
     /// What the charge point enforces.
     pub limits: Limits,
-    /// When central accepted it or learned of it.
+    /// When central accepted it; for one that began at the charge point when that was, by its word.
     pub accepted_at: UnixMs,
+    /// When central accepted it or learned of it. Every list is in this order, whatever is claimed.
+    pub learned_at: UnixMs,
     /// The start command's deadline.
     pub start_by: UnixMs,
     /// How long it may stand after energy has ended.
@@ -566,6 +572,7 @@ impl Session {
             started_at: bill.started_at,
             energy_ended_at: bill.energy_ended_at,
             ended_at: bill.ended_at,
+            received_at: bill.received_at,
             meters: bill.meters,
             energy_mwh: bill.energy_mwh,
             idle_s: bill.idle_s,

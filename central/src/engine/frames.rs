@@ -355,7 +355,7 @@ struct Filling<'a> {
 impl Engine {
     /// A question from a subscription.
     pub(super) fn ask(&mut self, mut item: Item) {
-        if self.alarmed() {
+        if self.alarmed() || !self.clock_is_right {
             return;
         }
         if let ItemKind::Decide(Command::Request(ask, _)) = &item.kind
@@ -402,7 +402,7 @@ impl Engine {
             return;
         }
         match self.stage {
-            Stage::Replaying { .. } | Stage::Alarmed(_) => return,
+            Stage::Waiting(_) | Stage::Replaying { .. } | Stage::Alarmed(_) => return,
             Stage::Barrier | Stage::Serving | Stage::Draining => {}
         }
         let now = self.now();
@@ -500,7 +500,7 @@ impl Engine {
             frame.id,
             frame_kind(&items),
             bytes.clone(),
-            self.acked.0.clone(),
+            self.told.0.clone(),
             Arc::clone(&self.metrics),
         ))
         .abort_handle();
@@ -524,6 +524,7 @@ impl Engine {
             return;
         };
         in_flight.append.abort();
+        self.set_full(None);
         ev_crash::reach("applied", frame_kind(&in_flight.items));
         self.metrics.appended(in_flight.since.elapsed());
         for kind in applied.void() {
@@ -534,6 +535,11 @@ impl Engine {
             self.set_stage(Stage::Serving);
             tracing::info!(applied = applied.pos, "serving");
             self.after_barrier();
+        }
+        // It may have been set since the frame was cut. What was asked is asked again, elsewhere.
+        self.look_at_clock();
+        if !self.clock_is_right {
+            return;
         }
         for (item, part) in in_flight.items {
             match part {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LimitsRequest, RefusedView, RefusesView, SessionView, Status, Tariff, TariffScope, TariffTerms,
-    central,
+    LimitsRequest, RefusedView, RefusesView, SessionView, Status, Tariff, TariffRef, TariffScope,
+    TariffTerms, central,
 };
 use crate::{
     codes::Problem,
@@ -291,6 +291,9 @@ pub struct OpStartRequest {
     /// When to end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsRequest>,
+    /// The price that was agreed: at another one nothing starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<TariffRef>,
 }
 
 /// `session_end`: end any session.
@@ -304,7 +307,7 @@ pub struct SessionEndRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a stop; with `write_off` as in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -327,7 +330,7 @@ pub struct SessionAdjustRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -348,7 +351,7 @@ pub struct DriverBlockRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Whom. Running sessions go on.
     pub driver_id: String,
@@ -368,7 +371,7 @@ pub struct TariffSetRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Its name; central counts the versions.
     pub tariff_id: String,
@@ -436,6 +439,9 @@ pub struct OpReply {
     /// What was done, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The price that applies, where a start was refused because another one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<Tariff>,
     /// Central's time.
     pub ts: UnixMs,
 }

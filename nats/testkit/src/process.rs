@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process, prlimit, waitid,
+};
 use tempfile::TempDir;
 
-use crate::programs::our_program;
+use crate::programs::{our_program, wrong_clock_env, wrong_clock_library};
 use crate::wait::wait_for;
 
 /// Lines of a log that a failed test shows: enough for a panic with its
@@ -189,6 +191,19 @@ impl Process {
         }
     }
 
+    /// Gives the next run a wall clock whose offset stands in a file: see [`wrong_clock_env`].
+    ///
+    /// # Errors
+    /// When libfaketime is not installed.
+    pub fn set_clock_by(&mut self, file: &Path) -> Result<()> {
+        let library = wrong_clock_library()
+            .context("a wrong clock needs Debian's package libfaketime: install it")?;
+        for (key, value) in wrong_clock_env(&library, file) {
+            self.set_env(key, value.to_str());
+        }
+        Ok(())
+    }
+
     #[must_use]
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
@@ -228,6 +243,20 @@ impl Process {
     /// When it does not run.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::CONT)?;
+        Ok(())
+    }
+
+    /// From here on it may have so many files open, sockets among them.
+    ///
+    /// # Errors
+    /// When it has ended, or the system refuses.
+    pub fn limit_files(&mut self, most: u64) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("a process id")?;
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        prlimit(Some(pid), Resource::Nofile, limit).context("limit the files of a process")?;
         Ok(())
     }
 

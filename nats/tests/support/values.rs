@@ -83,10 +83,12 @@ fn driver() -> Vec<Case> {
         cp_id: "CP-001".into(),
         connector: Some(1),
         limits: Some(limits_request()),
+        tariff: Some(TariffRef::from(&tariff())),
     };
     let start_min = StartRequest {
         connector: None,
         limits: None,
+        tariff: None,
         ..start.clone()
     };
     let stop = StopRequest {
@@ -633,10 +635,12 @@ fn operator() -> Vec<Case> {
         cp_id: "CP-001".into(),
         connector: Some(1),
         limits: Some(limits_request()),
+        tariff: Some(TariffRef::from(&tariff())),
     };
     let start_min = OpStartRequest {
         connector: None,
         limits: None,
+        tariff: None,
         ..start.clone()
     };
     let end = SessionEndRequest {
@@ -706,6 +710,7 @@ fn operator() -> Vec<Case> {
         error: Some(problem()),
         session_id: Some(session()),
         detail: Some("nothing was done".into()),
+        tariff: Some(tariff()),
         ts: T,
     };
     let reply_min = OpReply {
@@ -714,6 +719,7 @@ fn operator() -> Vec<Case> {
         error: None,
         session_id: None,
         detail: None,
+        tariff: None,
         ..reply.clone()
     };
     vec![
@@ -933,6 +939,7 @@ fn charge_point() -> Vec<Case> {
         epoch: "e-7f3a".parse().expect("an id"),
         ts: T,
         clock_offset_ms: Some(-12),
+        every_s: 60,
         uptime_s: 86_400,
         version: "0.1.0".into(),
         spool_depth: 3,
@@ -1189,6 +1196,7 @@ fn receipt() -> Receipt {
         started_at: Some(T.plus_ms(4_000)),
         energy_ended_at: Some(T.plus_ms(2_404_000)),
         ended_at: T.plus_ms(12_004_000),
+        received_at: T.plus_ms(12_005_000),
         meters: vec![MeterSpan {
             meter_id: "M-4711".into(),
             meter_epoch: 1,
@@ -1274,6 +1282,7 @@ pub fn update() -> DriverUpdate {
         ts: T,
         connector: Some(ONE),
         error: Some(Code::RejectedByCharger.about("CP-001/1")),
+        tariff: Some(tariff()),
         phase: Some(Phase::Failed),
         stopping: true,
         energy_mwh: Some(Mwh(0)),
@@ -1299,6 +1308,7 @@ pub fn update_min() -> DriverUpdate {
         ts: T,
         connector: None,
         error: None,
+        tariff: None,
         phase: None,
         stopping: false,
         energy_mwh: None,

@@ -45,8 +45,8 @@ fields! {
     }
     Basis { seq, digest }
     Bill {
-        number, operator, status, end, started_at, energy_ended_at, ended_at, meters, periods,
-        energy_mwh, idle_s, lines, exact, total, net, vat, rounding
+        number, operator, status, end, started_at, energy_ended_at, ended_at, received_at, meters,
+        periods, energy_mwh, idle_s, lines, exact, total, net, vat, rounding
     }
     Boot { id, count, after }
     ConnectorSpec { connector, max_ma, phases, volts, plug }
@@ -464,12 +464,14 @@ impl Coded for Answer {
                 what,
                 session,
                 cp,
+                tariff,
             } => {
                 w.byte(3);
                 code.put(w);
                 what.put(w);
                 session.put(w);
                 cp.put(w);
+                tariff.put(w);
             }
         }
     }
@@ -494,6 +496,7 @@ impl Coded for Answer {
                 what: Coded::get(r)?,
                 session: Coded::get(r)?,
                 cp: Coded::get(r)?,
+                tariff: Coded::get(r)?,
             }),
             _ => Err(Bad("it holds an answer that this build does not know")),
         }
@@ -568,6 +571,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max,
             plug_wait_s,
@@ -605,6 +609,7 @@ impl Coded for Session {
         tariff.put(w);
         put_some(limited.then_some(limits), w);
         accepted_at.put(w);
+        w.signed(learned_at.0.wrapping_sub(accepted_at.0));
         w.signed(start_by.0.wrapping_sub(accepted_at.0));
         idle_s_max.put(w);
         plug_wait_s.put(w);
@@ -632,6 +637,7 @@ impl Coded for Session {
         let tariff = Coded::get(r)?;
         let limits = some(limits, r)?.unwrap_or_default();
         let accepted_at: ev_contract::time::UnixMs = Coded::get(r)?;
+        let learned_at = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         let start_by = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         Ok(Self {
             id,
@@ -647,6 +653,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max: Coded::get(r)?,
             plug_wait_s: Coded::get(r)?,

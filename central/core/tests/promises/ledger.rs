@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"99a6c2bf28fd10b29a9acc3cdaa03c87"
+        *"fdecde07100634b5d86c93d0c0f0b808"
     );
 }
 

@@ -621,6 +621,14 @@ impl Net {
         Some((Arc::clone(frame), Rc::clone(bytes), landed_ms + lag))
     }
 
+    /// When the message at a position landed, by the server's clock, which is right.
+    #[must_use]
+    pub fn landed_at(&self, pos: u64) -> Option<UnixMs> {
+        let index = usize::try_from(pos).ok()?.checked_sub(1)?;
+        let (_, _, landed_ms) = self.ledger.get(index)?;
+        Some(BEGIN.plus_ms(i64::try_from(*landed_ms).unwrap_or(i64::MAX)))
+    }
+
     /// Where the ledger ends, as the server says: a deposed leader does not know the newest.
     pub fn extent(&mut self, dice: &mut Dice) -> u64 {
         let last = self.ledger.len() as u64;

@@ -8,6 +8,7 @@ use std::{
 };
 
 use central_core::{
+    clocks::{Clocks, Judged},
     decide::{
         Ask, Command, CommandAnswer, Ctx, Known, Run, Settings, Unrecorded, Verb, Wish, decide,
         known,
@@ -15,12 +16,14 @@ use central_core::{
     effects::{self, Order},
     frame::{Forget, Frame, Record, Write},
     keys::{Asker, EventId},
+    model::Answer,
     ripe::{self, Keep},
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
 };
 use edge_core::{Command as EdgeCommand, EvtOutcome, Standing};
 use ev_contract::{
+    codes::Code,
     ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, SessionId},
     limits::OFFLINE_AFTER_MS,
     time::{Now, UnixMs},
@@ -184,6 +187,7 @@ pub struct Replica {
     pub lag: (u64, u64),
     /// Its wall clock is off by so much.
     pub off_ms: i64,
+    clocks: Clocks,
     /// What it has applied.
     pub log: Log,
     id: ReplicaId,
@@ -218,6 +222,7 @@ impl Replica {
             cut_until_ms: 0,
             lag: (0, 0),
             off_ms: 0,
+            clocks: Clocks::default(),
             log: Log::default(),
             id: format!("central-{index}")
                 .parse()
@@ -259,6 +264,7 @@ impl Replica {
         self.uncopied.clear();
         self.probes.clear();
         self.behind = None;
+        self.clocks = Clocks::default();
         self.log = match net.snapshot.as_deref().map(decode_state) {
             None => Log::default(),
             Some(Ok(state)) => {
@@ -346,6 +352,11 @@ impl Replica {
         }
     }
 
+    /// Whether its clock goes with others.
+    fn clock_is_right(&self, net: &Net) -> bool {
+        self.clocks.judge(self.now(net)) == Judged::Right
+    }
+
     fn cut(&self, net: &Net) -> bool {
         net.t_ms < self.cut_until_ms
     }
@@ -366,6 +377,17 @@ impl Replica {
         {
             self.serving = Serving::Barrier;
             self.push(net, Kind::Barrier);
+        }
+        if !self.cut(net) && net.t_ms >= net.ledger_down_until_ms {
+            let mono_ms = self.now(net).mono_ms;
+            self.clocks.server_said(net.wall(), mono_ms, mono_ms);
+        }
+        if !self.clock_is_right(net) {
+            if self.serving == Serving::Yes {
+                self.waiting.clear();
+                self.probes.clear();
+            }
+            return;
         }
         self.answer_late(net);
         let due: Vec<u64> = self
@@ -436,6 +458,9 @@ impl Replica {
     }
 
     fn question(&mut self, net: &mut Net, question: Question) {
+        if !self.clock_is_right(net) {
+            return;
+        }
         let kind = match question {
             Question::Request(ask, wish) => Kind::Request(ask, wish),
             Question::Query { driver, session } => Kind::Query {
@@ -548,6 +573,9 @@ impl Replica {
         if let Serving::Replaying { .. } = self.serving {
             return;
         }
+        if !self.clock_is_right(net) {
+            return;
+        }
         let now = self.now(net);
         let (mut due, later): (VecDeque<Item>, VecDeque<Item>) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -613,6 +641,7 @@ impl Replica {
             attempts: 0,
             items,
         });
+        net.judge.spoke(self.index, self.off_ms);
         let id = self.in_flight[self.in_flight.len() - 1].frame.id;
         self.append(net, id);
     }
@@ -686,6 +715,15 @@ impl Replica {
             if net.judge.broken.is_some() {
                 return;
             }
+            let live = !matches!(self.serving, Serving::Replaying { .. });
+            if live
+                && frame.by != self.id
+                && let Some(landed_at) = net.landed_at(next)
+            {
+                let mono_ms = self.now(net).mono_ms;
+                self.clocks
+                    .frame_landed(&frame.by, frame.at, landed_at, mono_ms);
+            }
             next += 1;
         }
         if let Serving::Replaying { target } = self.serving
@@ -733,6 +771,9 @@ impl Replica {
         let in_flight = self.in_flight.remove(index);
         if self.serving == Serving::Barrier {
             self.serving = Serving::Yes;
+        }
+        if !self.clock_is_right(net) {
+            return;
         }
         let all_valid = applied.valid.iter().all(|valid| *valid);
         for (item, part) in in_flight.items {
@@ -789,11 +830,22 @@ impl Replica {
     /// Answers an item from the applied state.
     fn settle(&mut self, net: &mut Net, item: Item, unrecorded: Option<Unrecorded>) {
         match item.kind {
-            Kind::Request(ask, _) => {
+            Kind::Request(ask, wish) => {
                 let said = self.known(&ask).unwrap_or(match unrecorded {
                     Some(Unrecorded::Forgotten) => Said::Forgotten,
                     Some(Unrecorded::Unpresented | Unrecorded::TooMany) | None => Said::Undecided,
                 });
+                let is_for_its_expiry = match &said {
+                    Said::Forgotten => true,
+                    Said::Answer(Answer::Refused { code, .. }) => {
+                        matches!(code, Code::Expired | Code::ExpiryTooFar)
+                    }
+                    Said::Answer(_) | Said::Reused | Said::Undecided => false,
+                };
+                if wish.is_stop() && is_for_its_expiry {
+                    let what = format!("{} is told {said:?}", ask.request);
+                    net.judge.fail("no clock refuses a stop", what);
+                }
                 if !item.told {
                     self.answer(net, &ask, &said);
                 }
@@ -882,6 +934,7 @@ impl Replica {
     }
 
     fn answer(&mut self, net: &mut Net, ask: &Ask, said: &Said) {
+        net.judge.spoke(self.index, self.off_ms);
         net.judge.said(&ask.asker, &ask.request, ask.content, said);
         if !self.cut(net) {
             net.to_asker(&mut self.dice, ask, said);
@@ -933,6 +986,7 @@ impl Replica {
     }
 
     fn send(&mut self, net: &mut Net, cabinet: usize, message: ToCabinet) {
+        net.judge.spoke(self.index, self.off_ms);
         if !self.cut(net) {
             net.to_cabinet(&mut self.dice, cabinet, message);
         }
@@ -1021,6 +1075,9 @@ impl Replica {
     }
 
     fn attempt_orders(&mut self, net: &mut Net) {
+        if !self.clock_is_right(net) {
+            return;
+        }
         let now = net.t_ms;
         let mut due = Vec::new();
         for (subject, pending) in &mut self.orders {

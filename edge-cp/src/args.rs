@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 use edge_cp::{
+    clock::HostClock,
     config::{Config, ConfigError, nats_url_is_usable},
     control::{Request, Verb},
     ctl,
@@ -497,7 +498,8 @@ fn new_epoch(path: &Path, cp: Option<&CpId>) -> ExitCode {
         (None, [one]) => one,
         (None, _) => return failure(&"name one of the charge points of this file"),
     };
-    match Store::new_epoch(&Store::path(&config.state_dir, id)) {
+    let now = HostClock::start().now().wall;
+    match Store::new_epoch(&Store::path(&config.state_dir, id), now) {
         Ok(renewed) => {
             println!(
                 "{id}: epoch {} is now {}; {} records wait and are sent from the beginning",

@@ -27,6 +27,7 @@ use edge_core::{
 };
 use ev_contract::{
     ids::Epoch,
+    time::UnixMs,
     v1::{ConnectorSpec, EdgeFact, EdgeRecord},
     wire::{Encoding, decode, encode},
 };
@@ -51,6 +52,10 @@ const FREED_AT_ONCE: u64 = 16;
 /// sessions, transactions, the log, the reserve), the rest for some 15,000 records, ten days offline
 /// of one car that charges all the time.
 pub const BYTES_MIN: u64 = 8 * 1024 * 1024;
+
+/// How old a record may be that is sent again under a new epoch. Central forgets a session 30 days after its
+/// end, unless it is told otherwise (`keep_sessions_s`), and would take its beginning for a new one.
+pub const RENEWED_DAYS_MAX: i64 = 25;
 
 /// SQLite's cache of one file, in KiB. All that is read again is the tail of the spool and a few
 /// rows; the default of 2 MiB would fill with a day's records and stay so.
@@ -92,6 +97,12 @@ pub enum StoreError {
     /// There is none.
     #[error("there is no store {0}")]
     Absent(PathBuf),
+    /// Another copy may have sent what is in it, so long ago that central has forgotten it.
+    #[error(
+        "record {0} is from longer than {RENEWED_DAYS_MAX} days ago: it may be billed already, and would be billed \
+         again; move the store away, begin with none, and have an operator look at what it has"
+    )]
+    TooOld(u64),
     /// Written by a newer agent.
     #[error("the store has version {0}, this agent knows {SCHEMA_VERSION}")]
     Newer(i64),
@@ -432,14 +443,15 @@ impl Store {
     /// records that central does not have. No agent may have it open.
     ///
     /// # Errors
-    /// When there is no such file, or it cannot be opened, locked, understood or written.
-    pub fn new_epoch(path: &Path) -> Result<Renewed, StoreError> {
+    /// When there is no such file, it cannot be opened, locked, understood or written, or a record in it
+    /// is from longer before `now` than [`RENEWED_DAYS_MAX`].
+    pub fn new_epoch(path: &Path, now: UnixMs) -> Result<Renewed, StoreError> {
         if !path.exists() {
             return Err(StoreError::Absent(path.to_owned()));
         }
         let mut connection = connect(path)?;
         let stored = load(&mut connection)?;
-        renew(&mut connection, &stored)
+        renew(&mut connection, &stored, now)
     }
 
     /// Opens the store in a place.
@@ -686,7 +698,7 @@ fn count_boot(connection: &Connection) -> Result<u64, StoreError> {
     Ok(boots)
 }
 
-fn renew(connection: &mut Connection, stored: &Stored) -> Result<Renewed, StoreError> {
+fn renew(connection: &mut Connection, stored: &Stored, now: UnixMs) -> Result<Renewed, StoreError> {
     let failed = "number the records anew";
     let below = stored.first - 1;
     let tx = connection.transaction().map_err(sqlite(failed))?;
@@ -705,6 +717,9 @@ fn renew(connection: &mut Connection, stored: &Stored) -> Result<Renewed, StoreE
         let mut record: EdgeRecord =
             decode(&bytes, Encoding::MsgPack).map_err(|e| content(e.to_string()))?;
         mends.iter().for_each(|mend| mend.apply(&mut record));
+        if now.ms_since(record.at) > RENEWED_DAYS_MAX * 24 * 3_600 * 1_000 {
+            return Err(StoreError::TooOld(seq));
+        }
         record.seq = seq - below;
         let bytes = encode(&record, Encoding::MsgPack).map_err(|e| content(e.to_string()))?;
         tx.prepare_cached("UPDATE spool SET seq = ?, record = ? WHERE seq = ?")

@@ -14,7 +14,7 @@ use edge_core::{
     session::{SessionRow, StoredSession},
     transactions::TxRow,
 };
-use edge_cp::store::{Store, StoreError};
+use edge_cp::store::{RENEWED_DAYS_MAX, Store, StoreError};
 use ev_contract::{
     codes::Code,
     ids::{BootId, CommandId, ConnectorId, SessionId},
@@ -358,7 +358,7 @@ async fn a_new_epoch_keeps_what_waits_and_numbers_it_from_one() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("CP-001.db");
     assert!(matches!(
-        Store::new_epoch(&path),
+        Store::new_epoch(&path, UnixMs(2)),
         Err(StoreError::Absent(_))
     ));
     let (store, before) = Store::open(&path).unwrap();
@@ -372,10 +372,21 @@ async fn a_new_epoch_keeps_what_waits_and_numbers_it_from_one() {
         state: StoredSession::Ended { seq: 8 },
     })));
     store.commit(rows).await.unwrap();
-    assert!(Store::new_epoch(&path).is_err(), "its agent runs");
+    assert!(
+        Store::new_epoch(&path, UnixMs(2)).is_err(),
+        "its agent runs"
+    );
     store.close().await;
+    let late = UnixMs(1).plus_ms(RENEWED_DAYS_MAX * 24 * 3_600 * 1_000 + 1);
+    wait_for("it is refused for its age", PATIENCE, async || {
+        let refused = Store::new_epoch(&path, late);
+        anyhow::ensure!(matches!(refused, Err(StoreError::TooOld(6))), "{refused:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     let renewed = wait_for("the store is free", PATIENCE, async || {
-        Ok(Store::new_epoch(&path)?)
+        Ok(Store::new_epoch(&path, UnixMs(2))?)
     })
     .await
     .unwrap();

@@ -1,25 +1,29 @@
 //! Where messages come in: from bytes to typed questions. Identity comes from the subject, never
 //! from the payload.
 
+use std::sync::Arc;
+
 use central_core::{
-    decide::{Act, Announcement, Ask, Wish},
+    decide::{Act, Announcement, Ask, SeenPrice, Wish},
     keys::Asker,
     trail::{Cursor, Filter},
 };
 use ev_contract::{
     codes::{Code, Problem},
-    ids::{CpId, DriverId, InvalidId, OperatorId, SessionId},
+    ids::{CpId, DriverId, InvalidId, OperatorId, SessionId, SiteId},
     limits::{
-        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX, EVT_BYTES_MAX,
-        EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        CONNECTORS_MAX, ENROLLED_AHEAD_MS_MAX, ENROLLED_AT_ONCE_MAX, ENROLLED_KW_MAX,
+        EVT_BYTES_MAX, EXPIRES_AT_MS_RANGE, PAGE_ROWS_MAX, REQUEST_BYTES_MAX, TEXT_BYTES_MAX,
+        TIME_ZONE_BYTES_MAX,
     },
     subjects::{self, Subject},
     time::UnixMs,
     v1::{
-        AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
-        HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
-        ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
-        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest, UptimeRequest,
+        AuditRequest, CpActRequest, CpLsRequest, CpSiteRequest, DriverBlockRequest, EnrolRequest,
+        EventsRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
+        ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
+        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef,
+        TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -321,6 +325,7 @@ to_central!(
     ReceiptRequest,
     CpLsRequest,
     CpActRequest,
+    CpSiteRequest,
     SessionLsRequest,
     OpStartRequest,
     SessionEndRequest,
@@ -354,7 +359,7 @@ impl Reader<'_> {
     }
 
     fn request(&self, id: &str, expires_at: i64, wish: Wish) -> Result<Question, Unread> {
-        if !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
+        if !wish.is_stop() && !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
             return Err(Code::InvalidTime
                 .about(&format!("expires_at {expires_at}"))
                 .into());
@@ -417,6 +422,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -444,6 +450,7 @@ impl Reader<'_> {
             ),
             "cp_enable" => ("cp_enable", self.service(true)),
             "cp_disable" => ("cp_disable", self.service(false)),
+            "cp_site" => ("cp_site", self.site()),
             "cp_unlock" => ("cp_unlock", self.act(Act::Unlock)),
             "cp_reset" => ("cp_reset", self.act(Act::Reset)),
             "session_ls" => (
@@ -591,6 +598,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -603,6 +611,16 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             serve,
+        };
+        self.request(&r.request_id, r.expires_at, wish)
+    }
+
+    fn site(&self) -> Result<Question, Unread> {
+        let r: CpSiteRequest = self.read()?;
+        let wish = Wish::Site {
+            cp: r.cp_id.parse()?,
+            site: r.site_id.parse()?,
+            time_zone: r.time_zone.map(time_zone).transpose()?,
         };
         self.request(&r.request_id, r.expires_at, wish)
     }
@@ -662,6 +680,27 @@ fn text(name: &str, text: String) -> Result<String, Unread> {
     Ok(text)
 }
 
+fn seen(tariff: Option<TariffRef>) -> Result<Option<SeenPrice>, InvalidId> {
+    tariff
+        .map(|seen| {
+            Ok(SeenPrice {
+                tariff: seen.tariff_id.parse()?,
+                version: seen.version,
+            })
+        })
+        .transpose()
+}
+
+fn time_zone(name: String) -> Result<String, Problem> {
+    if name.len() > TIME_ZONE_BYTES_MAX || jiff::tz::TimeZone::get(&name).is_err() {
+        let shown: String = name.chars().take(TIME_ZONE_BYTES_MAX).collect();
+        return Err(Code::InvalidRequest.about(&format!(
+            "time_zone: {shown:?} is no IANA time zone; for instance Europe/Berlin"
+        )));
+    }
+    Ok(name)
+}
+
 fn bounded(limits: Option<LimitsRequest>) -> Result<LimitsRequest, Unread> {
     let mut limits = limits.unwrap_or_default();
     limits.cost = limits.cost.map(|c| text("limits.cost", c)).transpose()?;
@@ -702,11 +741,13 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
     if numbers.len() != sync.connectors.len() {
         return Err(invalid("connectors: two have the same number"));
     }
-    if jiff::tz::TimeZone::get(&sync.time_zone).is_err() {
-        return Err(invalid("time_zone: not an IANA time zone"));
-    }
     if sync.version.len() > TEXT_BYTES_MAX {
         return Err(invalid("version: too long"));
+    }
+    if !(1..=sync.next).contains(&sync.first) || sync.next > u64::MAX / 2 {
+        return Err(invalid(
+            "first and next: records are numbered from 1, first is at most next",
+        ));
     }
     Ok((cp, sync))
 }
@@ -767,10 +808,28 @@ pub fn read_announcement(
     }
     let cps: Result<Vec<CpId>, InvalidId> =
         told.charge_points.iter().map(|id| id.parse()).collect();
+    if told
+        .max_kw
+        .is_some_and(|kw| !(1..=ENROLLED_KW_MAX).contains(&kw))
+    {
+        return Err(refused(
+            Code::InvalidRequest,
+            &format!("max_kw: allowed are 1 to {ENROLLED_KW_MAX}"),
+        ));
+    }
+    let site = told.site_id.as_ref().map(|id| id.parse::<SiteId>());
+    let zone = told.time_zone.map(time_zone).transpose();
     let announcement = Announcement {
         at: told.at,
         cps: cps.map_err(|e| refused(Code::InvalidId, &e.to_string()))?,
         revoked: told.revoked,
+        site: site
+            .transpose()
+            .map_err(|e| refused(Code::InvalidId, &e.to_string()))?,
+        time_zone: zone
+            .map_err(|problem| (by.to_string(), problem))?
+            .map(Arc::from),
+        max_kw: told.max_kw,
     };
     Ok((by, announcement))
 }
@@ -898,6 +957,35 @@ mod tests {
                 Ignored::ReplyElsewhere,
                 "{elsewhere}"
             );
+        }
+    }
+
+    #[test]
+    fn no_time_is_implausible_for_a_stop() {
+        let code = |subject: &str, body: &str| {
+            let asked = read(&message(subject, Some("_R_.a.b"), body)).unwrap();
+            asked.question.err().map(|problem| problem.code)
+        };
+        let id = "0190a0b0-1111-7222-8333-444455556666";
+        for expires_at in [0, -1, 30_000, i64::MIN, i64::MAX] {
+            let body = |write_off: bool| {
+                format!(
+                    r#"{{"request_id":"r","expires_at":{expires_at},"session_id":"{id}","reason":"x","write_off":{write_off},"cp_id":"CP-1"}}"#
+                )
+            };
+            let (driver, operator) = ("ev.v1.driver.alice", "ev.v1.op.olga");
+            assert_eq!(code(&format!("{driver}.stop"), &body(false)), None);
+            assert_eq!(code(&format!("{operator}.session_end"), &body(false)), None);
+            for (subject, write_off) in [
+                (format!("{driver}.start"), false),
+                (format!("{operator}.session_end"), true),
+            ] {
+                assert_eq!(
+                    code(&subject, &body(write_off)),
+                    Some(Code::InvalidTime),
+                    "{subject} {expires_at}"
+                );
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz`, `/metrics`, `/metrics/nats`.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -10,7 +10,7 @@ use ev_service::http::{Full, Limits};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    door::Bridge,
+    HereBridge,
     health::Health,
     metrics::{self, Metrics},
 };
@@ -34,7 +34,7 @@ const LIMITS: Limits = Limits {
 #[derive(Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
-    bridge: Arc<OnceLock<Arc<Bridge>>>,
+    bridge: HereBridge,
     health: watch::Receiver<Health>,
 }
 
@@ -42,7 +42,7 @@ struct Shared {
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
-    bridge: Arc<OnceLock<Arc<Bridge>>>,
+    bridge: HereBridge,
     health: watch::Receiver<Health>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -96,10 +96,15 @@ async fn exposition(State(shared): State<Shared>) -> Result<String, (StatusCode,
 
 async fn of_nats(State(shared): State<Shared>) -> Result<String, (StatusCode, String)> {
     let failed = |status, e: &dyn std::fmt::Display| (status, format!("{e}\n"));
-    let speaker = shared.bridge.get().filter(|bridge| bridge.speaks());
+    let here = shared
+        .bridge
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let speaker = here.filter(|bridge| bridge.speaks());
     let mut families = metrics::nats::speaks(speaker.is_some())
         .map_err(|e| failed(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
-    if let Some(bridge) = speaker {
+    if let Some(bridge) = &speaker {
         let said = bridge
             .ask()
             .await

@@ -100,6 +100,8 @@ fn merge(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
         http_addr,
         stream_replicas,
         doorkeeper_credentials,
+        state_dir,
+        path: _,
     } = read;
     let fixed = [
         ("replica", replica == running.replica),
@@ -113,6 +115,7 @@ fn merge(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
             "stream_replicas",
             stream_replicas == running.stream_replicas,
         ),
+        ("state_dir", state_dir == running.state_dir),
         (
             "doorkeeper_credentials",
             doorkeeper_credentials == running.doorkeeper_credentials,

@@ -2,8 +2,9 @@
 
 use ev_contract::{
     v1::{
-        CpActRequest, DriverBlockRequest, LimitsRequest, OpStartRequest, SessionAdjustRequest,
-        SessionEndRequest, StartRequest, StopRequest, TariffSetRequest,
+        CpActRequest, CpSiteRequest, DriverBlockRequest, LimitsRequest, OpStartRequest,
+        SessionAdjustRequest, SessionEndRequest, StartRequest, StopRequest, TariffRef,
+        TariffSetRequest,
     },
     wire::{self, EncodeError, Encoding, Tag},
 };
@@ -25,6 +26,8 @@ pub enum Command {
     CpDisable(CpActRequest),
     /// An operator unlocks.
     CpUnlock(CpActRequest),
+    /// `op cp site`
+    CpSite(CpSiteRequest),
     /// An operator resets.
     CpReset(CpActRequest),
     /// An operator starts for a driver.
@@ -53,7 +56,31 @@ impl Command {
             cp_id,
             connector,
             limits,
+            tariff: None,
         })
+    }
+
+    /// The price that a start names.
+    #[must_use]
+    pub const fn price(&self) -> Option<&TariffRef> {
+        match self {
+            Self::Start(r) => r.tariff.as_ref(),
+            Self::SessionStart(r) => r.tariff.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The same wish; a start at this price, where it names none.
+    #[must_use]
+    pub fn priced(mut self, seen: Option<&TariffRef>) -> Self {
+        match &mut self {
+            Self::Start(StartRequest { tariff, .. })
+            | Self::SessionStart(OpStartRequest { tariff, .. }) => {
+                *tariff = tariff.take().or_else(|| seen.cloned());
+            }
+            _ => {}
+        }
+        self
     }
 
     /// A stop, not stamped yet.
@@ -76,6 +103,7 @@ impl Command {
             Self::Stop(_) => "stop",
             Self::CpEnable(_) => "cp_enable",
             Self::CpDisable(_) => "cp_disable",
+            Self::CpSite(_) => "cp_site",
             Self::CpUnlock(_) => "cp_unlock",
             Self::CpReset(_) => "cp_reset",
             Self::SessionStart(_) => "session_start",
@@ -96,6 +124,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 (&r.request_id, r.expires_at)
             }
+            Self::CpSite(r) => (&r.request_id, r.expires_at),
             Self::SessionStart(r) => (&r.request_id, r.expires_at),
             Self::SessionEnd(r) => (&r.request_id, r.expires_at),
             Self::SessionAdjust(r) => (&r.request_id, r.expires_at),
@@ -113,6 +142,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 (&mut r.request_id, &mut r.expires_at)
             }
+            Self::CpSite(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionStart(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionEnd(r) => (&mut r.request_id, &mut r.expires_at),
             Self::SessionAdjust(r) => (&mut r.request_id, &mut r.expires_at),
@@ -124,10 +154,27 @@ impl Command {
         self
     }
 
+    /// The same wish at whatever price.
+    #[must_use]
+    pub fn unpriced(mut self) -> Self {
+        match &mut self {
+            Self::Start(StartRequest { tariff, .. })
+            | Self::SessionStart(OpStartRequest { tariff, .. }) => *tariff = None,
+            _ => {}
+        }
+        self
+    }
+
     /// Whether both ask for the same thing, whatever their ids and expiries.
     #[must_use]
     pub fn same_wish(&self, other: &Self) -> bool {
         self.clone().stamped("", 0) == other.clone().stamped("", 0)
+    }
+
+    /// Whether this request is one for that wish: where the wish names no price, at whatever price.
+    #[must_use]
+    pub fn is_for(&self, wish: &Self) -> bool {
+        self.same_wish(&wish.clone().priced(self.price()))
     }
 
     /// The bytes on the wire: a function of the request alone, so that a repeat is the same to
@@ -143,6 +190,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 wire::encode(r, PACK)
             }
+            Self::CpSite(r) => wire::encode(r, PACK),
             Self::SessionStart(r) => wire::encode(r, PACK),
             Self::SessionEnd(r) => wire::encode(r, PACK),
             Self::SessionAdjust(r) => wire::encode(r, PACK),
@@ -160,6 +208,7 @@ impl Command {
             Self::CpEnable(r) | Self::CpDisable(r) | Self::CpUnlock(r) | Self::CpReset(r) => {
                 (None, Some(&r.cp_id), r.connector, None)
             }
+            Self::CpSite(r) => (None, Some(&r.cp_id), None, None),
             Self::SessionStart(r) => (Some(&r.driver_id), Some(&r.cp_id), r.connector, None),
             Self::SessionEnd(r) => (None, None, None, Some(&r.session_id)),
             Self::SessionAdjust(r) => (None, None, None, Some(&r.session_id)),
@@ -173,6 +222,7 @@ impl Command {
             connector,
             session_id: session_id.cloned(),
             ts: None,
+            tariff: None,
         }
     }
 
@@ -188,6 +238,7 @@ impl Command {
             Self::CpEnable(r) => format!("enabling {}", place(&r.cp_id, r.connector)),
             Self::CpDisable(r) => format!("disabling {}", place(&r.cp_id, r.connector)),
             Self::CpUnlock(r) => format!("unlocking {}", place(&r.cp_id, r.connector)),
+            Self::CpSite(r) => format!("placing {} at site {}", r.cp_id, r.site_id),
             Self::CpReset(r) => format!("resetting {}", place(&r.cp_id, r.connector)),
             Self::SessionStart(r) => format!(
                 "the start on {} for {}",
@@ -215,6 +266,23 @@ mod tests {
         assert!(stamped.same_wish(&wish));
         assert!(!stamped.same_wish(&Command::start("CP-001".into(), Some(2), None)));
         assert!(!stamped.same_wish(&Command::stop("CP-001".into())));
+    }
+
+    #[test]
+    fn a_price_that_was_named_counts_and_one_that_was_only_seen_does_not() {
+        let price = |version| TariffRef {
+            tariff_id: "day".into(),
+            version,
+        };
+        let wish = Command::start("CP-001".into(), Some(1), None);
+        let sent = wish.clone().priced(Some(&price(1))).stamped("r-1", 77);
+        assert!(sent.is_for(&wish));
+        assert!(sent.is_for(&wish.clone().priced(Some(&price(1)))));
+        let other = wish.clone().priced(Some(&price(2)));
+        assert!(!sent.is_for(&other));
+        assert!(!wish.is_for(&other));
+        // What was named stays.
+        assert_eq!(other.priced(Some(&price(3))).price(), Some(&price(2)));
     }
 
     #[test]

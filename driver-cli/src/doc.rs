@@ -137,6 +137,8 @@ pub struct ActionDoc {
     pub started_at: Option<Time>,
     /// When the session ended.
     pub ended_at: Option<Time>,
+    /// The price that applies, where a start was refused because another one was named.
+    pub tariff: Option<TariffDoc>,
     /// Central's time.
     pub ts: Option<Time>,
     /// Why not.
@@ -161,6 +163,7 @@ impl ActionDoc {
             currency: update.currency,
             started_at: None,
             ended_at: None,
+            tariff: None,
             ts: Some(Time(update.ts)),
             error: None,
         }
@@ -208,6 +211,7 @@ impl ActionDoc {
             currency: None,
             started_at: None,
             ended_at: None,
+            tariff: about.tariff.as_deref().map(TariffDoc::from),
             ts: about.ts.map(Time),
             error: Some(failure.into()),
         }
@@ -540,8 +544,9 @@ impl ListDoc {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct TariffDoc {
+/// A version of a tariff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TariffDoc {
     tariff_id: String,
     version: u32,
     currency: Currency,
@@ -551,7 +556,7 @@ struct TariffDoc {
     vat_percent: Amount,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct IdleDoc {
     price_per_minute: Amount,
     grace_s: u32,
@@ -597,6 +602,7 @@ pub struct ReceiptDoc {
     started_at: Option<Time>,
     energy_ended_at: Option<Time>,
     ended_at: Time,
+    received_at: Time,
     meters: Vec<MeterDoc>,
     energy_wh: Milli,
     idle_s: u32,
@@ -693,6 +699,7 @@ impl From<&ReceiptReply> for ReceiptDoc {
             started_at: r.started_at.map(Time),
             energy_ended_at: r.energy_ended_at.map(Time),
             ended_at: Time(r.ended_at),
+            received_at: Time(r.received_at),
             meters: r.meters.iter().map(meter).collect(),
             energy_wh: r.energy_mwh.into(),
             idle_s: r.idle_s,
@@ -769,6 +776,8 @@ struct CpDoc {
     health: Vec<String>,
     access_expires_at: Option<Time>,
     epoch: Option<String>,
+    boot: Option<String>,
+    other_agent: Option<OtherAgentDoc>,
     next_record: u64,
     quarantined: u64,
     missing: u64,
@@ -782,6 +791,15 @@ struct CpDoc {
     enrolment: Option<CpEnrolment>,
     out_of_service: bool,
     connectors: Vec<ConnectorDoc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct OtherAgentDoc {
+    epoch: String,
+    boot: String,
+    since: Time,
+    last_heard_at: Option<Time>,
+    kept: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -850,6 +868,14 @@ impl CpDoc {
             health: cp.health.clone(),
             access_expires_at: cp.access_expires_at.map(Time),
             epoch: cp.epoch.clone(),
+            boot: cp.boot.map(|boot| boot.to_string()),
+            other_agent: cp.other_agent.as_ref().map(|other| OtherAgentDoc {
+                epoch: other.epoch.clone(),
+                boot: other.boot.to_string(),
+                since: Time(other.since),
+                last_heard_at: other.last_heard_at.map(Time),
+                kept: other.kept,
+            }),
             next_record: cp.next_record,
             quarantined: cp.quarantined,
             missing: cp.missing,

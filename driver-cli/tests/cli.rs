@@ -154,6 +154,7 @@ fn start_reply(asked: &Asked) -> DriverUpdate {
         ts: UnixMs(1_700_000_000_000),
         connector: Some(ConnectorId(1)),
         error: None,
+        tariff: None,
         phase: Some(Phase::Preparing),
         stopping: false,
         energy_mwh: None,
@@ -229,22 +230,26 @@ fn status_reply(asked: &Asked, sessions: Vec<SessionView>) -> Vec<u8> {
     })
 }
 
+fn tariff() -> Tariff {
+    Tariff {
+        tariff_id: "base".parse().unwrap(),
+        version: 1,
+        terms: TariffTerms {
+            currency: Currency::EUR,
+            price_per_kwh: "0.49".parse().unwrap(),
+            start_fee: "0.50".parse().unwrap(),
+            idle: None,
+            vat_percent: Amount::ZERO,
+        },
+    }
+}
+
 fn list_reply(asked: &Asked) -> Vec<u8> {
     let cp = ChargePointListing {
         cp_id: "CP-001".parse().unwrap(),
         site_id: "depot".parse().unwrap(),
         time_zone: "Europe/Berlin".into(),
-        tariff: Tariff {
-            tariff_id: "base".parse().unwrap(),
-            version: 1,
-            terms: TariffTerms {
-                currency: Currency::EUR,
-                price_per_kwh: "0.49".parse().unwrap(),
-                start_fee: "0.50".parse().unwrap(),
-                idle: None,
-                vat_percent: Amount::ZERO,
-            },
-        },
+        tariff: tariff(),
         connectors: vec![ConnectorListing {
             connector: ConnectorId(1),
             state: ConnectorState::Available,
@@ -408,6 +413,58 @@ async fn people_are_told_the_price_and_what_a_limit_buys() {
 }
 
 #[tokio::test]
+async fn a_start_names_the_price_that_was_shown_and_a_changed_one_is_shown_with_the_way_to_it() {
+    let bench = Bench::new().await;
+    let central = Central::start(&bench.server, |asked| {
+        if asked.verb != "start" {
+            return usual(asked);
+        }
+        let request: StartRequest = unpack(asked);
+        let new = Tariff {
+            version: 2,
+            terms: TariffTerms {
+                price_per_kwh: "0.59".parse().unwrap(),
+                ..tariff().terms
+            },
+            ..tariff()
+        };
+        match request.tariff {
+            Some(seen) if seen.version == 1 => Does::Answers(pack(&DriverUpdate {
+                status: Status::Denied,
+                session_id: None,
+                reason: Some(Code::PriceChanged.to_string()),
+                error: Some(Code::PriceChanged.about("base version 2 at CP-001")),
+                tariff: Some(new),
+                ..start_reply(asked)
+            })),
+            _ => usual(asked),
+        }
+    })
+    .await;
+    let sent = |n: usize| unpack::<StartRequest>(&central.asked("start")[n]).tariff;
+    let refused = bench.run(&["start", "CP-001/1"]).await;
+    assert_eq!(code(&refused), 5, "{}", stderr(&refused));
+    let told = stderr(&refused);
+    assert!(told.contains("the price is now 0.59 EUR/kWh"), "{told}");
+    assert!(
+        told.contains("start CP-001 --connector 1 --tariff base@2"),
+        "{told}"
+    );
+    assert_eq!(sent(0).unwrap().version, 1, "as it was shown");
+    // A program names a price or takes what applies.
+    let line = ["start", "CP-001/1", "--tariff", "base@1", "--json"];
+    let doc = json(&bench.run(&line).await);
+    assert_eq!(doc["reason"], "price_changed");
+    assert_eq!(doc["tariff"]["price_per_kwh"], "0.59");
+    let started = bench
+        .run(&["start", "CP-001/1", "--tariff", "base@2", "--json"])
+        .await;
+    assert_eq!(code(&started), 0, "{}", stderr(&started));
+    assert_eq!(code(&bench.run(&["start", "CP-001/1", "--json"]).await), 0);
+    assert_eq!(sent(3), None);
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_fetched_by_repeating_the_same_bytes() {
     let bench = Bench::new().await;
     let central = Central::start(&bench.server, |asked| match asked.nth {
@@ -545,6 +602,108 @@ async fn a_wrong_clock_is_named_when_it_is_what_is_wrong() {
     let doc = json(&refused);
     let hint = doc["error"]["hint"].as_str().unwrap();
     assert!(hint.contains("ahead of central's"), "{hint}");
+}
+
+fn wall() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[tokio::test]
+async fn a_wrong_clock_costs_one_more_request_and_the_first_id_finds_its_answer() {
+    const HOUR: i64 = 3_600_000;
+    for (hours, code_of) in [
+        (2, Code::Forgotten),
+        (2, Code::Expired),
+        (-2, Code::ExpiryTooFar),
+        (56 * 365 * 24, Code::InvalidTime),
+    ] {
+        let bench = Bench::new().await;
+        let central_ms = move || wall() + hours * HOUR;
+        let central = Central::start(&bench.server, move |asked| {
+            let ts = UnixMs(central_ms());
+            let request: StartRequest = unpack(asked);
+            if asked.nth == 0 {
+                let mut told: ErrorReply =
+                    wire::decode(&refusal(asked, code_of, "the start"), Encoding::MsgPack).unwrap();
+                told.ts = ts;
+                return Does::Answers(pack(&told));
+            }
+            assert!(
+                (0..=30_000).contains(&(request.expires_at - ts.0)),
+                "{request:?}"
+            );
+            Does::Answers(pack(&DriverUpdate {
+                ts,
+                ..start_reply(asked)
+            }))
+        })
+        .await;
+        let line = ["start", "CP-001", "--json", "--request-id", "order-1"];
+        let done = bench.run(&line).await;
+        assert_eq!(code(&done), 0, "{code_of}: {}", stderr(&done));
+        assert!(stderr(&done).contains("this clock is"), "{}", stderr(&done));
+        let again = bench.run(&line).await;
+        assert_eq!(code(&again), 0, "{code_of}: {}", stderr(&again));
+        let asked = central.asked("start");
+        assert_eq!(asked.len(), 3, "{code_of}");
+        let id = |n: usize| unpack::<StartRequest>(&asked[n]).request_id;
+        assert_eq!(id(0), "order-1");
+        assert_ne!(id(1), "order-1");
+        assert_eq!(asked[1].payload, asked[2].payload);
+        assert_eq!(json(&again)["session_id"], SESSION);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_that_central_calls_forgotten_is_not_sent_anew() {
+    let bench = Bench::new().await;
+    let central = Central::start(&bench.server, |asked| match asked.nth {
+        0 => Does::Nothing,
+        _ => Does::Answers(refusal(asked, Code::Forgotten, "the start")),
+    })
+    .await;
+    let line = [
+        "start",
+        "CP-001",
+        "--json",
+        "--timeout",
+        "1s",
+        "--request-id",
+        "order-1",
+    ];
+    assert_eq!(code(&bench.run(&line).await), 6);
+    let again = bench.run(&line).await;
+    assert_eq!(code(&again), 6, "{}", stderr(&again));
+    assert_eq!(json(&again)["reason"], "forgotten");
+    let asked = central.asked("start");
+    assert!(asked.iter().all(|a| a.payload == asked[0].payload));
+}
+
+#[tokio::test]
+async fn processes_at_once_with_one_request_id_send_the_same_bytes() {
+    const ROUNDS: usize = 12;
+    const AT_ONCE: usize = 4;
+    let bench = Bench::new().await;
+    let central = Central::start(&bench.server, usual).await;
+    for round in 0..ROUNDS {
+        let id = format!("order-{round}");
+        let line = ["start", "CP-001", "--json", "--request-id", &id];
+        let all = futures::future::join_all((0..AT_ONCE).map(|_| bench.run(&line))).await;
+        for done in &all {
+            assert_eq!(code(done), 0, "{}", stderr(done));
+            assert_eq!(json(done)["request_id"], id.as_str());
+        }
+        let sent: Vec<Asked> = central
+            .asked("start")
+            .into_iter()
+            .filter(|asked| unpack::<StartRequest>(asked).request_id == id)
+            .collect();
+        assert!(sent.len() >= AT_ONCE);
+        assert!(
+            sent.iter().all(|asked| asked.payload == sent[0].payload),
+            "round {round}: {sent:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -693,6 +852,7 @@ async fn a_stop_needs_only_as_much_of_the_id_as_tells_sessions_apart() {
                 ts: UnixMs(1_700_000_000_000),
                 connector: Some(ConnectorId(1)),
                 error: None,
+                tariff: None,
                 phase: Some(Phase::Stopping),
                 stopping: true,
                 energy_mwh: None,
@@ -754,6 +914,7 @@ fn update_of(view: &SessionView, prev: u64) -> Vec<u8> {
         ts: UnixMs(1_700_000_000_000),
         connector: Some(ConnectorId(1)),
         error: None,
+        tariff: None,
         phase: Some(view.state),
         stopping: false,
         energy_mwh: Some(view.energy_mwh),
@@ -1000,6 +1161,7 @@ async fn operators_write_their_requests_down_too() {
             error: None,
             session_id: None,
             detail: Some(detail.into()),
+            tariff: None,
             ts: UnixMs(0),
         }))
     })

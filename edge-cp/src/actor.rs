@@ -7,13 +7,13 @@ use std::{
 
 use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
-    LocalStart, Rates, ReplyTo, Row, SendRun, Stored, Watched, hardware::HwCommand,
+    LocalStart, Rates, ReplyTo, Row, SendRun, Standing, Stored, Watched, hardware::HwCommand,
 };
 use ev_client::{Access, Reminder, Rhythm, Term, Terms, What};
 use ev_contract::{
     codes::Code,
     connector::ConnectorState,
-    ids::{ConnectorId, CpId, SessionId},
+    ids::{BootId, ConnectorId, CpId, SessionId},
     subjects::Subject,
     time::UnixMs,
     v1::{CommandReply, EvtRequest, Heartbeat, Outcome, SyncRequest, TimeQuality},
@@ -359,6 +359,7 @@ struct Actor {
     beaten: Vec<(ConnectorId, ConnectorState, Option<SessionId>)>,
     stopping: bool,
     told_ahead: bool,
+    told_other: bool,
     /// Messages for somebody else that came as commands, and when that was last told.
     foreign: u64,
     foreign_told: Option<Instant>,
@@ -422,7 +423,8 @@ impl Actor {
             free_vending: config.simulator.free_vending,
         };
         let now = Instant::now();
-        let mut core = ChargePoint::boot(identity, stored, clock.now());
+        let boot = BootId::from_number(rand::rng().random());
+        let mut core = ChargePoint::boot(identity, stored, boot, clock.now());
         core.hold_checkpoints(u64::from(rates.records_s) * 1_000);
         Self {
             core,
@@ -450,6 +452,7 @@ impl Actor {
             beaten: Vec::new(),
             stopping: false,
             told_ahead: false,
+            told_other: false,
             foreign: 0,
             foreign_told: None,
             terms: Vec::new(),
@@ -591,6 +594,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: answer.epoch,
+            boot: answer.boot,
             command_id: answer.command_id,
             outcome: answer.outcome,
             code: answer.code,
@@ -656,7 +660,16 @@ impl Actor {
         if let Some(seat) = &self.seat {
             seat.outcome(&outcome);
         }
+        let was_other = self.core.is_other();
         self.feed(Input::Evt(outcome)).await;
+        if self.core.is_other() && !was_other {
+            // Central hears by a sync who this is, and keeps its records aside from then on.
+            let wait = rand::rng().random_range(0..=SYNC_RETURN_MS_MAX);
+            self.sync = SyncState::Due {
+                at: Instant::now() + Duration::from_millis(wait),
+                failures: 0,
+            };
+        }
         if let Some(seat) = &self.seat {
             seat.acknowledged(self.core.spool().first() - first);
         }
@@ -676,7 +689,12 @@ impl Actor {
         if let Some(reply) = reply {
             ev_crash::reach("sync-answer", "one");
             self.is_heard = true;
-            if let Some(problem) = reply.error {
+            let standing = match &reply.error {
+                None => Standing::Obeyed,
+                Some(problem) if problem.code == Code::IdentityInUse => Standing::NotObeyed,
+                Some(_) => Standing::Untold,
+            };
+            if let Some(problem) = reply.error.filter(|_| standing == Standing::Untold) {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
             }
             let input = Input::Synced {
@@ -684,9 +702,12 @@ impl Actor {
                 ts: reply.ts,
                 epoch: reply.epoch,
                 next: reply.next,
+                standing,
             };
             self.feed(input).await;
         }
+        // One that is not obeyed asks as often as one that is: a person has to decide.
+        let refused = refused && !self.core.is_other();
         let random = rand::rng().random();
         let (wait, failures) = if let Some(told) = told {
             (edge_core::spool::told_ms(told, random), failures + 1)
@@ -715,7 +736,11 @@ impl Actor {
         let (to, encoding) = (raw.reply.clone(), raw.encoding);
         match read_command(&self.config.id, &raw) {
             Read::Command(command) => {
-                let reply_to = self.wait(Waiter::Central { to, encoding });
+                let reply_to = if self.core.is_addressed(&command) {
+                    self.wait(Waiter::Central { to, encoding })
+                } else {
+                    ReplyTo(0)
+                };
                 let input = Input::Command {
                     command: *command,
                     reply_to,
@@ -731,6 +756,7 @@ impl Actor {
                     let answer = Answer {
                         command_id: None,
                         epoch: self.core.spool().epoch().clone(),
+                        boot: self.core.this_boot().id,
                         outcome: Outcome::Refused,
                         code: Some(code),
                         raw: Some(why),
@@ -849,6 +875,7 @@ impl Actor {
             self.told_ahead = true;
             tracing::error!(cp = %self.config.id, wanted, next = self.core.spool().next(), "central has records of this epoch that this store never wrote: the store was set back, or two agents use one identity");
         }
+        self.tell_other();
         if !self.can_send() {
             return;
         }
@@ -864,6 +891,21 @@ impl Actor {
         let random = rand::rng().random();
         if let Some(run) = self.core.next_run(self.clock.now(), random) {
             self.send_run(run).await;
+        }
+    }
+
+    /// Says once that another agent is obeyed, and once that this one is again.
+    fn tell_other(&mut self) {
+        let is_other = self.core.is_other();
+        if is_other == std::mem::replace(&mut self.told_other, is_other) {
+            return;
+        }
+        self.beat_due = self.beat_due.min(Instant::now() + BEAT_SETTLE);
+        let cp = &self.config.id;
+        if is_other {
+            tracing::error!(%cp, boot = %self.core.this_boot().id, code = %Code::IdentityInUse, "{}", Code::IdentityInUse.about(cp.as_str()));
+        } else {
+            tracing::info!(%cp, "this agent is obeyed");
         }
     }
 
@@ -889,6 +931,7 @@ impl Actor {
                     tag: Tag::new(),
                     to: CENTRAL.to_owned(),
                     epoch: self.core.spool().epoch().clone(),
+                    boot: self.core.this_boot().id,
                     first: run.first,
                     from: run.from,
                     records,
@@ -917,8 +960,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
-            site_id: self.config.site.clone(),
-            time_zone: self.config.time_zone.clone(),
+            boot: self.core.this_boot(),
             connectors: self.config.connectors.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             first: self.core.spool().first(),
@@ -963,6 +1005,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
+            boot: self.core.this_boot().id,
             ts: stamp.at,
             clock_offset_ms: (stamp.quality == TimeQuality::Synced)
                 .then(|| now.wall.ms_since(stamp.at)),
@@ -1043,6 +1086,9 @@ impl Actor {
         json!({
             "id": self.config.id,
             "epoch": self.core.spool().epoch(),
+            "boot": self.core.this_boot().id,
+            "boots": self.core.this_boot().count,
+            "obeyed": !self.core.is_other(),
             "uplink": self.uplink.is_up(),
             "charger_online": self.core.charger_online(),
             "clock_synced": stamp.quality == TimeQuality::Synced,

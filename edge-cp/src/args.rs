@@ -14,8 +14,13 @@ use edge_cp::{
     ctl,
     reload::Reloader,
     sim::SimVerb,
+    store::Store,
 };
-use ev_contract::{connector::FaultEffect, ids::ConnectorId, units::Mwh};
+use ev_contract::{
+    connector::FaultEffect,
+    ids::{ConnectorId, CpId},
+    units::Mwh,
+};
 use ev_manual::{Manual, Section};
 use ev_service::EXIT_CONFIG;
 use tokio::{
@@ -27,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   edge-cp check-config --config /etc/edge-cp.toml
   edge-cp run --config /etc/edge-cp.toml
+  edge-cp new-epoch --config /etc/edge-cp.toml CP-001
   edge-cp run --config demo.toml --nats-url nats://127.0.0.1:4222 --sim-speed 60
   edge-cp ctl plug CP-001 --connector 1
   edge-cp ctl status --json
@@ -137,6 +143,17 @@ enum CommandLine {
         /// Print JSON: `ok`, `file`, `faults`, `warnings`
         #[arg(long)]
         json: bool,
+    },
+    /// Make a store that was copied or set back a store of its own, while its agent is stopped
+    ///
+    /// For an agent that says `identity_in_use` and is to be the one that is obeyed. Its sessions and its
+    /// records stay; they are numbered anew under a new epoch, and sent from the beginning.
+    NewEpoch {
+        /// The configuration of its agent
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The charge point; may be left out where the file has one
+        cp: Option<CpId>,
     },
     /// Act on the spot, through the agent's control socket
     #[command(before_help = CTL_EXAMPLES)]
@@ -421,6 +438,7 @@ impl Args {
         match self.command {
             CommandLine::CheckConfig { config, json } => check_config(&config, json),
             CommandLine::Run(run) => run.carry_out(),
+            CommandLine::NewEpoch { config, cp } => new_epoch(&config, cp.as_ref()),
             CommandLine::Ctl(ctl) => ctl.carry_out(),
             CommandLine::Swarm(swarm) => swarm.carry_out(),
             CommandLine::Manual { folder } => match MANUAL.write(Self::command(), &folder) {
@@ -461,6 +479,30 @@ fn check_config(path: &Path, json: bool) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => config_fault(&e),
+    }
+}
+
+fn new_epoch(path: &Path, cp: Option<&CpId>) -> ExitCode {
+    let config = match Config::read(path) {
+        Ok(config) => config,
+        Err(e) => return config_fault(&e),
+    };
+    let ids: Vec<&CpId> = config.charge_points.iter().map(|c| &c.id).collect();
+    let id = match (cp, ids.as_slice()) {
+        (Some(cp), _) if ids.contains(&cp) => cp,
+        (Some(cp), _) => return failure(&format!("{} has no charge point {cp}", path.display())),
+        (None, [one]) => one,
+        (None, _) => return failure(&"name one of the charge points of this file"),
+    };
+    match Store::new_epoch(&Store::path(&config.state_dir, id)) {
+        Ok(renewed) => {
+            println!(
+                "{id}: epoch {} is now {}; {} records wait and are sent from the beginning",
+                renewed.before, renewed.epoch, renewed.records
+            );
+            ExitCode::SUCCESS
+        }
+        Err(e) => failure(&format!("{:#}", anyhow::Error::from(e))),
     }
 }
 

@@ -12,7 +12,7 @@ use edge_core::{
 };
 use ev_client::{Access, AccessError, Credential, Term, Tls};
 use ev_contract::{
-    ids::{ConnectorId, CpId, SiteId},
+    ids::{ConnectorId, CpId},
     limits::{
         CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_VOLTS_MAX, CONNECTORS_MAX,
         CURRENT_MA_MIN,
@@ -50,10 +50,6 @@ pub struct Config {
 pub struct ChargePointConfig {
     /// Its id.
     pub id: CpId,
-    /// Its site.
-    pub site: SiteId,
-    /// The site's IANA time zone.
-    pub time_zone: String,
     /// By number.
     pub connectors: Vec<ConnectorSpec>,
     /// Its credentials file: each has its own, and so its own subjects.
@@ -179,8 +175,9 @@ enum FileLine {
 #[serde(deny_unknown_fields)]
 struct FileChargePoint {
     id: String,
-    site: String,
-    time_zone: String,
+    /// No keys of an agent; read to say so.
+    site: Option<toml::Value>,
+    time_zone: Option<toml::Value>,
     credentials: Option<PathBuf>,
     #[serde(default)]
     connector: Vec<FileConnector>,
@@ -455,16 +452,13 @@ fn check_charge_point(
             None
         }
     };
-    let site: Option<SiteId> = cp
-        .site
-        .parse()
-        .map_err(|e| faults.push(format!("{key}, site: {e}; for instance \"SITE-A\"")))
-        .ok();
-    if jiff::tz::TimeZone::get(&cp.time_zone).is_err() {
-        faults.push(format!(
-            "{key}, time_zone: {:?} is no IANA time zone; for instance \"Europe/Berlin\"",
-            cp.time_zone
-        ));
+    for (name, value) in [("site", &cp.site), ("time_zone", &cp.time_zone)] {
+        if value.is_some() {
+            faults.push(format!(
+                "{key}, {name}: a charge point does not say where it stands; remove the line and let an operator say it: `driver-cli op cp site {} SITE --time-zone ZONE`",
+                cp.id
+            ));
+        }
     }
     if cp.connector.is_empty() || cp.connector.len() > CONNECTORS_MAX {
         faults.push(format!(
@@ -525,8 +519,6 @@ fn check_charge_point(
     check_simulator(&cp.simulator, &key, faults);
     Some(ChargePointConfig {
         id: id?,
-        site: site?,
-        time_zone: cp.time_zone,
         connectors,
         credentials: credentials?,
         simulator: cp.simulator,
@@ -572,8 +564,6 @@ state_dir = "/tmp/x"
 control_socket = "/tmp/x/control.sock"
 [[charge_point]]
 id = "CP-001"
-site = "SITE-A"
-time_zone = "Europe/Berlin"
 [[charge_point.connector]]
 id = 1
 max_current_ma = 16000
@@ -615,14 +605,19 @@ seed = 7
     #[test]
     fn each_fault_names_its_key_and_what_would_be_right() {
         let table = [
-            (
-                "\"Europe/Berlin\"",
-                "\"Mars/Base\"",
-                "time_zone",
-                "Europe/Berlin",
-            ),
             ("\"CP-001\"", "\"CP.001\"", "id", "CP-001"),
-            ("\"SITE-A\"", "\"\"", "site", "SITE-A"),
+            (
+                "id = \"CP-001\"",
+                "id = \"CP-001\"\nsite = \"SITE-A\"",
+                "site",
+                "driver-cli op cp site CP-001 SITE",
+            ),
+            (
+                "id = \"CP-001\"",
+                "id = \"CP-001\"\ntime_zone = \"Europe/Berlin\"",
+                "time_zone",
+                "remove the line",
+            ),
             ("16000", "5000", "max_current_ma", "16000"),
             ("phases = 3", "phases = 2", "phases", "1 nor 3"),
             (
@@ -672,7 +667,9 @@ seed = 7
 
     #[test]
     fn all_faults_are_told_at_once() {
-        let text = GOOD.replace("Europe/Berlin", "x").replace("16000", "1");
+        let text = GOOD
+            .replace("phases = 3", "phases = 2")
+            .replace("16000", "1");
         assert_eq!(faults(&text).len(), 2);
     }
 
@@ -680,11 +677,11 @@ seed = 7
     fn unknown_keys_wrong_types_and_missing_parts_are_refused_with_their_line() {
         let unknown = faults(&GOOD.replace("seed", "sed"));
         assert!(
-            unknown[0].contains("line 16") && unknown[0].contains("sed"),
+            unknown[0].contains("line 14") && unknown[0].contains("sed"),
             "{unknown:?}"
         );
         let typed = faults(&GOOD.replace("16000", "\"16 A\""));
-        assert!(typed[0].contains("line 13"), "{typed:?}");
+        assert!(typed[0].contains("line 11"), "{typed:?}");
         assert!(
             faults("nats_url = \"nats://h\"\nca=\"c\"\nstate_dir=\"s\"")[0]
                 .contains("[[charge_point]]")

@@ -85,7 +85,7 @@ pub async fn run(
             },
             source: None,
         };
-        tracing::info!(cp = %cp.id, site = %cp.site, nats = config.nats_url, "charge point runs");
+        tracing::info!(cp = %cp.id, nats = config.nats_url, "charge point runs");
         let one = Host {
             state_dir: Some(&config.state_dir),
             speed,

@@ -99,7 +99,7 @@ mod tests {
         );
         for id in ids {
             text.push_str(&format!(
-                "[[charge_point]]\nid = \"{id}\"\nsite = \"S\"\ntime_zone = \"Europe/Berlin\"\n\
+                "[[charge_point]]\nid = \"{id}\"\n\
                  [[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n"
             ));
         }

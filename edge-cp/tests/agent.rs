@@ -18,7 +18,7 @@ use edge_cp::{
 use ev_contract::{
     codes::Code,
     connector::{FaultEffect, Phase},
-    ids::{CommandId, ConnectorId, CpId, DriverId, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, DriverId, SessionId},
     subjects::Subject,
     time::UnixMs,
     units::Mwh,
@@ -128,6 +128,7 @@ impl Central {
         StartCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: self.boot(),
             command_id: CommandId::start(id),
             session_id: id,
             connector,
@@ -141,10 +142,16 @@ impl Central {
         }
     }
 
+    /// The start of the agent that presented itself last.
+    fn boot(&self) -> BootId {
+        self.heard.lock().unwrap().syncs.last().unwrap().boot.id
+    }
+
     async fn stop(&self, id: SessionId) -> CommandReply {
         let stop = StopCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: self.boot(),
             command_id: CommandId::stop(id),
             session_id: id,
             reason: EndReason::new(EndCode::Driver, EndSource::Driver),
@@ -221,6 +228,7 @@ impl Heard {
                     to: cp.to_string(),
                     epoch: evt.epoch.to_string(),
                     next: self.records.len() as u64 + 1,
+                    aside: None,
                     error: None,
                     ts: now(),
                 };
@@ -267,8 +275,6 @@ control_socket = "{socket}"
 {top}
 [[charge_point]]
 id = "CP-001"
-site = "SITE-A"
-time_zone = "Europe/Berlin"
 [[charge_point.connector]]
 id = 1
 max_current_ma = 16000
@@ -839,7 +845,7 @@ async fn a_bad_configuration_exits_78_and_says_what_would_be_right() -> Result<(
     let file = dir.path().join("edge.toml");
     std::fs::write(
         &file,
-        "nats_url = \"nats://h:1\"\nstate_dir = \"s\"\n[[charge_point]]\nid = \"A\"\nsite = \"S\"\ntime_zone = \"Mars/Base\"\n",
+        "nats_url = \"nats://h:1\"\nstate_dir = \"s\"\n[[charge_point]]\nid = \"A\"\nsite = \"S\"\n",
     )?;
     let mut process = Process::program("edge-cp", env!("CARGO_BIN_EXE_edge-cp"))
         .args(["run", "--config"])
@@ -848,7 +854,7 @@ async fn a_bad_configuration_exits_78_and_says_what_would_be_right() -> Result<(
     let status = process.wait(PATIENCE).await?;
     assert_eq!(status.code(), Some(78));
     let log = process.log();
-    for part in ["edge.toml", "time_zone", "Europe/Berlin", "connector"] {
+    for part in ["edge.toml", "site", "driver-cli op cp site A", "connector"] {
         assert!(log.contains(part), "{log}");
     }
     Ok(())

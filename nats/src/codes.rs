@@ -33,6 +33,8 @@ wire_enum! {
         LimitBelowFee = "limit_below_fee",
         /// A cost limit in a currency that the tariff does not use.
         CurrencyMismatch = "currency_mismatch",
+        /// Another price applies than the one that was named.
+        PriceChanged = "price_changed",
 
         // What a charge point is
         /// No such charge point.
@@ -91,6 +93,8 @@ wire_enum! {
         WrongEpoch = "wrong_epoch",
         /// A session that was started at the charge point has the connector.
         OccupiedLocally = "occupied_locally",
+        /// Another agent is obeyed as this charge point.
+        IdentityInUse = "identity_in_use",
         /// The charge point does not know the time well enough to judge a deadline.
         ClockUnsure = "clock_unsure",
         /// The charge point cannot write to its disk.
@@ -168,6 +172,11 @@ impl Code {
             Self::CurrencyMismatch => Text(
                 "the currency does not fit the tariff: {}",
                 "give the amount in the tariff's currency",
+                false,
+            ),
+            Self::PriceChanged => Text(
+                "another price applies now: {}",
+                "look at the price in `tariff` of this answer; if it will do, name it in a new request",
                 false,
             ),
             Self::UnknownChargePoint => Text(
@@ -278,6 +287,12 @@ impl Code {
                 "a session that was started at the charge point has connector {}",
                 "wait until it is free or use another connector",
                 true,
+            ),
+            Self::IdentityInUse => Text(
+                "another agent is obeyed as charge point {}",
+                "two agents have one identity, or a store was set back: stop the wrong one; if that \
+                 is the other, stop this one too, run `edge-cp new-epoch` here and start it again",
+                false,
             ),
             Self::ClockUnsure => Text(
                 "charge point {} does not know the time yet",

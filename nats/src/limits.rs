@@ -111,5 +111,18 @@ pub const ENROLLED_AHEAD_MS_MAX: i64 = 3_600_000;
 /// Most connectors of one charge point.
 pub const CONNECTORS_MAX: usize = 32;
 
+/// The most that a charge point can be enrolled with, in kilowatts: every connector that it can
+/// have, each as strong as any that is sold.
+pub const ENROLLED_KW_MAX: u32 = 128_000;
+
+/// The site of a charge point to which nobody has assigned one.
+pub const SITE_DEFAULT: &str = "default";
+
+/// The time zone of a site of which nobody has said it.
+pub const TIME_ZONE_DEFAULT: &str = "UTC";
+
+/// Longest name of a time zone in bytes. The longest of the IANA database has 32.
+pub const TIME_ZONE_BYTES_MAX: usize = 64;
+
 /// Rows of one listing unless the asker wants fewer.
 pub const PAGE_ROWS_MAX: usize = 200;

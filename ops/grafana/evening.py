@@ -69,8 +69,7 @@ class Evening:
         state.mkdir()
         stack.charge_points = SITE_B
         made = stack._edge_config(f"nats://127.0.0.1:{self.uplink.port}", 2, False)
-        text = made.read_text().replace('"SITE-A"', '"SITE-B"')
-        text = text.replace(str(self.folder / "edge"), str(state))
+        text = made.read_text().replace(str(self.folder / "edge"), str(state))
         text = text.replace(self.dev.toml(stack.socket), self.dev.toml(socket))
         config = self.folder / "edge-b.toml"
         config.write_text(text)
@@ -86,6 +85,9 @@ class Evening:
         self.stack.start()
         self.stack.charge_points = HUB + SITE_B
         self.stack.wait_for("all charge points are in reach", self.dev.READY_TIMEOUT_S, self.stack._all_in_reach)
+        for cp in self.stack.charge_points:
+            site = "SITE-B" if cp in SITE_B else "SITE-A"
+            self.stack.driver(DRIVERS[0], ["op", "cp", "site", cp, site, "--time-zone", "Europe/Berlin"])
 
     def stop(self) -> None:
         self.site_b.terminate()

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// What a frame begins with; the digit is the version of the format.
-pub const MAGIC: &[u8; 4] = b"EVF2";
+pub const MAGIC: &[u8; 4] = b"EVF3";
 /// Bytes of the hash that a frame carries: a disk or a network that changes a bit goes unnoticed
 /// once in four thousand million times; the digest finds that, too.
 pub(crate) const CHECK_BYTES: usize = 4;
@@ -509,13 +509,17 @@ impl Record {
             }
             Write::Request(_, _, request) => match &request.answer {
                 Answer::Done { detail, .. } => detail.len(),
-                Answer::Refused { what, cp, .. } => what.len() + cp.len(),
+                Answer::Refused {
+                    what, cp, tariff, ..
+                } => what.len() + cp.len() + tariff.as_ref().map_or(0, |_| EACH),
                 Answer::Started { .. } | Answer::Stopping { .. } => 0,
             },
             Write::Forget(forget) => forget.sessions.len() * ELEMENT,
-            Write::Spool(..) | Write::Tariff(_) | Write::TariffScope(..) | Write::Enrolment(..) => {
-                0
+            Write::Enrolment(_, enrolment) => {
+                let place = enrolment.place.as_ref();
+                place.map_or(0, |place| place.time_zone.len())
             }
+            Write::Spool(..) | Write::Tariff(_) | Write::TariffScope(..) => 0,
         });
         let evidence = self
             .evidence

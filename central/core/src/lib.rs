@@ -5,6 +5,7 @@
 //! - [`frame`]: how decisions are written to the ledger
 //! - [`snapshot`]: the state as bytes
 //! - [`state`]: applying the ledger; validity by position; the digest
+//! - [`whole`]: whether the ledger that is there is the one that was served
 //! - [`tx`]: a decision under way; collects what it read and what it writes
 //! - [`decide`]: the business, one file per kind of question
 //! - [`pricing`]: what a session costs, and its receipt
@@ -13,7 +14,9 @@
 //! - [`effects`]: what is to be done because the state is what it is
 //! - [`overdue`]: sessions that have been in a phase for longer than can be meant
 //! - [`ripe`]: what is due because time has passed
+//! - [`clocks`]: whether this replica's clock is right, as far as others show
 
+pub mod clocks;
 mod codec;
 pub mod decide;
 pub mod effects;
@@ -30,3 +33,4 @@ pub mod trail;
 pub mod tx;
 pub mod verify;
 pub mod view;
+pub mod whole;

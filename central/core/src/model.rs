@@ -5,19 +5,20 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use ev_contract::{
     codes::Code,
     connector::{ConnectorFacts, ConnectorState, Fault, Phase, Service, connector_state},
-    ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
+    limits::{SITE_DEFAULT, TIME_ZONE_DEFAULT},
     time::UnixMs,
     units::{Amount, MilliWatt, Mwh},
     v1::{
-        Adjustment, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period, Receipt,
-        ReceiptLine, Status, Tariff,
+        Adjustment, Boot, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period,
+        Receipt, ReceiptLine, Status, Tariff,
     },
     wire::Tag,
 };
 
 use crate::keys::Asker;
 
-/// A charge point as it presented itself in its last `sync`.
+/// A charge point as the agent that is obeyed presented itself in its last `sync`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargePoint {
     /// Its site.
@@ -30,9 +31,41 @@ pub struct ChargePoint {
     pub version: Arc<str>,
     /// The epoch of its spool. Acceptance pins it.
     pub epoch: Epoch,
+    /// The start of its agent that is obeyed: commands are addressed to it, and only its word counts.
+    pub boot: Boot,
+    /// The last agent with this identity that was not obeyed.
+    pub other: Option<Box<OtherAgent>>,
+}
+
+/// An agent that presented itself as a charge point while another one was obeyed: it has a copy of the
+/// store, an older one, or one that was in use before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherAgent {
+    /// The epoch of its spool.
+    pub epoch: Epoch,
+    /// Its start.
+    pub boot: Boot,
+    /// When it first presented itself.
+    pub at: UnixMs,
+    /// Its records below this number are kept aside, word for word, as evidence in the ledger.
+    pub next: u64,
+    /// Records that were kept aside of all such agents of this charge point.
+    pub kept: u64,
+}
+
+impl OtherAgent {
+    /// Records that are kept aside of one charge point, until an operator has decided: some days of a
+    /// busy cabinet. Further ones wait on the disk of their agent alone.
+    pub const KEPT_MAX: u64 = 2_000;
 }
 
 impl ChargePoint {
+    /// Whether a start of an agent with this store is the one that is obeyed.
+    #[must_use]
+    pub fn obeys(&self, epoch: &Epoch, boot: BootId) -> bool {
+        self.epoch == *epoch && self.boot.id == boot
+    }
+
     /// The specification of a connector.
     #[must_use]
     pub fn connector(&self, id: ConnectorId) -> Option<&ConnectorSpec> {
@@ -41,7 +74,7 @@ impl ChargePoint {
 }
 
 /// What was announced of a charge point's credential, before it ever presented itself or since.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Enrolment {
     /// When that was done, by the clock of whoever keeps the keys. A late copy of an earlier
     /// announcement changes nothing.
@@ -51,6 +84,33 @@ pub struct Enrolment {
     /// The operator wants it out of service from the first: passed on to its connectors when it
     /// says which it has.
     pub out_of_service: bool,
+    /// Where it stands; none while nobody has said so.
+    pub place: Option<Place>,
+    /// The most power that it was enrolled with.
+    pub max_kw: Option<u32>,
+}
+
+/// Where a charge point stands, as an operator says or whoever enrolled it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// When that was said. What was said earlier and is heard later changes nothing.
+    pub at: UnixMs,
+    /// The site.
+    pub site: SiteId,
+    /// Its IANA time zone.
+    pub time_zone: Arc<str>,
+}
+
+impl Place {
+    /// Of one that nobody has placed.
+    #[must_use]
+    pub fn unassigned() -> Option<Self> {
+        Some(Self {
+            at: UnixMs(0),
+            site: SiteId::new(SITE_DEFAULT).ok()?,
+            time_zone: Arc::from(TIME_ZONE_DEFAULT),
+        })
+    }
 }
 
 /// What a charge point last reported of a connector.
@@ -261,6 +321,8 @@ pub enum Answer {
         session: Option<SessionId>,
         /// The charge point as the asker named it, where it was named.
         cp: String,
+        /// The price that applies, where another one was named.
+        tariff: Option<Arc<Tariff>>,
     },
 }
 
@@ -270,7 +332,7 @@ pub struct Request {
     /// Of the content, so that the same id with other content is seen.
     pub content: [u8; 16],
     /// The request's own `expires_at`. One that was refused for it may lie far ahead: then it is kept
-    /// until the horizon has come so far.
+    /// until the horizon has come so far. Of a stop, which is not judged by it, one near its decision.
     pub expires_at: UnixMs,
     /// What it was answered with.
     pub answer: Answer,
@@ -287,6 +349,9 @@ pub struct Spool {
     pub missing: u64,
     /// What the agent itself found impossible.
     pub anomalies: u64,
+    /// A fingerprint of record `next - 1`. A spool that has another one under this number is that of
+    /// another store with the same epoch.
+    pub last: Option<u32>,
 }
 
 impl Default for Spool {
@@ -296,6 +361,7 @@ impl Default for Spool {
             quarantined: 0,
             missing: 0,
             anomalies: 0,
+            last: None,
         }
     }
 }
@@ -363,6 +429,8 @@ pub struct Bill {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// When central learned of that.
+    pub received_at: UnixMs,
     /// What the meters counted.
     pub meters: Vec<MeterSpan>,
     /// The sum of the spans.
@@ -445,8 +513,10 @@ pub struct Session {
     pub tariff: Arc<Tariff>,
     /// What the charge point enforces.
     pub limits: Limits,
-    /// When central accepted it or learned of it.
+    /// When central accepted it; for one that began at the charge point when that was, by its word.
     pub accepted_at: UnixMs,
+    /// When central accepted it or learned of it. Every list is in this order, whatever is claimed.
+    pub learned_at: UnixMs,
     /// The start command's deadline.
     pub start_by: UnixMs,
     /// How long it may stand after energy has ended.
@@ -530,6 +600,7 @@ impl Session {
             started_at: bill.started_at,
             energy_ended_at: bill.energy_ended_at,
             ended_at: bill.ended_at,
+            received_at: bill.received_at,
             meters: bill.meters,
             energy_mwh: bill.energy_mwh,
             idle_s: bill.idle_s,

@@ -330,6 +330,8 @@ pub struct Ending {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// When central learned of that.
+    pub received_at: UnixMs,
     /// What the meters counted.
     pub meters: Vec<MeterSpan>,
     /// Where each period began.
@@ -363,6 +365,7 @@ pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
         started_at: ending.started_at,
         energy_ended_at: ending.energy_ended_at,
         ended_at: ending.ended_at,
+        received_at: ending.received_at,
         meters: ending.meters,
         energy_mwh: energy,
         idle_s,

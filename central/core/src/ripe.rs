@@ -50,7 +50,7 @@ pub fn to_forget(
     let sessions: Vec<_> = state
         .sessions_oldest_first()
         .filter(|s| match &s.stage {
-            Stage::Ended { receipt } => receipt.ended_at <= sessions_until && copied(s.id),
+            Stage::Ended { receipt } => receipt.received_at <= sessions_until && copied(s.id),
             Stage::Ordered
             | Stage::Taken { .. }
             | Stage::Energy { .. }

@@ -9,15 +9,15 @@ use ev_contract::{
     units::{MilliWatt, Mwh},
     v1::{
         ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
-        CpEnrolment, DriverUpdate, Reach, ScopedTariff, SessionView, Status, Tariff, TariffScope,
-        UpdateType,
+        CpEnrolment, DriverUpdate, OtherAgentView, Reach, ScopedTariff, SessionView, Status,
+        Tariff, TariffScope, UpdateType,
     },
 };
 
 use crate::{
     insight,
     keys::Asker,
-    model::{Answer, ChargePoint, Connector, Session, Stage},
+    model::{Answer, ChargePoint, Connector, Place, Session, Stage},
     pricing,
     state::{Entry, State},
 };
@@ -50,6 +50,10 @@ pub trait Heard {
     /// When it was last heard of.
     fn heard_at(&self, cp: &CpId) -> Option<UnixMs> {
         self.last(cp).map(|(_, at)| at)
+    }
+    /// When an agent was last heard that is not obeyed as this charge point.
+    fn other_at(&self, _cp: &CpId) -> Option<UnixMs> {
+        None
     }
     /// Since when its reach is what it is; while it is out of reach, when it was last heard.
     fn since(&self, cp: &CpId) -> Option<UnixMs> {
@@ -178,6 +182,7 @@ pub fn update(entry: &Entry<Arc<Session>>, now: UnixMs) -> Option<DriverUpdate> 
         ts: now,
         connector: Some(s.connector),
         error: None,
+        tariff: None,
         phase: Some(s.phase()),
         stopping: s.stop.is_some() && !s.is_ended(),
         energy_mwh: Some(s.energy()),
@@ -219,6 +224,7 @@ pub fn answer(
         ts: now,
         connector: None,
         error: None,
+        tariff: None,
         phase: None,
         stopping: kind == UpdateType::StopReply,
         energy_mwh: None,
@@ -250,8 +256,10 @@ pub fn answer(
             what,
             session,
             cp,
+            tariff,
         } => {
             update.status = Status::Denied;
+            update.tariff = tariff.as_deref().cloned();
             update.stopping = false;
             update.reason = Some(code.as_str().to_owned());
             update.session_id = *session;
@@ -270,7 +278,7 @@ pub fn answer(
 pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<Tariff> {
     [
         Some(TariffScope::ChargePoint(id.clone())),
-        cp.map(|cp| TariffScope::Site(cp.site.clone())),
+        place_of(state, id, cp).map(|(site, _)| TariffScope::Site(site)),
         Some(TariffScope::Default),
     ]
     .iter()
@@ -281,10 +289,15 @@ pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<T
     .map(Arc::unwrap_or_clone)
 }
 
-/// In place of a site, of a charge point that has not said where it stands.
-const SITE_NOT_KNOWN: &str = "-";
-/// The time zone of such a one.
-const ZONE_NOT_KNOWN: &str = "UTC";
+/// Where it stands, also before it has presented itself.
+fn place_of(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<(SiteId, Arc<str>)> {
+    if let Some(cp) = cp {
+        return Some((cp.site.clone(), Arc::clone(&cp.time_zone)));
+    }
+    let enrolled = state.enrolment(id).and_then(|e| e.value.place.clone());
+    let place = enrolled.or_else(Place::unassigned)?;
+    Some((place.site, place.time_zone))
+}
 
 fn state_of(state: &State, connector: &Connector, reach: Reach) -> ConnectorState {
     match reach {
@@ -382,13 +395,11 @@ pub fn charge_point(
     };
     let spools: Vec<_> = state.spools_of(id).collect();
     let enrolment = state.enrolment(id).map(|e| &e.value);
+    let (site_id, time_zone) = place_of(state, id, cp)?;
     Some(ChargePointView {
         cp_id: id.clone(),
-        site_id: match cp {
-            Some(cp) => cp.site.clone(),
-            None => SiteId::new(SITE_NOT_KNOWN).ok()?,
-        },
-        time_zone: cp.map_or(ZONE_NOT_KNOWN, |cp| &cp.time_zone).to_owned(),
+        site_id,
+        time_zone: time_zone.to_string(),
         link: reach,
         last_heard_at: last.map(|(_, at)| at),
         version: cp.map(|cp| cp.version.to_string()),
@@ -397,6 +408,17 @@ pub fn charge_point(
         health: last.map(|(hb, _)| hb.health.to_vec()).unwrap_or_default(),
         access_expires_at: last.and_then(|(hb, _)| hb.access_expires_at),
         epoch: cp.map(|cp| cp.epoch.to_string()),
+        boot: cp.map(|cp| cp.boot.id),
+        other_agent: cp.and_then(|cp| {
+            let other = cp.other.as_deref()?;
+            Some(OtherAgentView {
+                epoch: other.epoch.to_string(),
+                boot: other.boot.id,
+                since: other.at,
+                last_heard_at: heard.other_at(id),
+                kept: other.kept,
+            })
+        }),
         next_record: spools
             .iter()
             .find(|(epoch, _)| cp.is_some_and(|cp| **epoch == cp.epoch))

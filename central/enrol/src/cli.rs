@@ -8,7 +8,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::Subcommand;
 use ev_client::chain;
-use ev_contract::ids::OperatorId;
+use ev_contract::{
+    ids::{OperatorId, SiteId},
+    limits::{ENROLLED_KW_MAX, TIME_ZONE_BYTES_MAX},
+};
 
 use self::desk::Failure;
 use crate::{certificate, realm::DIR_DEFAULT, roles::Role};
@@ -50,8 +53,9 @@ enum Verb {
     /// Enrol charge points; central knows them from then on.
     #[command(before_help = "Examples:
   central enrol charge-point CP-001
+  central enrol charge-point CP-001 --site SITE-A --time-zone Europe/Berlin --max-kw 22
   central enrol charge-point --from cabinets.txt --missing")]
-    ChargePoint(Somebody),
+    ChargePoint(ChargePoints),
     /// Enrol drivers.
     #[command(before_help = "Examples:
   central enrol driver alice bob carol
@@ -182,6 +186,30 @@ struct Somebody {
     missing: bool,
     #[command(flatten)]
     servers: ServerArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ChargePoints {
+    #[command(flatten)]
+    who: Somebody,
+    /// The site where they stand, and so which prices apply [default: `default`, until
+    /// `driver-cli op cp site` says another]
+    #[arg(long, value_name = "SITE")]
+    site: Option<SiteId>,
+    /// The site's IANA time zone [default: UTC]
+    #[arg(long, value_name = "ZONE", value_parser = time_zone)]
+    time_zone: Option<String>,
+    /// The most power of each, in kilowatts: what a charge point reports beyond it is flagged and
+    /// not billed [default: what the strongest connector that is sold gives]
+    #[arg(long, value_name = "KW", value_parser = clap::value_parser!(u32).range(1..=i64::from(ENROLLED_KW_MAX)))]
+    max_kw: Option<u32>,
+}
+
+fn time_zone(name: &str) -> Result<String, String> {
+    if name.len() > TIME_ZONE_BYTES_MAX || jiff::tz::TimeZone::get(name).is_err() {
+        return Err("it is no IANA time zone; for instance Europe/Berlin".into());
+    }
+    Ok(name.to_owned())
 }
 
 #[derive(Debug, clap::Args)]

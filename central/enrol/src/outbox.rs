@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ev_contract::{limits::ENROLLED_AT_ONCE_MAX, time::UnixMs, v1::AuditEntry};
+use ev_contract::{ids::SiteId, limits::ENROLLED_AT_ONCE_MAX, time::UnixMs, v1::AuditEntry};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -35,19 +35,42 @@ pub enum Kept {
         charge_points: Vec<String>,
         /// Their credentials are void.
         revoked: bool,
+        /// What else was said of them.
+        #[serde(default, flatten)]
+        traits: Traits,
     },
+}
+
+/// What is said of charge points when they are enrolled; what is not said stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Traits {
+    /// The site where they stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<SiteId>,
+    /// The site's IANA time zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// The most power of each, in kilowatts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_kw: Option<u32>,
 }
 
 impl Kept {
     /// An announcement, in as many as it takes.
     #[must_use]
-    pub fn announce(at: UnixMs, charge_points: &[String], revoked: bool) -> Vec<Self> {
+    pub fn announce(
+        at: UnixMs,
+        charge_points: &[String],
+        revoked: bool,
+        traits: &Traits,
+    ) -> Vec<Self> {
         charge_points
             .chunks(ENROLLED_AT_ONCE_MAX)
             .map(|some| Self::Announce {
                 at,
                 charge_points: some.to_vec(),
                 revoked,
+                traits: traits.clone(),
             })
             .collect()
     }

@@ -17,7 +17,7 @@ use futures::future::join_all;
 use tokio::time::timeout;
 
 use crate::{
-    outbox::Kept,
+    outbox::{Kept, Traits},
     push::{PushError, Servers, connect},
     realm::{REGISTRAR_NAME, Realm, RealmError},
     roles::Role,
@@ -99,6 +99,7 @@ pub async fn tell(realm: &mut Realm, servers: &Servers, wait: Duration) -> Resul
             at,
             charge_points,
             revoked,
+            traits,
         } = &one
         else {
             continue;
@@ -111,7 +112,7 @@ pub async fn tell(realm: &mut Realm, servers: &Servers, wait: Duration) -> Resul
             rest.push(one);
             continue;
         }
-        match announce(&nats, *at, charge_points, *revoked).await {
+        match announce(&nats, *at, charge_points, *revoked, traits).await {
             Ok(Ok(())) => told.charge_points += charge_points.len(),
             Ok(Err(never)) => {
                 let names = charge_points.join(" ");
@@ -196,6 +197,7 @@ async fn announce(
     at: UnixMs,
     charge_points: &[String],
     revoked: bool,
+    traits: &Traits,
 ) -> Result<Result<(), Problem>, TellError> {
     let unreadable = |e: &dyn std::error::Error| TellError::Unreadable(chain(e));
     let by = OperatorId::new(REGISTRAR_NAME).map_err(|e| unreadable(&e))?;
@@ -207,6 +209,9 @@ async fn announce(
         at,
         charge_points: charge_points.to_vec(),
         revoked,
+        site_id: traits.site.as_ref().map(ToString::to_string),
+        time_zone: traits.time_zone.clone(),
+        max_kw: traits.max_kw,
     };
     let bytes = wire::encode(&request, Encoding::MsgPack).map_err(|e| unreadable(&e))?;
     let mut why = TellError::Silent;

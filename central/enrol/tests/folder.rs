@@ -6,10 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use ev_client::Credential;
 use ev_contract::time::UnixMs;
 use ev_enrol::{
     Account, Realm, RealmError, Role, certificate,
-    outbox::{Kept, Urgency},
+    outbox::{Kept, Traits, Urgency},
 };
 use serde_json::Value;
 
@@ -47,6 +48,37 @@ fn names(realm: &Realm, role: Role) -> Result<Vec<(String, bool)>> {
         (one.name, good)
     });
     Ok(shown.collect())
+}
+
+/// The first ledger is made by one central: another one that starts for the first time on the day when the
+/// ledger is lost must not make a second one.
+#[test]
+fn the_first_central_alone_may_make_the_ledger() -> Result<()> {
+    let dir = memory()?;
+    let mut realm = Realm::create(dir.path(), NOW_S)?;
+    let may = |realm: &Realm, role, name: &str| -> Result<bool> {
+        let text = fs::read_to_string(realm.creds(role, name))?;
+        let credential = Credential::parse(&text).map_err(anyhow::Error::msg)?;
+        Ok(credential.may_begin_ledger(NOW_S))
+    };
+    realm.enrol(Role::Driver, "alice", 1, NOW_S)?;
+    let signer = realm.signer(Role::Central)?;
+    let drafts = ["central-1", "central-2"]
+        .map(|name| realm.draft(&signer, Role::Central, name, NOW_S + DAY_S, NOW_S))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    realm.commit(drafts, NOW_S)?;
+    drop(realm);
+    let mut realm = Realm::open(dir.path())?;
+    realm.enrol(Role::Central, "central-3", 1, NOW_S)?;
+    assert!(may(&realm, Role::Central, "central-1")?);
+    for name in ["central-2", "central-3"] {
+        assert!(!may(&realm, Role::Central, name)?, "{name}");
+    }
+    assert!(!may(&realm, Role::Driver, "alice")?);
+    realm.rotate(Role::Central, "central-1", 1, NOW_S)?;
+    assert!(!may(&realm, Role::Central, "central-1")?);
+    Ok(())
 }
 
 /// What an enrolment writes does not depend on how many there were before.
@@ -336,7 +368,7 @@ fn what_was_being_written_when_the_machine_went_down_is_as_if_it_never_was() -> 
     let dir = memory()?;
     let mut realm = Realm::create(dir.path(), NOW_S)?;
     // A character can be torn too; names that were refused have such.
-    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-ä".to_owned()], false);
+    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-ä".to_owned()], false, &Traits::default());
     realm.outbox().put(said(1), Urgency::Usual)?;
     realm.outbox().put(said(2), Urgency::Usual)?;
     drop(realm);
@@ -361,7 +393,7 @@ fn a_spoilt_outbox_blocks_nothing_and_loses_only_what_is_spoilt() -> Result<()> 
     let dir = memory()?;
     let mut realm = Realm::create(dir.path(), NOW_S)?;
     realm.enrol(Role::Driver, "alice", 9, NOW_S)?;
-    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-1".to_owned()], false);
+    let said = |n: i64| Kept::announce(UnixMs(n), &["CP-1".to_owned()], false, &Traits::default());
     realm.outbox().put(said(1), Urgency::Usual)?;
     realm.outbox().put(said(2), Urgency::Usual)?;
     drop(realm);
@@ -389,12 +421,12 @@ fn a_full_outbox_stops_enrolling_before_it_stops_revoking() -> Result<()> {
     let mut realm = Realm::create(dir.path(), NOW_S)?;
     let names: Vec<String> = (0..100_000).map(|n| format!("{n:064}")).collect();
     let mut said = || {
-        let much = Kept::announce(UnixMs(1), &names, false);
+        let much = Kept::announce(UnixMs(1), &names, false, &Traits::default());
         realm.outbox().put(much, Urgency::Usual)
     };
     let full = (0..10).find_map(|_| said().err());
     assert!(matches!(full, Some(RealmError::OutboxFull(_))), "{full:?}");
-    let some = Kept::announce(UnixMs(1), &names, true);
+    let some = Kept::announce(UnixMs(1), &names, true, &Traits::default());
     realm.outbox().put(some, Urgency::Urgent)?;
     Ok(())
 }

@@ -135,6 +135,17 @@ fn describe_wish(draft: &mut AuditEntry, wish: &Wish) {
             draft.detail = Some(format!("amount {amount}"));
         }
         Wish::Service { cp, connector, .. } => place(draft, cp, *connector),
+        Wish::Site {
+            cp,
+            site,
+            time_zone,
+        } => {
+            place(draft, cp, None);
+            draft.detail = Some(match time_zone {
+                Some(zone) => format!("site {site} ({zone})"),
+                None => format!("site {site}"),
+            });
+        }
         Wish::Act {
             cp,
             connector,

@@ -4,9 +4,11 @@
 //! - [`frames`]: what waits, the frame that is under way, what was judged
 //! - [`answers`]: from the state to replies; the one place where they are made
 //! - [`upkeep`]: what is done from time to time
+//! - [`clock`]: whether this host's clock is right
 //! - [`survey`]: looking at everything, for metrics
 
 mod answers;
+mod clock;
 mod frames;
 mod logbook;
 mod survey;
@@ -20,12 +22,14 @@ use std::{
 
 use async_nats::jetstream::{self, stream::Stream};
 use central_core::{
+    clocks::Clocks,
     decide::{CommandAnswer, Settings, Verb},
     effects::{self, Order},
     frame::Write,
     state::{Alarm, Applied, Log},
     trail::Trail,
     view,
+    whole::Marker,
 };
 use ev_contract::{
     codes::Code,
@@ -53,13 +57,14 @@ use crate::{
     health::{Health, Stage},
     heard::{Hearing, Listening},
     held::Held,
-    ledger::{Acked, Entry},
+    ledger::{Append, Entry, Told},
     metrics::Metrics,
     orders::{self, Orders},
     out::Out,
     receipts::{CdrId, Copied},
     schedule::Schedule,
     uptime,
+    whole::{Marks, words},
 };
 
 /// Questions and heartbeats taken in before the engine turns to other things.
@@ -88,8 +93,28 @@ enum TaskDone {
     Copied { id: CdrId, result: Copied, seq: u64 },
     /// A snapshot, and how many records it has that the one before had not.
     Snapshot { seq: u64, records: usize, ok: bool },
-    /// What the server says of the ledger.
-    Extent(Option<crate::ledger::Extent>),
+    /// What the server says of the streams; none where it did not answer.
+    Looked(Option<upkeep::Looked>),
+    /// A stream beside the ledger was made anew, or could not be.
+    Anew { name: &'static str, ok: bool },
+    /// Which ledger is served was written down, up to a sequence, or could not be.
+    Marked { marker: Marker, ok: bool },
+}
+
+/// When a question to the server left and when its answer came.
+#[derive(Debug, Clone, Copy)]
+struct RoundTrip {
+    sent: Instant,
+    back: Instant,
+}
+
+/// How a run of the engine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The server has lost the ledger, and may find it again.
+    LedgerLost,
 }
 
 /// What a question to a charge point was for.
@@ -112,7 +137,6 @@ pub struct Engine {
     outward: [async_nats::Client; 2],
     intake: [async_nats::Client; 3],
     js: jetstream::Context,
-    ledger: Stream,
     cdr: Stream,
     snapshots: async_nats::jetstream::object_store::ObjectStore,
     out: Out,
@@ -121,6 +145,9 @@ pub struct Engine {
     health: watch::Sender<Health>,
     /// As [`Health::stage`] shows it.
     stage: Stage,
+    clocks: Clocks,
+    /// Whether this host's clock goes with others, as far as they were heard.
+    clock_is_right: bool,
     began: Instant,
 
     log: Log,
@@ -142,14 +169,17 @@ pub struct Engine {
     copying: usize,
     snapshot_at: u64,
     snapshot_under_way: bool,
+    marks: Marks,
+    /// As it is on the disk.
+    marker: Marker,
+    marked_at: Instant,
+    marking: bool,
     /// What a replay is done with.
     litter: Vec<Applied>,
     /// Records that the newest one does not have.
     records_unsnapped: usize,
-    extent_under_way: bool,
-    last_extent: Instant,
-    /// Since when, and when last, the server said that the ledger ends too early.
-    behind: Option<(Instant, Instant)>,
+    looks: upkeep::Looks,
+    ended: Option<Ended>,
     last_upkeep: Instant,
     last_forget: Instant,
     looked_late: Instant,
@@ -163,7 +193,7 @@ pub struct Engine {
     /// Up to here the CDR stream is known to go: receipts, adjustments.
     cdr_upto: [u64; 2],
 
-    acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
+    told: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
 }
 
@@ -229,8 +259,10 @@ pub struct Beginning {
     pub log: Log,
     /// Where the ledger ended a moment ago.
     pub target: u64,
-    /// What was seen to be wrong with the ledger.
-    pub alarm: Option<Alarm>,
+    /// What is kept of the ledger.
+    pub marker: Marker,
+    /// Streams beside it that were gone.
+    pub anew: Vec<&'static str>,
 }
 
 impl Engine {
@@ -244,9 +276,16 @@ impl Engine {
         health: watch::Sender<Health>,
         beginning: Beginning,
     ) -> Self {
-        let Beginning { log, target, alarm } = beginning;
+        let Beginning {
+            log,
+            target,
+            marker,
+            anew,
+        } = beginning;
         let now = Instant::now();
         let applied = log.state().basis().seq;
+        let looks = upkeep::Looks::new(&places.ledger, &places.cdr, now);
+        let marks = Marks::of(&config);
         let settings = config.settings();
         let config_replica = config.replica.clone();
         let stage = Stage::Replaying { applied, target };
@@ -258,7 +297,6 @@ impl Engine {
             outward: places.outward,
             intake: places.intake,
             js: places.js,
-            ledger: places.ledger,
             cdr: places.cdr,
             snapshots: places.snapshots,
             out: outlets.out,
@@ -266,6 +304,8 @@ impl Engine {
             metrics,
             health,
             stage,
+            clocks: Clocks::default(),
+            clock_is_right: false,
             began: now,
             heard: Hearing::new(),
             listening: Listening::new(),
@@ -293,30 +333,37 @@ impl Engine {
             snapshot_under_way: false,
             litter: Vec::new(),
             records_unsnapped: 0,
-            extent_under_way: false,
-            last_extent: now,
-            behind: None,
+            looks,
+            ended: None,
+            marks,
+            marker,
+            marked_at: now,
+            marking: false,
             last_upkeep: now,
             last_forget: now,
-            acked: mpsc::channel(16),
+            told: mpsc::channel(16),
             results: mpsc::channel(RESULTS_MAX),
             log,
         };
-        if let Some(alarm) = alarm {
-            engine.alarm(&alarm);
+        for name in anew {
+            engine.was_gone(name);
         }
         engine
     }
 
     fn now(&self) -> Now {
         Now {
-            mono_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            mono_ms: self.mono_ms(Instant::now()),
             wall: wall(),
         }
     }
 
+    fn mono_ms(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// Runs until it is told to stop and has drained.
-    pub async fn run(mut self, mut inputs: Inputs) {
+    pub async fn run(mut self, mut inputs: Inputs) -> Ended {
         let mut draining: Option<Instant> = None;
         let mut turn = tokio::time::interval(TURN);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -332,7 +379,7 @@ impl Engine {
                         }
                     }
                 }
-                Some(acked) = self.acked.1.recv() => self.acknowledged(&acked),
+                Some(told) = self.told.1.recv() => self.told(told),
                 Some(result) = self.results.1.recv() => self.result(result),
                 Some(heard) = inputs.answers.recv() => {
                     self.heard_of_call(heard);
@@ -376,6 +423,9 @@ impl Engine {
                 }
             }
             self.turn();
+            if let Some(ended) = self.ended {
+                return ended;
+            }
             if let Some(since) = draining {
                 let idle = inputs.questions.is_closed()
                     && inputs.questions.is_empty()
@@ -385,8 +435,9 @@ impl Engine {
                 if idle || since.elapsed() > DRAIN_MAX {
                     self.last_sight();
                     self.last_snapshot().await;
+                    self.mark_now();
                     self.out_of_time(!idle);
-                    return;
+                    return Ended::Stopped;
                 }
             }
         }
@@ -405,11 +456,15 @@ impl Engine {
     }
 
     const fn serving(&self) -> bool {
-        matches!(self.stage, Stage::Serving | Stage::Draining)
+        self.clock_is_right && matches!(self.stage, Stage::Serving | Stage::Draining)
     }
 
     fn set_stage(&mut self, stage: Stage) {
-        self.metrics.ready(stage == Stage::Serving);
+        self.metrics
+            .ready(stage == Stage::Serving && self.clock_is_right);
+        if stage == Stage::Serving {
+            self.metrics.alarm(None);
+        }
         self.stage = stage.clone();
         self.health.send_modify(|h| h.stage = stage);
     }
@@ -420,8 +475,16 @@ impl Engine {
             return;
         }
         tracing::error!(%alarm, "ledger alarm: this replica stops answering; see the runbook");
-        self.metrics.alarm(alarm);
-        self.set_stage(Stage::Alarmed(alarm.to_string()));
+        // What a restart finds is held against what was served last.
+        if self.serving() {
+            self.mark_now();
+        }
+        self.metrics.alarm(Some(alarm));
+        self.set_stage(Stage::Alarmed(words(alarm, &self.config)));
+        // What was lost may come back. What is wrong stays wrong, and somebody has to look.
+        if let Alarm::Missing { .. } | Alarm::Foreign { .. } | Alarm::Rewound { .. } = alarm {
+            self.ended = Some(Ended::LedgerLost);
+        }
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.append.abort();
         }
@@ -437,12 +500,18 @@ impl Engine {
         if self.alarmed() {
             return;
         }
+        self.look_at_clock();
         self.advance_stage();
-        if self.looked_late.elapsed() >= LATE_EVERY {
-            self.looked_late = Instant::now();
-            self.answer_late();
+        if self.clock_is_right {
+            if self.looked_late.elapsed() >= LATE_EVERY {
+                self.looked_late = Instant::now();
+                self.answer_late();
+            }
+            self.cut_frame();
+        } else if matches!(self.stage, Stage::Serving | Stage::Draining) {
+            // What was asked is asked again, elsewhere; the rest follows from the state.
+            self.waiting.clear();
         }
-        self.cut_frame();
         // What is asked while the connection is down gets no answer, and all of it would leave at
         // once when it is back.
         if self.connected && self.serving() {
@@ -518,7 +587,11 @@ impl Engine {
                     self.set_stage(Stage::Replaying { applied, target });
                 }
             }
-            Stage::Barrier | Stage::Serving | Stage::Alarmed(_) | Stage::Draining => {}
+            Stage::Waiting(_)
+            | Stage::Barrier
+            | Stage::Serving
+            | Stage::Alarmed(_)
+            | Stage::Draining => {}
         }
     }
 
@@ -527,6 +600,7 @@ impl Engine {
         let Entry {
             seq,
             bytes,
+            landed_at,
             decoded,
         } = entry;
         if self.alarmed() || seq <= self.log.state().basis().seq {
@@ -542,31 +616,58 @@ impl Engine {
             },
         };
         match applied {
-            Ok(applied) => self.applied(applied),
+            Ok(applied) => {
+                self.hear_clock_of(&applied, landed_at);
+                self.applied(applied);
+            }
             Err(alarm) => self.alarm(&alarm),
         }
     }
 
+    /// The server said something to an append of this replica's.
+    fn told(&mut self, told: Told) {
+        let ours = self.in_flight.as_ref().map(|f| f.frame.id) == Some(told.frame);
+        match told.what {
+            Append::Acked(seq) => {
+                self.known_to = self.known_to.max(seq);
+                if ours {
+                    self.acknowledged(seq);
+                }
+            }
+            Append::Full(said) if ours => self.set_full(Some(said)),
+            Append::NoStream => self.looks.soon(),
+            Append::Full(_) => {}
+        }
+    }
+
+    fn set_full(&mut self, said: Option<String>) {
+        if self.health.borrow().full == said {
+            return;
+        }
+        self.metrics.ledger_full(said.is_some());
+        match &said {
+            Some(said) => tracing::error!(
+                said,
+                "the ledger is full: nothing is answered; see the runbook"
+            ),
+            None => tracing::info!("there is room in the ledger again"),
+        }
+        self.health.send_modify(|h| h.full = said);
+    }
+
     /// A frame of this replica was acknowledged: if nothing lies between, it is applied from memory.
-    fn acknowledged(&mut self, acked: &Acked) {
-        self.known_to = self.known_to.max(acked.seq);
+    fn acknowledged(&mut self, seq: u64) {
         let Some(in_flight) = &self.in_flight else {
             return;
         };
-        if in_flight.frame.id != acked.frame {
-            return;
-        }
         let applied = self.log.state().basis().seq;
-        if acked.seq <= applied {
+        if seq <= applied {
             // A new frame cannot stand where something else was applied.
-            self.alarm(&Alarm::Rewound {
-                last: acked.seq,
-                applied,
-            });
-        } else if acked.seq == applied + 1 {
+            self.alarm(&Alarm::Rewound { last: seq, applied });
+        } else if seq == applied + 1 {
             let frame = Arc::clone(&in_flight.frame);
             let bytes = in_flight.bytes.clone();
-            match self.log.apply_frame(acked.seq, frame, &bytes) {
+            match self.log.apply_frame(seq, frame, &bytes) {
                 Ok(applied) => self.applied(applied),
                 Err(alarm) => self.alarm(&alarm),
             }
@@ -673,7 +774,7 @@ impl Engine {
             }
             Write::Connector(cp, id, connector) => {
                 let subject = orders::Subject::Service(cp.clone(), *id);
-                if effects::service_order(cp, *id, connector, now).is_some() {
+                if effects::has_service_order(connector) {
                     self.orders
                         .want(subject, cp, connector.service_revision, mine);
                 } else {
@@ -684,11 +785,12 @@ impl Engine {
                         .want(orders::Subject::Standing(*session), cp, 0, mine);
                 }
             }
+            // What was sent to the process before is not answered by the one that follows it.
+            Write::ChargePoint(cp, _) => self.orders.hurry(cp),
             Write::Tariff(tariff) => self.metrics.currency(&tariff.terms.currency),
             Write::Driver(..)
             | Write::Spool(..)
             | Write::Request(..)
-            | Write::ChargePoint(..)
             | Write::TariffScope(..)
             | Write::Enrolment(..)
             | Write::Forget(_) => {}
@@ -764,7 +866,10 @@ impl Engine {
                     return false;
                 };
                 let cp = entry.value.cp.clone();
-                match effects::order(&entry.value, now) {
+                let Some(boot) = effects::boot(state, &cp) else {
+                    return false;
+                };
+                match effects::order(&entry.value, boot, now) {
                     None => false,
                     Some(Order::Start(command)) => {
                         let id = command.command_id.clone();
@@ -786,17 +891,17 @@ impl Engine {
                 let stands = state
                     .connector(&at)
                     .is_some_and(|c| c.value.standing_stops.contains(id));
-                if stands {
-                    let command = effects::standing_stop(&entry.value, now);
+                if let Some(boot) = effects::boot(state, &at.0).filter(|_| stands) {
+                    let command = effects::standing_stop(&entry.value, boot, now);
                     let id = command.command_id.clone();
                     self.command(subject, at.0, "stop", id, &command);
                 }
                 stands
             }
             orders::Subject::Service(cp, id) => {
-                let order = state
-                    .connector(&(cp.clone(), *id))
-                    .and_then(|c| effects::service_order(cp, *id, &c.value, now));
+                let order = state.connector(&(cp.clone(), *id)).and_then(|c| {
+                    effects::service_order(cp, *id, &c.value, effects::boot(state, cp)?, now)
+                });
                 if let Some(command) = &order {
                     let id = command.command_id.clone();
                     self.command(subject, cp.clone(), "set_service", id, command);
@@ -881,11 +986,11 @@ impl Engine {
                     self.records_unsnapped -= records;
                 }
             }
-            TaskDone::Extent(extent) => {
-                self.extent_under_way = false;
-                if let Some(extent) = extent {
-                    self.audit_extent(extent);
-                }
+            TaskDone::Looked(looked) => self.looked(looked),
+            TaskDone::Anew { name, ok } => self.made_anew(name, ok),
+            TaskDone::Marked { marker, ok } => {
+                self.marking = false;
+                self.marked(marker, ok);
             }
         }
     }
@@ -930,6 +1035,7 @@ impl Engine {
                     _ => Verb::Stop,
                 },
                 epoch: answer.epoch,
+                boot: answer.boot,
                 outcome: answer.outcome,
                 code: answer.code,
                 raw: answer.raw,

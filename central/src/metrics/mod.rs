@@ -54,7 +54,12 @@ pub struct Metrics {
     queue: IntGauge,
     nats_connected: IntGauge,
     ready: IntGauge,
+    clock_ahead: Gauge,
+    clock_off: IntGauge,
     ledger_alarm: IntGaugeVec,
+    ledger_full: IntGauge,
+    marker_kept: IntGauge,
+    streams_anew: IntCounterVec,
     receipts: IntCounterVec,
     receipts_waiting: IntGauge,
     receipts_oldest_waiting: Gauge,
@@ -205,12 +210,35 @@ impl Metrics {
                 "1 while connected to nats-server."
             )),
             ready: register!(IntGauge::new("ev_ready", "1 while this replica answers.")),
+            clock_ahead: register!(Gauge::new(
+                "ev_clock_ahead_seconds",
+                "How far the clock of this host is ahead of nats-server's, as far as is certain; below zero when it is behind."
+            )),
+            clock_off: register!(IntGauge::new(
+                "ev_clock_off",
+                "1 while the clock of this host goes with too few others: then this replica answers nothing."
+            )),
             ledger_alarm: register!(IntGaugeVec::new(
                 Opts::new(
                     "ev_ledger_alarm",
-                    "1 when the ledger is not what this replica had applied, by what was seen: `digest_mismatch`, `gap`, `rewound`, `removed`, `unreadable`."
+                    "1 when the ledger is not what this replica had applied, by what was seen: `digest_mismatch`, `gap`, `rewound`, `removed`, `missing` (there is none), `foreign` (another one), `nameless` (its first message is no frame), `unreadable`."
                 ),
                 &["kind"]
+            )),
+            ledger_full: register!(IntGauge::new(
+                "ev_ledger_full",
+                "1 while nats-server has no room for this replica's frame."
+            )),
+            marker_kept: register!(IntGauge::new(
+                "ev_ledger_marker_kept",
+                "0 while this replica cannot write down which ledger it serves, and how far."
+            )),
+            streams_anew: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_streams_anew_total",
+                    "Streams beside the ledger that were gone, or had lost messages, and were made or filled anew, by stream."
+                ),
+                &["stream"]
             )),
             receipts: register!(IntCounterVec::new(
                 Opts::new(
@@ -314,8 +342,10 @@ impl Metrics {
                     .with_label_values(&[result.as_str(), reason.as_str()]);
             }
         }
-        for kind in ALARMS {
-            self.ledger_alarm.with_label_values(&[kind]).set(0);
+        self.alarm(None);
+        self.marker_kept(true);
+        for stream in crate::whole::OTHERS {
+            self.streams_anew.with_label_values(&[stream]);
         }
         for kind in KINDS {
             self.void_records
@@ -477,16 +507,37 @@ impl Metrics {
         self.ready.set(yes.into());
     }
 
-    /// The ledger is not what it was.
-    pub fn alarm(&self, alarm: &Alarm) {
-        let kind = match alarm {
-            Alarm::DigestMismatch { .. } => "digest_mismatch",
-            Alarm::Gap { .. } => "gap",
-            Alarm::Rewound { .. } => "rewound",
-            Alarm::Removed { .. } => "removed",
-            Alarm::Unreadable(_) => "unreadable",
-        };
-        self.ledger_alarm.with_label_values(&[kind]).set(1);
+    /// How far this host's clock is ahead of the server's, and whether it is off.
+    pub fn clock(&self, ahead_ms: Option<i64>, is_off: bool) {
+        let ahead_ms = ahead_ms.unwrap_or(0);
+        let apart_s = Duration::from_millis(ahead_ms.unsigned_abs()).as_secs_f64();
+        self.clock_ahead
+            .set(if ahead_ms < 0 { -apart_s } else { apart_s });
+        self.clock_off.set(is_off.into());
+    }
+
+    /// What the ledger is not; none while it is served.
+    pub fn alarm(&self, alarm: Option<&Alarm>) {
+        let is = alarm.map(kind_of);
+        for kind in ALARMS {
+            let value = i64::from(is == Some(kind));
+            self.ledger_alarm.with_label_values(&[kind]).set(value);
+        }
+    }
+
+    /// Whether there is room in the ledger.
+    pub fn ledger_full(&self, full: bool) {
+        self.ledger_full.set(full.into());
+    }
+
+    /// A stream beside the ledger was gone, or messages of it, and was made or filled anew.
+    pub fn stream_anew(&self, stream: &str) {
+        self.streams_anew.with_label_values(&[stream]).inc();
+    }
+
+    /// Whether this replica can keep which ledger it serves.
+    pub fn marker_kept(&self, kept: bool) {
+        self.marker_kept.set(kept.into());
     }
 
     /// A receipt or adjustment was brought to the CDR stream, or could not be.
@@ -618,4 +669,26 @@ const KINDS: &[Kind] = &[
 ];
 
 /// What can be seen to be wrong with the ledger.
-const ALARMS: [&str; 5] = ["digest_mismatch", "gap", "rewound", "removed", "unreadable"];
+const ALARMS: [&str; 8] = [
+    "digest_mismatch",
+    "gap",
+    "rewound",
+    "removed",
+    "missing",
+    "foreign",
+    "nameless",
+    "unreadable",
+];
+
+const fn kind_of(alarm: &Alarm) -> &'static str {
+    match alarm {
+        Alarm::DigestMismatch { .. } => "digest_mismatch",
+        Alarm::Gap { .. } => "gap",
+        Alarm::Rewound { .. } => "rewound",
+        Alarm::Removed { .. } => "removed",
+        Alarm::Missing { .. } => "missing",
+        Alarm::Foreign { .. } => "foreign",
+        Alarm::Nameless => "nameless",
+        Alarm::Unreadable(_) => "unreadable",
+    }
+}

@@ -5,8 +5,8 @@ use ev_contract::{
     time::UnixMs,
     units::Currency,
     v1::{
-        CpActRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply, OpStartRequest,
-        SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
+        CpActRequest, CpSiteRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply,
+        OpStartRequest, SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
     },
     wire::{CENTRAL, Tag},
 };
@@ -81,6 +81,23 @@ pub(super) async fn cp(ctx: &Ctx, verb: OpCp) -> Result<Exit, Failure> {
         OpCp::Disable(args) => act(ctx, &desk, Command::CpDisable, args).await,
         OpCp::Unlock(args) => act(ctx, &desk, Command::CpUnlock, args).await,
         OpCp::Reset(args) => act(ctx, &desk, Command::CpReset, args).await,
+        OpCp::Site {
+            cp,
+            site,
+            time_zone,
+            repeat,
+        } => {
+            let wish = Command::CpSite(CpSiteRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                cp_id: cp.clone(),
+                site_id: site.to_string(),
+                time_zone,
+            });
+            single(ctx, &desk, &wish, repeat.request_id.as_ref(), Some(cp)).await
+        }
     }
 }
 
@@ -164,6 +181,7 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
             place,
             connector,
             limits,
+            tariff,
             repeat,
         } => {
             let driver = ctx.global.driver.as_ref().filter(|_| ctx.typed.driver);
@@ -182,6 +200,7 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
                 cp_id: place.cp_id.clone(),
                 connector: connector_of(&place, connector)?,
                 limits: limits_request(&limits),
+                tariff: tariff.map(|price| price.0),
             });
             single(
                 ctx,
@@ -480,7 +499,7 @@ async fn submit(
     wish: &Command,
     named: Option<&RequestId>,
 ) -> Result<OpReply, Failure> {
-    ctx.carry_out(desk, wish, named).await
+    ctx.carry_out(desk, wish, None, named).await
 }
 
 fn text(doc: &OpDoc) -> String {

@@ -32,7 +32,7 @@ pub mod spool;
 pub mod transactions;
 pub mod watched;
 
-pub use charge_point::{ChargePoint, Identity, Input, Stored};
+pub use charge_point::{ChargePoint, Identity, Input, Standing, Stored};
 pub use commands::{Command, LocalStart};
 pub use effects::{Answer, Draw, Effects, LocalAnswer, ReplyTo, Row};
 pub use rates::Rates;

@@ -19,10 +19,29 @@ pub struct Spool {
     stored_next: u64,
     sending: Sending,
     ahead: Option<u64>,
+    /// Set while another agent is obeyed: what was sent is kept aside by central, and stays here too.
+    apart: Option<Apart>,
     /// How long records that can wait do so.
     hold_ms: u64,
     /// When what has not been sent yet is to be, at the earliest.
     wanted_mono_ms: u64,
+}
+
+/// How far central is with keeping aside what an agent has that is not obeyed.
+#[derive(Debug, Clone, Copy)]
+struct Apart {
+    /// The next record to be sent.
+    next: u64,
+    /// Central takes no more: it has as many as it keeps, or does not know this agent yet.
+    paused: Option<Paused>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paused {
+    /// Until the next sync.
+    ForNow,
+    /// Until this agent is obeyed.
+    ForGood,
 }
 
 /// Nothing is to be sent.
@@ -64,6 +83,11 @@ pub enum EvtOutcome {
         /// It could not take the run.
         refused: bool,
     },
+    /// Another agent with this identity is obeyed.
+    NotObeyed {
+        /// The next number that it has not kept aside; none when it keeps nothing of this agent.
+        aside: Option<u64>,
+    },
     /// It has too much to do, and says when to come back.
     Busy {
         /// In so many milliseconds.
@@ -87,8 +111,41 @@ impl Spool {
                 failures: 0,
             },
             ahead: None,
+            apart: None,
             hold_ms: 0,
             wanted_mono_ms: 0,
+        }
+    }
+
+    /// This agent is the one that is obeyed: what it has is sent from its beginning.
+    pub(crate) const fn obeyed(&mut self) {
+        self.apart = None;
+    }
+
+    /// Another agent is obeyed. Everything stays here; a copy of it goes to central once.
+    pub(crate) fn not_obeyed(&mut self) {
+        let apart = self.apart.get_or_insert(Apart {
+            next: self.first,
+            paused: None,
+        });
+        if apart.paused == Some(Paused::ForNow) {
+            apart.paused = None;
+        }
+    }
+
+    /// The next record to be sent, if one is to be.
+    const fn to_send(&self) -> Option<u64> {
+        let from = match self.apart {
+            None => self.first,
+            Some(Apart {
+                paused: Some(_), ..
+            }) => return None,
+            Some(Apart { next, .. }) => next,
+        };
+        if from < self.stored_next {
+            Some(from)
+        } else {
+            None
         }
     }
 
@@ -154,7 +211,7 @@ impl Spool {
     pub const fn due_mono_ms(&self) -> Option<u64> {
         match self.sending {
             Sending::Flight { since_mono_ms, .. } => Some(since_mono_ms + EVT_TIMEOUT_MS + 1),
-            Sending::Rest { due_mono_ms, .. } if self.first < self.stored_next => {
+            Sending::Rest { due_mono_ms, .. } if self.to_send().is_some() => {
                 Some(if due_mono_ms > self.wanted_mono_ms {
                     due_mono_ms
                 } else {
@@ -184,21 +241,19 @@ impl Spool {
                 failures,
             } => {
                 let due_mono_ms = due_mono_ms.max(self.wanted_mono_ms);
-                if mono_ms < due_mono_ms || self.first >= self.stored_next {
-                    return None;
-                }
+                let from = self.to_send().filter(|_| mono_ms >= due_mono_ms)?;
                 if self.next == self.stored_next {
                     self.wanted_mono_ms = NOTHING;
                 }
                 self.sending = Sending::Flight {
-                    from: self.first,
+                    from,
                     until: self.stored_next,
                     since_mono_ms: mono_ms,
                     failures,
                 };
                 Some(SendRun {
                     first: self.first,
-                    from: self.first,
+                    from,
                     until: self.stored_next,
                 })
             }
@@ -237,6 +292,19 @@ impl Spool {
                     due_mono_ms: mono_ms + told_ms(*retry_after_ms, random),
                     failures,
                 };
+                None
+            }
+            EvtOutcome::NotObeyed { aside } => {
+                let paused = match *aside {
+                    None => Some(Paused::ForNow),
+                    Some(next) if next <= from => Some(Paused::ForGood),
+                    Some(_) => None,
+                };
+                self.apart = Some(Apart {
+                    next: aside.unwrap_or(self.first).clamp(self.first, self.next),
+                    paused,
+                });
+                self.rest(mono_ms, 0, random);
                 None
             }
             EvtOutcome::Unanswered => {
@@ -384,6 +452,16 @@ mod tests {
         let mut spool = spool();
         spool.poll(0, 0);
         assert_eq!(spool.answered(&answer("e1", 7), 1, 0), None);
+        assert_eq!((spool.depth(), spool.ahead()), (5, Some(7)));
+    }
+
+    #[test]
+    fn a_sync_that_wants_what_was_never_written_is_the_same_alarm() {
+        let mut spool = spool();
+        spool.hear_wanted("e2", 7);
+        spool.hear_wanted("e1", 6);
+        assert_eq!((spool.depth(), spool.ahead()), (5, None));
+        spool.hear_wanted("e1", 7);
         assert_eq!((spool.depth(), spool.ahead()), (5, Some(7)));
     }
 

@@ -12,7 +12,6 @@ use edge_cp::{
     },
 };
 use ev_client::Tls;
-use ev_contract::ids::SiteId;
 use ev_service::EXIT_CONFIG;
 use tokio::{runtime::Builder, sync::watch};
 
@@ -82,12 +81,6 @@ pub(super) struct Swarm {
     /// Connectors of each charge point
     #[arg(long, value_name = "N", default_value_t = 1)]
     connectors: u16,
-    /// Their site
-    #[arg(long, value_name = "ID", default_value = "SWARM")]
-    site: SiteId,
-    /// Its IANA time zone
-    #[arg(long, value_name = "ZONE", default_value = "Europe/Berlin")]
-    time_zone: String,
     /// Keep stores here, one SQLite file each, as an agent does; else they are in memory and gone
     /// with the process
     #[arg(long, value_name = "DIR")]
@@ -183,8 +176,6 @@ impl Swarm {
                 digits: self.digits,
                 count: self.count,
             },
-            site: self.site,
-            time_zone: self.time_zone,
             connectors: self.connectors,
             lines: if self.share {
                 Lines::Shared(folder)

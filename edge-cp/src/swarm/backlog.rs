@@ -8,7 +8,7 @@ use edge_core::{
     hardware::{HwAnswer, HwCommand, HwFact},
 };
 use ev_contract::{
-    ids::{ConnectorId, SessionId},
+    ids::{BootId, ConnectorId, SessionId},
     time::{Now, UnixMs},
 };
 use rand::Rng;
@@ -99,7 +99,7 @@ impl Past {
         let mut plant = Plant::new(&spec, began);
         let greeting = plant.snapshot(&spec);
         let mut past = Self {
-            core: ChargePoint::boot(identity, stored, now),
+            core: ChargePoint::boot(identity, stored, BootId::from_number(0), now),
             plant,
             spec,
             began,
@@ -210,8 +210,7 @@ mod tests {
     #[test]
     fn sessions_follow_one_another_and_all_have_ended() {
         let text = "nats_url = \"nats://127.0.0.1:4222\"\ncredentials = \"/c\"\nca = \"/ca\"\n\
-             state_dir = \"/s\"\n[[charge_point]]\nid = \"CP-1\"\nsite = \"S\"\n\
-             time_zone = \"Europe/Berlin\"\n[[charge_point.connector]]\nid = 1\n\
+             state_dir = \"/s\"\n[[charge_point]]\nid = \"CP-1\"\n[[charge_point.connector]]\nid = 1\n\
              max_current_ma = 16000\nphases = 3\n[[charge_point.connector]]\nid = 2\n\
              max_current_ma = 16000\nphases = 3\n";
         let config = Config::parse(text, Path::new("edge.toml")).unwrap();

@@ -294,8 +294,6 @@ fn configs(spec: &Spec, names: &[CpId], groups: &[Group]) -> Vec<Arc<ChargePoint
         .map(|(id, credentials)| {
             Arc::new(ChargePointConfig {
                 id: id.clone(),
-                site: spec.site.clone(),
-                time_zone: spec.time_zone.clone(),
                 connectors: connectors.clone(),
                 credentials,
                 simulator: simulator.clone(),

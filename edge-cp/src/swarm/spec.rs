@@ -4,7 +4,7 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 
 use ev_client::Tls;
 use ev_contract::{
-    ids::{ConnectorId, CpId, SiteId},
+    ids::{ConnectorId, CpId},
     limits::{CONNECTOR_MA_MAX, CONNECTORS_MAX},
     units::MilliAmp,
     v1::ConnectorSpec,
@@ -37,10 +37,6 @@ pub struct Spec {
     pub tls: Tls,
     /// What the charge points are called.
     pub names: Names,
-    /// Their site.
-    pub site: SiteId,
-    /// Its IANA time zone.
-    pub time_zone: String,
     /// Connectors of each.
     pub connectors: u16,
     /// How they connect.
@@ -192,12 +188,6 @@ impl Spec {
         } else if let Err(e) = self.names.nth(0).and_then(|_| self.names.nth(last)) {
             faults.push(format!("--prefix: {:?}: {e}", self.names.prefix));
         }
-        if jiff::tz::TimeZone::get(&self.time_zone).is_err() {
-            faults.push(format!(
-                "--time-zone: {:?} is no IANA time zone; for instance Europe/Berlin",
-                self.time_zone
-            ));
-        }
         if !(1..=CONNECTORS_MAX).contains(&usize::from(self.connectors)) {
             faults.push(format!(
                 "--connectors: {} is not within 1 to {CONNECTORS_MAX}",
@@ -293,8 +283,6 @@ pub(crate) mod tests {
                 digits: 5,
                 count: 10_000,
             },
-            site: SiteId::new("SWARM").unwrap(),
-            time_zone: "Europe/Berlin".into(),
             connectors: 2,
             lines: Lines::Own("/creds".into()),
             sources: None,
@@ -333,17 +321,12 @@ pub(crate) mod tests {
     #[test]
     fn each_fault_names_its_option_and_what_would_be_right() {
         type Change = fn(&mut Spec);
-        let table: [(Change, &str, &str); 13] = [
+        let table: [(Change, &str, &str); 12] = [
             (|s| s.nats_url = "nats://".into(), "--nats-url", "127.0.0.1"),
             (|s| s.names.count = 0, "--count", "1 to 200000"),
             (|s| s.names.count = COUNT_MAX + 1, "--count", "1 to 200000"),
             (|s| s.names.first = u32::MAX, "--first", "too large"),
             (|s| s.names.prefix = "a.b".into(), "--prefix", "a.b"),
-            (
-                |s| s.time_zone = "Mars/Base".into(),
-                "--time-zone",
-                "Europe/Berlin",
-            ),
             (|s| s.connectors = 33, "--connectors", "1 to 32"),
             (|s| s.speed = 251, "--sim-speed", "1 to 250"),
             (

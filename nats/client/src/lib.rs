@@ -24,7 +24,7 @@ use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
 use crate::{crowd::Crowd, loss::Losses, refusals::Refusals};
-pub use credential::{Credential, CredentialError, inbox_prefix};
+pub use credential::{Credential, CredentialError, FIRST_LEDGER_TAG, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
 pub use refusals::try_now;

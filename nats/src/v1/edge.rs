@@ -6,7 +6,7 @@ use super::{EndReason, Origin};
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Phase, Service},
-    ids::{ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, SessionId},
     limits::{
         CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
         HEARTBEAT_S,
@@ -218,6 +218,39 @@ impl EdgeFact {
             Self::Connector { .. } | Self::Booted { .. } => None,
         }
     }
+
+    /// The reading that it has, if it has one.
+    #[must_use]
+    pub const fn reading(&self) -> Option<&Reading> {
+        match self {
+            Self::Started { reading, .. } | Self::Checkpoint { reading, .. } => Some(reading),
+            Self::Phase { reading, .. }
+            | Self::EnergyEnded { reading, .. }
+            | Self::Ended { reading, .. } => reading.as_ref(),
+            Self::Accepted { .. }
+            | Self::OpenedAtEdge { .. }
+            | Self::Connector { .. }
+            | Self::Booted { .. }
+            | Self::Anomaly { .. } => None,
+        }
+    }
+
+    /// Its name, as it stands in `kind`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::OpenedAtEdge { .. } => "opened_at_edge",
+            Self::Started { .. } => "started",
+            Self::Phase { .. } => "phase",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::EnergyEnded { .. } => "energy_ended",
+            Self::Ended { .. } => "ended",
+            Self::Connector { .. } => "connector",
+            Self::Booted { .. } => "booted",
+            Self::Anomaly { .. } => "anomaly",
+        }
+    }
 }
 
 /// A run of spool records.
@@ -230,6 +263,8 @@ pub struct EvtRequest {
     pub to: String,
     /// The spool's epoch.
     pub epoch: Epoch,
+    /// Which start of the agent sends them.
+    pub boot: BootId,
     /// The lowest number that the spool still holds.
     pub first: u64,
     /// The number of the first record in `records`; the others follow without gaps.
@@ -251,6 +286,10 @@ pub struct EvtReply {
     pub epoch: String,
     /// The next number that central wants; 0 when it says nothing.
     pub next: u64,
+    /// Of an agent that is not obeyed (`identity_in_use`): records below this number lie in the
+    /// ledger word for word, and need not be sent again. They stay on its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<u64>,
     /// Why nothing was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
@@ -296,6 +335,21 @@ impl ConnectorSpec {
     }
 }
 
+/// A start of an agent, and what it follows: by this central tells a restart from a second agent
+/// with a copy of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Drawn by the process.
+    pub id: BootId,
+    /// How many starts the store has seen, this one among them. Counted on the disk before anything is
+    /// sent.
+    pub count: u64,
+    /// The last boot of this store that central has confirmed, as far as the store knows: this one
+    /// itself once its `sync` was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<BootId>,
+}
+
 /// A charge point presents itself: at boot, after each reconnect, and from time to time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SyncRequest {
@@ -308,10 +362,8 @@ pub struct SyncRequest {
     pub cp_id: CpId,
     /// The spool's epoch.
     pub epoch: Epoch,
-    /// Its site.
-    pub site_id: SiteId,
-    /// The site's IANA time zone.
-    pub time_zone: String,
+    /// Which start of the agent this is.
+    pub boot: Boot,
     /// By number.
     pub connectors: Vec<ConnectorSpec>,
     /// The agent's version.
@@ -358,8 +410,10 @@ pub struct Heartbeat {
     pub to: String,
     /// The charge point; must be the subject's.
     pub cp_id: CpId,
-    /// The spool's epoch. Two at once mean two agents with one identity.
+    /// The spool's epoch.
     pub epoch: Epoch,
+    /// Which start of the agent speaks. Two by turns mean two agents with one identity.
+    pub boot: BootId,
     /// The agent's time.
     pub ts: UnixMs,
     /// Its clock less central's, where it knows.

@@ -22,6 +22,15 @@ pub struct EnrolRequest {
     /// They are void; else good.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub revoked: bool,
+    /// The site where they stand. Left out, it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site_id: Option<String>,
+    /// The site's IANA time zone. Left out, it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// The most power of each, in kilowatts. Left out, it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_kw: Option<u32>,
 }
 
 /// Answer to [`EnrolRequest`], when the ledger has it.

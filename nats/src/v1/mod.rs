@@ -63,6 +63,7 @@ types! {
     CpLsRequest = "cp_ls",
     CpLsReply = "cp_ls.reply",
     CpActRequest = "cp_act",
+    CpSiteRequest = "cp_site",
     SessionLsRequest = "session_ls",
     SessionLsReply = "session_ls.reply",
     OpStartRequest = "session_start",

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LimitsRequest, RefusedView, RefusesView, SessionView, Status, Tariff, TariffScope, TariffTerms,
-    central,
+    LimitsRequest, RefusedView, RefusesView, SessionView, Status, Tariff, TariffRef, TariffScope,
+    TariffTerms, central,
 };
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Service},
-    ids::{ConnectorId, CpId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, SessionId, SiteId},
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
     wire::Tag,
@@ -85,6 +85,12 @@ pub struct ChargePointView {
     /// The epoch of its spool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,
+    /// The start of its agent that is obeyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
+    /// The last agent with this identity that was not obeyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_agent: Option<OtherAgentView>,
     /// The next spool record that central wants.
     #[serde(default)]
     pub next_record: u64,
@@ -123,6 +129,22 @@ pub struct ChargePointView {
     pub out_of_service: bool,
     /// By number. Empty for one that has never presented itself.
     pub connectors: Vec<ConnectorView>,
+}
+
+/// An agent that presented itself as a charge point while another one was obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherAgentView {
+    /// The epoch of its spool. The same as the obeyed one's: it has a copy of the store.
+    pub epoch: String,
+    /// Its start.
+    pub boot: BootId,
+    /// When it first presented itself.
+    pub since: UnixMs,
+    /// When its last heartbeat came, as far as the replica that answers has heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_at: Option<UnixMs>,
+    /// Records of such agents that are kept word for word in the ledger and are no part of any session.
+    pub kept: u64,
 }
 
 wire_enum! {
@@ -200,6 +222,29 @@ pub struct CpActRequest {
     pub connector: Option<i64>,
 }
 
+/// `cp_site`: say at which site a charge point stands, and so which prices and which time zone
+/// apply. Sessions that have begun keep theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpSiteRequest {
+    /// `cp_site`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a start.
+    pub expires_at: i64,
+    /// Which charge point.
+    pub cp_id: String,
+    /// The site.
+    pub site_id: String,
+    /// The site's IANA time zone. Left out, it stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+}
+
 /// `session_ls`: sessions of all drivers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionLsRequest {
@@ -269,6 +314,9 @@ pub struct OpStartRequest {
     /// When to end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsRequest>,
+    /// The price that was agreed: at another one nothing starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<TariffRef>,
 }
 
 /// `session_end`: end any session.
@@ -282,7 +330,7 @@ pub struct SessionEndRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a stop; with `write_off` as in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -305,7 +353,7 @@ pub struct SessionAdjustRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -326,7 +374,7 @@ pub struct DriverBlockRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Whom. Running sessions go on.
     pub driver_id: String,
@@ -346,7 +394,7 @@ pub struct TariffSetRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Its name; central counts the versions.
     pub tariff_id: String,
@@ -414,6 +462,9 @@ pub struct OpReply {
     /// What was done, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The price that applies, where a start was refused because another one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<Tariff>,
     /// Central's time.
     pub ts: UnixMs,
 }

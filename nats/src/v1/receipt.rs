@@ -42,7 +42,8 @@ pub struct ReceiptLine {
     pub note: Option<String>,
 }
 
-/// What one meter counted for the session. A meter that was reset or replaced adds another.
+/// What one meter counted for the session. A meter that was reset or replaced adds another, and so does a
+/// register that went over its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterSpan {
     /// The meter's serial number.
@@ -110,7 +111,7 @@ pub struct Receipt {
     pub status: Status,
     /// Why it ended.
     pub end: EndReason,
-    /// When central accepted it or learned of it.
+    /// When central accepted it; for one that began at the charge point when that was, by its word.
     pub accepted_at: UnixMs,
     /// When energy began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,6 +121,8 @@ pub struct Receipt {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// When central learned that it had.
+    pub received_at: UnixMs,
     /// What the meters counted; empty when no energy began.
     #[serde(default)]
     pub meters: Vec<MeterSpan>,
@@ -152,6 +155,26 @@ pub struct Receipt {
     /// Where each period began.
     #[serde(default)]
     pub periods: Vec<Period>,
+}
+
+impl Receipt {
+    /// What reports file it under: when it ended, or, where the charge point was not sure of the time,
+    /// when central learned of it.
+    #[must_use]
+    pub fn filed_at(&self) -> UnixMs {
+        if self.clock_was_sure() {
+            self.ended_at
+        } else {
+            self.received_at
+        }
+    }
+
+    /// Whether the charge point was sure of the time all along. Else what it says of times is kept as it
+    /// is, and nothing is concluded from it.
+    #[must_use]
+    pub fn clock_was_sure(&self) -> bool {
+        !self.flags.contains(&Flag::ClockUnsure)
+    }
 }
 
 /// A correction of a receipt, which itself stays as it is.

@@ -62,6 +62,7 @@ impl Keys {
         let own = realm
             .enrol(Role::Central, OWN_NAME, CREDS_DAYS, now_s())?
             .path;
+        realm.await_first_central()?;
         // Both lock the folder.
         drop(realm);
         let server =

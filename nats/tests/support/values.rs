@@ -83,10 +83,12 @@ fn driver() -> Vec<Case> {
         cp_id: "CP-001".into(),
         connector: Some(1),
         limits: Some(limits_request()),
+        tariff: Some(TariffRef::from(&tariff())),
     };
     let start_min = StartRequest {
         connector: None,
         limits: None,
+        tariff: None,
         ..start.clone()
     };
     let stop = StopRequest {
@@ -231,9 +233,15 @@ fn enrol() -> Vec<Case> {
         at: T,
         charge_points: vec!["CP-001".into(), "CP-002".into()],
         revoked: true,
+        site_id: Some("north".into()),
+        time_zone: Some("Europe/Berlin".into()),
+        max_kw: Some(22),
     };
     let request_min = EnrolRequest {
         revoked: false,
+        site_id: None,
+        time_zone: None,
+        max_kw: None,
         ..request.clone()
     };
     let reply = EnrolReply {
@@ -593,6 +601,19 @@ fn operator() -> Vec<Case> {
         connector: None,
         ..cp_act.clone()
     };
+    let cp_site = CpSiteRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        request_id: "r-4".into(),
+        expires_at: EXPIRES,
+        cp_id: "CP-001".into(),
+        site_id: "north".into(),
+        time_zone: Some("Europe/Berlin".into()),
+    };
+    let cp_site_min = CpSiteRequest {
+        time_zone: None,
+        ..cp_site.clone()
+    };
     let session_ls = SessionLsRequest {
         tag: Tag::new(),
         to: "central".into(),
@@ -633,10 +654,12 @@ fn operator() -> Vec<Case> {
         cp_id: "CP-001".into(),
         connector: Some(1),
         limits: Some(limits_request()),
+        tariff: Some(TariffRef::from(&tariff())),
     };
     let start_min = OpStartRequest {
         connector: None,
         limits: None,
+        tariff: None,
         ..start.clone()
     };
     let end = SessionEndRequest {
@@ -706,6 +729,7 @@ fn operator() -> Vec<Case> {
         error: Some(problem()),
         session_id: Some(session()),
         detail: Some("nothing was done".into()),
+        tariff: Some(tariff()),
         ts: T,
     };
     let reply_min = OpReply {
@@ -714,6 +738,7 @@ fn operator() -> Vec<Case> {
         error: None,
         session_id: None,
         detail: None,
+        tariff: None,
         ..reply.clone()
     };
     vec![
@@ -723,6 +748,8 @@ fn operator() -> Vec<Case> {
         Case::of("min", cp_ls_reply_min),
         Case::of("full", cp_act),
         Case::of("min", cp_act_min),
+        Case::of("full", cp_site),
+        Case::of("min", cp_site_min),
         Case::of("full", session_ls),
         Case::of("min", session_ls_min),
         Case::of("full", session_ls_reply),
@@ -746,6 +773,7 @@ fn operator() -> Vec<Case> {
 fn commands() -> Vec<Case> {
     let start = StartCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: CommandId::start(session()),
         session_id: session(),
@@ -766,6 +794,7 @@ fn commands() -> Vec<Case> {
     };
     let stop = StopCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: CommandId::stop(session()),
         session_id: session(),
@@ -774,6 +803,7 @@ fn commands() -> Vec<Case> {
     };
     let limit = LimitCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "c-1".parse().expect("an id"),
         connector: ONE,
@@ -789,6 +819,7 @@ fn commands() -> Vec<Case> {
     };
     let unlock = UnlockCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "r-9".parse().expect("an id"),
         connector: ONE,
@@ -797,6 +828,7 @@ fn commands() -> Vec<Case> {
     };
     let service = ServiceCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "r-10".parse().expect("an id"),
         connector: ONE,
@@ -806,6 +838,7 @@ fn commands() -> Vec<Case> {
     };
     let reset = ResetCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "r-11".parse().expect("an id"),
         expires_at: UnixMs(EXPIRES),
@@ -820,6 +853,7 @@ fn commands() -> Vec<Case> {
         tag: Tag::new(),
         to: "central".into(),
         cp_id: "CP-001".parse().expect("an id"),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         epoch: "e-7f3a".parse().expect("an id"),
         command_id: Some(CommandId::start(session())),
         outcome: Outcome::Refused,
@@ -854,9 +888,12 @@ fn charge_point() -> Vec<Case> {
         tag: Tag::new(),
         to: "central".into(),
         cp_id: "CP-001".parse().expect("an id"),
+        boot: Boot {
+            id: "00c0ffee00c0ffee".parse().expect("an id"),
+            count: 7,
+            after: Some("0123456789abcdef".parse().expect("an id")),
+        },
         epoch: "e-7f3a".parse().expect("an id"),
-        site_id: "north".parse().expect("an id"),
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![connector_spec()],
         version: "0.1.0".into(),
         first: 5,
@@ -864,6 +901,10 @@ fn charge_point() -> Vec<Case> {
         sessions: vec![session()],
     };
     let sync_min = SyncRequest {
+        boot: Boot {
+            after: None,
+            ..sync.boot
+        },
         sessions: vec![],
         ..sync.clone()
     };
@@ -885,6 +926,7 @@ fn charge_point() -> Vec<Case> {
     let evt = EvtRequest {
         tag: Tag::new(),
         to: "central".into(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         epoch: "e-7f3a".parse().expect("an id"),
         first: 1,
         from: 1,
@@ -899,10 +941,12 @@ fn charge_point() -> Vec<Case> {
         to: "CP-001".into(),
         epoch: "e-7f3a".into(),
         next: 11,
+        aside: Some(9),
         error: Some(Code::Overloaded.about("500 records wait")),
         ts: T,
     };
     let evt_reply_min = EvtReply {
+        aside: None,
         error: None,
         ..evt_reply.clone()
     };
@@ -910,6 +954,7 @@ fn charge_point() -> Vec<Case> {
         tag: Tag::new(),
         to: "central".into(),
         cp_id: "CP-001".parse().expect("an id"),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         epoch: "e-7f3a".parse().expect("an id"),
         ts: T,
         clock_offset_ms: Some(-12),
@@ -1170,6 +1215,7 @@ fn receipt() -> Receipt {
         started_at: Some(T.plus_ms(4_000)),
         energy_ended_at: Some(T.plus_ms(2_404_000)),
         ended_at: T.plus_ms(12_004_000),
+        received_at: T.plus_ms(12_005_000),
         meters: vec![MeterSpan {
             meter_id: "M-4711".into(),
             meter_epoch: 1,
@@ -1255,6 +1301,7 @@ pub fn update() -> DriverUpdate {
         ts: T,
         connector: Some(ONE),
         error: Some(Code::RejectedByCharger.about("CP-001/1")),
+        tariff: Some(tariff()),
         phase: Some(Phase::Failed),
         stopping: true,
         energy_mwh: Some(Mwh(0)),
@@ -1280,6 +1327,7 @@ pub fn update_min() -> DriverUpdate {
         ts: T,
         connector: None,
         error: None,
+        tariff: None,
         phase: None,
         stopping: false,
         energy_mwh: None,
@@ -1316,6 +1364,14 @@ fn charge_point_view() -> ChargePointView {
         health: vec![Code::StorageFailed.to_string()],
         access_expires_at: Some(T),
         epoch: Some("e-7f3a".into()),
+        boot: Some("00c0ffee00c0ffee".parse().expect("an id")),
+        other_agent: Some(OtherAgentView {
+            epoch: "e-7f3a".into(),
+            boot: "0123456789abcdef".parse().expect("an id"),
+            since: T,
+            last_heard_at: Some(T),
+            kept: 12,
+        }),
         next_record: 8,
         quarantined: 1,
         missing: 2,
@@ -1343,6 +1399,8 @@ fn charge_point_view_min() -> ChargePointView {
         health: vec![],
         access_expires_at: None,
         epoch: None,
+        boot: None,
+        other_agent: None,
         next_record: 0,
         quarantined: 0,
         missing: 0,

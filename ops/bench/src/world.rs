@@ -13,12 +13,12 @@ use central_core::{
 };
 use ev_contract::{
     connector::Service,
-    ids::{ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId},
     time::{Now, UnixMs},
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
-        ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee, LimitsRequest,
-        Origin, Reach, Reading, SyncRequest, TariffScope, TariffTerms, TimeQuality,
+        Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
+        LimitsRequest, Origin, Reach, Reading, SyncRequest, TariffScope, TariffTerms, TimeQuality,
     },
     wire::{CENTRAL, Tag},
 };
@@ -38,8 +38,6 @@ const SESSION: usize = 50;
 const CYCLE: usize = 5 * SESSION;
 /// Keeps the phases of neighbours apart; it has no divisor in common with [`CYCLE`].
 const STRIDE: usize = 97;
-/// Charge points of a site.
-const AT_A_SITE: usize = 20;
 
 /// What a charge point, or its driver, asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -366,6 +364,7 @@ impl World {
                     cp,
                     connector: None,
                     limits: LimitsRequest::default(),
+                    seen: None,
                     reach: Reach::Online,
                     json: false,
                 };
@@ -433,9 +432,12 @@ impl World {
             tag: Tag::new(),
             to: CENTRAL.to_owned(),
             cp_id: cabinet.cp.clone(),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             epoch: cabinet.epoch.clone(),
-            site_id: SiteId::new(format!("site-{:04}", n / AT_A_SITE))?,
-            time_zone: "Europe/Berlin".into(),
             version: "0.1.0".into(),
             connectors: vec![ConnectorSpec {
                 connector: ConnectorId(1),
@@ -476,6 +478,7 @@ impl World {
         cabinet.next += 1;
         Command::Intake(Run {
             cp: cabinet.cp.clone(),
+            boot: BootId::from_number(1),
             epoch: cabinet.epoch.clone(),
             first: 1,
             from: record.seq,

@@ -473,10 +473,7 @@ fn edge_toml(layout: &Layout, url: &str, keys: &Keys, dir: &Path) -> Result<Stri
     );
     for n in 1..=layout.charge_points {
         keys.creds(Role::ChargePoint, &format!("CP-{n:03}"))?;
-        write!(
-            text,
-            "\n[[charge_point]]\nid = \"CP-{n:03}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n"
-        )?;
+        write!(text, "\n[[charge_point]]\nid = \"CP-{n:03}\"\n")?;
         for c in 1..=layout.connectors {
             write!(
                 text,

@@ -46,7 +46,7 @@ macro_rules! messages {
 messages! {
     StartRequest, StopRequest, StatusRequest, StatusReply, ListRequest, ListReply,
     HistoryRequest, HistoryReply, ReceiptRequest, ReceiptReply, ErrorReply, CpLsRequest, CpLsReply,
-    CpActRequest, SessionLsRequest, SessionLsReply, OpStartRequest, SessionEndRequest,
+    CpActRequest, CpSiteRequest, SessionLsRequest, SessionLsReply, OpStartRequest, SessionEndRequest,
     SessionAdjustRequest, DriverBlockRequest, TariffSetRequest, TariffLsRequest, TariffLsReply,
     OpReply, StartCommand, StopCommand, LimitCommand, UnlockCommand, ServiceCommand, ResetCommand,
     PingCommand, CommandReply, SyncRequest, SyncReply, EvtRequest, EvtReply, Heartbeat, Live,
@@ -129,6 +129,7 @@ const SUBJECTS: &[&str] = &[
     "ev.v1.op.olga.cp_ls",
     "ev.v1.op.olga.cp_enable",
     "ev.v1.op.olga.cp_disable",
+    "ev.v1.op.olga.cp_site",
     "ev.v1.op.olga.cp_unlock",
     "ev.v1.op.olga.cp_reset",
     "ev.v1.op.olga.session_ls",

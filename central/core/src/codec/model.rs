@@ -7,7 +7,7 @@ use ev_contract::{
     ids::{ConnectorId, SessionId},
     units::Amount,
     v1::{
-        Adjustment, ConnectorSpec, EndReason, Flag, IdleFee, Limits, MeterSpan, Period,
+        Adjustment, Boot, ConnectorSpec, EndReason, Flag, IdleFee, Limits, MeterSpan, Period,
         ReceiptLine, Tariff, TariffScope, TariffTerms,
     },
     wire::Tag,
@@ -19,7 +19,7 @@ use crate::{
     keys::Asker,
     model::{
         Adjustments, Answer, Bill, ChargePoint, Connector, Driver, Enrolment, Horizon, Metering,
-        Reported, Request, Session, SessionSet, Spool, Stage, StopOrder,
+        OtherAgent, Place, Reported, Request, Session, SessionSet, Spool, Stage, StopOrder,
     },
 };
 
@@ -45,13 +45,14 @@ fields! {
     }
     Basis { seq, digest }
     Bill {
-        number, operator, status, end, started_at, energy_ended_at, ended_at, meters, periods,
-        energy_mwh, idle_s, lines, exact, total, net, vat, rounding
+        number, operator, status, end, started_at, energy_ended_at, ended_at, received_at, meters,
+        periods, energy_mwh, idle_s, lines, exact, total, net, vat, rounding
     }
+    Boot { id, count, after }
     ConnectorSpec { connector, max_ma, phases, volts, plug }
     Driver { open, blocked }
     EndReason { code, source, raw, refused }
-    Enrolment { at, revoked, out_of_service }
+    Enrolment { at, revoked, out_of_service, place, max_kw }
     Fault { effect, raw }
     Forget { horizon, others_until, before, sessions }
     Horizon { until }
@@ -59,8 +60,10 @@ fields! {
     MeterSpan { meter_id, meter_epoch, from_mwh, to_mwh }
     Metering { started_at, device_tx, spans, last_at, power, soc_pct, periods }
     Period { at, phase, register_mwh }
+    Place { at, site, time_zone }
     Request { content, expires_at, answer }
-    Spool { next, quarantined, missing, anomalies }
+    OtherAgent { epoch, boot, at, next, kept }
+    Spool { next, quarantined, missing, anomalies, last }
     StopOrder { reason, at }
     TariffTerms { currency, price_per_kwh, start_fee, idle, vat_percent }
 }
@@ -237,12 +240,16 @@ impl Coded for ChargePoint {
             connectors,
             version,
             epoch,
+            boot,
+            other,
         } = self;
         site.put(w);
         time_zone.put(w);
         connectors.put(w);
         version.put(w);
         epoch.put(w);
+        boot.put(w);
+        other.put(w);
     }
     fn get(r: &mut Reader<'_>) -> Got<Self> {
         Ok(Self {
@@ -251,6 +258,8 @@ impl Coded for ChargePoint {
             connectors: Coded::get(r)?,
             version: Coded::get(r)?,
             epoch: Coded::get(r)?,
+            boot: Coded::get(r)?,
+            other: Coded::get(r)?,
         })
     }
 }
@@ -456,12 +465,14 @@ impl Coded for Answer {
                 what,
                 session,
                 cp,
+                tariff,
             } => {
                 w.byte(3);
                 code.put(w);
                 what.put(w);
                 session.put(w);
                 cp.put(w);
+                tariff.put(w);
             }
         }
     }
@@ -486,6 +497,7 @@ impl Coded for Answer {
                 what: Coded::get(r)?,
                 session: Coded::get(r)?,
                 cp: Coded::get(r)?,
+                tariff: Coded::get(r)?,
             }),
             _ => Err(Bad("it holds an answer that this build does not know")),
         }
@@ -560,6 +572,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max,
             plug_wait_s,
@@ -597,6 +610,7 @@ impl Coded for Session {
         tariff.put(w);
         put_some(limited.then_some(limits), w);
         accepted_at.put(w);
+        w.signed(learned_at.0.wrapping_sub(accepted_at.0));
         w.signed(start_by.0.wrapping_sub(accepted_at.0));
         idle_s_max.put(w);
         plug_wait_s.put(w);
@@ -624,6 +638,7 @@ impl Coded for Session {
         let tariff = Coded::get(r)?;
         let limits = some(limits, r)?.unwrap_or_default();
         let accepted_at: ev_contract::time::UnixMs = Coded::get(r)?;
+        let learned_at = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         let start_by = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         Ok(Self {
             id,
@@ -639,6 +654,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max: Coded::get(r)?,
             plug_wait_s: Coded::get(r)?,

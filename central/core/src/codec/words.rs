@@ -181,5 +181,7 @@ words! {
         DriverNotFound = 44,
         ReasonRequired = 45,
         AmountInvalid = 46,
+        IdentityInUse = 47,
+        PriceChanged = 48,
     }
 }

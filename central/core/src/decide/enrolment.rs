@@ -1,9 +1,18 @@
 //! Charge points are enrolled and revoked. Central is told by whoever keeps the keys, so that it
 //! knows a charge point before that connects.
 
-use ev_contract::{ids::CpId, time::UnixMs};
+use std::sync::Arc;
 
-use crate::{frame::Write, model::Enrolment, tx::Tx};
+use ev_contract::{
+    ids::{CpId, SiteId},
+    time::UnixMs,
+};
+
+use crate::{
+    frame::Write,
+    model::{ChargePoint, Enrolment, Place},
+    tx::Tx,
+};
 
 /// Charge points that can ever be enrolled. None of them leaves the state; a server takes 20,000
 /// connections.
@@ -18,6 +27,12 @@ pub struct Announcement {
     pub cps: Vec<CpId>,
     /// They are void; else good.
     pub revoked: bool,
+    /// Where they stand; as before where it says nothing.
+    pub site: Option<SiteId>,
+    /// In which time zone; as before where it says nothing.
+    pub time_zone: Option<Arc<str>>,
+    /// The most power of each, in kilowatts; as before where it says nothing.
+    pub max_kw: Option<u32>,
 }
 
 /// There are too many.
@@ -38,12 +53,58 @@ pub(super) fn announce(tx: &mut Tx<'_, '_>, announced: &Announcement) -> Result<
         if known.as_ref().is_some_and(|known| known.at >= announced.at) {
             continue;
         }
-        let enrolment = Enrolment {
+        let mut enrolment = Enrolment {
             at: announced.at,
             revoked: announced.revoked,
-            out_of_service: known.is_some_and(|known| known.out_of_service),
+            ..known.unwrap_or_default()
         };
-        tx.put(Write::Enrolment(cp.clone(), enrolment));
+        enrolment.max_kw = announced.max_kw.or(enrolment.max_kw);
+        put_in_place(
+            &mut enrolment,
+            announced.at,
+            announced.site.as_ref(),
+            announced.time_zone.as_ref(),
+        );
+        write(tx, cp, enrolment);
     }
     Ok(())
+}
+
+/// Says where a charge point stands, as far as it is said; nothing where that was said later.
+pub(super) fn put_in_place(
+    enrolment: &mut Enrolment,
+    at: UnixMs,
+    site: Option<&SiteId>,
+    time_zone: Option<&Arc<str>>,
+) {
+    if site.is_none() && time_zone.is_none() {
+        return;
+    }
+    let Some(before) = enrolment.place.clone().or_else(Place::unassigned) else {
+        return;
+    };
+    if before.at <= at {
+        enrolment.place = Some(Place {
+            at,
+            site: site.cloned().unwrap_or(before.site),
+            time_zone: time_zone.cloned().unwrap_or(before.time_zone),
+        });
+    }
+}
+
+/// Writes it, and its place to the charge point that has presented itself: that is where sessions
+/// and prices look.
+pub(super) fn write(tx: &mut Tx<'_, '_>, cp: &CpId, enrolment: Enrolment) {
+    if let Some(place) = &enrolment.place
+        && let Some(present) = tx.charge_point(cp)
+        && (&present.site, &present.time_zone) != (&place.site, &place.time_zone)
+    {
+        let placed = ChargePoint {
+            site: place.site.clone(),
+            time_zone: Arc::clone(&place.time_zone),
+            ..ChargePoint::clone(&present)
+        };
+        tx.put(Write::ChargePoint(cp.clone(), Arc::new(placed)));
+    }
+    tx.put(Write::Enrolment(cp.clone(), enrolment));
 }

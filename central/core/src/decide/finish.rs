@@ -55,6 +55,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
     let ended_at = ended
         .ended_at
         .max(energy_ended_at.unwrap_or(session.accepted_at));
+    let received_at = ctx.now.wall;
     let bill = pricing::bill(
         &session.tariff.terms,
         Ending {
@@ -69,6 +70,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
             started_at,
             energy_ended_at,
             ended_at,
+            received_at,
             meters,
             periods,
         },

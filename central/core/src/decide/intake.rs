@@ -6,22 +6,24 @@ use std::sync::Arc;
 use ev_contract::{
     codes::Code,
     connector::Phase,
-    ids::{ConnectorId, CpId, SessionId},
+    ids::{ConnectorId, CpId, Epoch, SessionId},
     time::UnixMs,
     units::{Amount, Mwh},
-    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading},
+    v1::{
+        EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, SyncRequest, TimeQuality,
+    },
 };
 
 use super::{
     Ctx, Incoming, Run,
     finish::{self, Correction, Ended},
-    metering::{self, Capability, Step},
+    metering::{self, Believable, Capability, Step},
     session::{open_phase, tariff_at},
 };
 use crate::{
     frame::{Evidence, Write},
     keys::Key,
-    model::{Reported, Session, Spool, Stage},
+    model::{ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
     pricing,
     tx::Tx,
 };
@@ -81,25 +83,23 @@ impl Share {
 
 /// Takes in a run; `Err` when the charge point never presented itself.
 pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) -> Result<(), Code> {
-    if tx.charge_point(&run.cp).is_none() {
+    let Some(present) = tx.charge_point(&run.cp) else {
         return Err(Code::UnknownChargePoint);
+    };
+    if !present.obeys(&run.epoch, run.boot) {
+        keep_apart(tx, run, &present, share);
+        return Ok(());
     }
     let before = tx.spool(&run.cp, &run.epoch).unwrap_or_default();
     let mut spool = before.clone();
-    if run.first > spool.next {
-        spool.missing += run.first - spool.next;
-        if share.flags {
-            flag_missing(tx, run);
-        }
-        keep(
-            tx,
-            run,
-            spool.next,
-            format!("records {} to {} are missing", spool.next, run.first - 1),
-            Vec::new(),
-        );
-        spool.next = run.first;
+    let last = spool.next.checked_sub(1).and_then(|n| run.at(n));
+    if let (Some(known), Some(last)) = (spool.last, last)
+        && known != fingerprint(last)
+    {
+        keep_doubles(tx, run, &mut spool);
+        spool.last = Some(fingerprint(last));
     }
+    note_gap(tx, &run.cp, &run.epoch, run.first, share.flags, &mut spool);
     if run.from <= spool.next {
         let next = spool.next;
         let wanted = (run.from..)
@@ -113,12 +113,132 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
                 take(tx, ctx, run, seq, incoming, &mut spool);
             }
             spool.next = seq + 1;
+            spool.last = Some(fingerprint(incoming));
         }
     }
     if spool != before {
         tx.put(Write::Spool(run.cp.clone(), run.epoch.clone(), spool));
     }
     Ok(())
+}
+
+/// Keeps the records of an agent that is not obeyed: word for word in the ledger, up to a bound. They
+/// are no part of any session, and its spool goes on to hold them.
+fn keep_apart(tx: &mut Tx<'_, '_>, run: &Run, present: &ChargePoint, share: Share) {
+    let Some(other) = present
+        .other
+        .as_deref()
+        .filter(|o| o.epoch == run.epoch && o.boot.id == run.boot)
+    else {
+        return;
+    };
+    let mut other = other.clone();
+    let next = other.next.max(run.first);
+    let room = usize::try_from(OtherAgent::KEPT_MAX.saturating_sub(other.kept)).unwrap_or(0);
+    let wanted = (run.from..)
+        .zip(&run.records)
+        .skip_while(|(seq, _)| *seq < next);
+    for (seq, incoming) in wanted.take(share.most.min(room)) {
+        if seq != other.next.max(run.first) {
+            break;
+        }
+        let why = format!(
+            "sent by boot {} while boot {} is obeyed",
+            run.boot, present.boot.id
+        );
+        keep(tx, run, seq, why, incoming.raw.to_vec());
+        other.next = seq + 1;
+        other.kept += 1;
+    }
+    if present.other.as_deref() != Some(&other) {
+        tx.put(Write::ChargePoint(
+            run.cp.clone(),
+            Arc::new(ChargePoint {
+                other: Some(Box::new(other)),
+                ..present.clone()
+            }),
+        ));
+    }
+}
+
+/// Records whose numbers central has from another store with the same epoch: a copy that ran before
+/// this one. From where on they differ cannot be told, so that all that come again are kept.
+fn keep_doubles(tx: &mut Tx<'_, '_>, run: &Run, spool: &mut Spool) {
+    let next = spool.next;
+    let doubles = (run.from..)
+        .zip(&run.records)
+        .take_while(|(seq, _)| *seq < next);
+    for (seq, incoming) in doubles {
+        let why = "another copy of the store has sent another record with this number".to_owned();
+        set_aside(tx, run, seq, incoming, why, spool);
+    }
+}
+
+/// What a record keeps when its agent mends its time: what it is, about what, and the register.
+fn fingerprint(incoming: &Incoming) -> u32 {
+    let mut hasher = blake3::Hasher::new();
+    match &incoming.record {
+        Ok(record) => {
+            let fact = &record.fact;
+            hasher.update(fact.kind().as_bytes());
+            if let Some(session) = fact.session() {
+                hasher.update(session.uuid().as_bytes());
+            }
+            if let Some(reading) = fact.reading() {
+                hasher.update(&reading.register_mwh.0.to_be_bytes());
+            }
+        }
+        Err(_) => {
+            hasher.update(&incoming.raw);
+        }
+    }
+    let mut short = [0; 4];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..4]);
+    u32::from_be_bytes(short)
+}
+
+/// A spool begins above the number that is wanted of it: what is missing was lost there, or was taken by a
+/// ledger that is not this one.
+fn note_gap(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    epoch: &Epoch,
+    first: u64,
+    flags: bool,
+    spool: &mut Spool,
+) {
+    if first <= spool.next {
+        return;
+    }
+    spool.missing += first - spool.next;
+    if flags {
+        flag_missing(tx, cp, epoch);
+    }
+    tx.keep(Evidence {
+        cp: cp.clone(),
+        epoch: epoch.clone(),
+        seq: spool.next,
+        why: format!("records {} to {} are missing", spool.next, first - 1),
+        raw: Vec::new(),
+    });
+    spool.next = first;
+    spool.last = None;
+}
+
+/// What a charge point says of its spool when it presents itself: a gap is noted before the next record
+/// comes, which can take days.
+pub(super) fn presented(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
+    // Nearly always there is none, and then the record need not lean on the spool.
+    let there = tx.base().spool_at(cp, &sync.epoch);
+    if sync.first <= there.map_or(1, |entry| entry.value.next) {
+        return;
+    }
+    let before = tx.spool(cp, &sync.epoch).unwrap_or_default();
+    let mut spool = before.clone();
+    note_gap(tx, cp, &sync.epoch, sync.first, true, &mut spool);
+    if spool != before {
+        tx.put(Write::Spool(cp.clone(), sync.epoch.clone(), spool));
+    }
 }
 
 fn take(
@@ -175,11 +295,11 @@ fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
 
 /// Which sessions the missing records were about cannot be known: all open ones of that spool are
 /// flagged.
-fn flag_missing(tx: &mut Tx<'_, '_>, run: &Run) {
+fn flag_missing(tx: &mut Tx<'_, '_>, cp: &CpId, epoch: &Epoch) {
     let open: Vec<SessionId> = tx
         .base()
         .open_sessions()
-        .filter(|e| e.value.cp == run.cp && e.value.epoch == run.epoch)
+        .filter(|e| e.value.cp == *cp && e.value.epoch == *epoch)
         .map(|e| e.value.id)
         .collect();
     for id in open {
@@ -199,7 +319,7 @@ fn fact(
     record: &EdgeRecord,
     spool: &mut Spool,
 ) -> Result<Option<Flag>, Unusable> {
-    let at = metering::believable(record.at, ctx.now.wall);
+    let now = ctx.now.wall;
     match &record.fact {
         EdgeFact::Accepted { session_id, .. } => {
             let session = own(tx, run, *session_id)?;
@@ -242,7 +362,9 @@ fn fact(
                     origin: *origin,
                     claims_driver: driver_id.is_some(),
                     token: token.clone(),
-                    at,
+                    at: record.at.min(now),
+                    quality: record.quality,
+                    now,
                 },
             )
             .map(|()| driver_id.as_ref().map(|_| Flag::DriverClaimed))
@@ -256,6 +378,7 @@ fn fact(
             match session.stage {
                 Stage::Ordered | Stage::Taken { .. } => {
                     let mut session = Session::clone(&session);
+                    let believable = Believable::of(&session, now);
                     session.stage = Stage::Energy {
                         phase: Phase::Charging,
                         meter: metering::begin(
@@ -263,7 +386,7 @@ fn fact(
                             reading,
                             device_tx,
                             Phase::Charging,
-                            ctx.now.wall,
+                            believable,
                         ),
                     };
                     tx.put(Write::Session(Arc::new(session)));
@@ -305,6 +428,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
@@ -320,6 +444,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(ended(
                 tx,
                 ctx,
@@ -369,19 +494,7 @@ fn fact(
 }
 
 fn meter_name_len(fact: &EdgeFact) -> usize {
-    match fact {
-        EdgeFact::Started { reading, .. } | EdgeFact::Checkpoint { reading, .. } => {
-            reading.meter_id.len()
-        }
-        EdgeFact::Phase { reading, .. }
-        | EdgeFact::EnergyEnded { reading, .. }
-        | EdgeFact::Ended { reading, .. } => reading.as_ref().map_or(0, |r| r.meter_id.len()),
-        EdgeFact::Accepted { .. }
-        | EdgeFact::OpenedAtEdge { .. }
-        | EdgeFact::Connector { .. }
-        | EdgeFact::Booted { .. }
-        | EdgeFact::Anomaly { .. } => 0,
-    }
+    fact.reading().map_or(0, |r| r.meter_id.len())
 }
 
 fn known_connector(tx: &mut Tx<'_, '_>, cp: &CpId, connector: ConnectorId) -> Result<(), Unusable> {
@@ -410,7 +523,11 @@ struct Opened {
     origin: Origin,
     claims_driver: bool,
     token: Option<String>,
+    /// As the charge point says.
     at: UnixMs,
+    quality: TimeQuality,
+    /// When central learns of it.
+    now: UnixMs,
 }
 
 /// How a session can have begun at a charge point. That central or an operator began it is not for
@@ -461,6 +578,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         tariff,
         limits: ev_contract::v1::Limits::default(),
         accepted_at: opened.at,
+        learned_at: opened.now,
         start_by: opened.at,
         plug_wait_s: 0,
         stage: Stage::Taken {
@@ -475,6 +593,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
             .collect(),
         json: false,
     };
+    metering::note_clock(&mut session.flags, opened.quality);
     for other in &connector.open {
         if tx
             .session(*other)
@@ -503,7 +622,7 @@ fn meter_into(
     reading: Option<&Reading>,
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
-    let now = ctx.now.wall;
+    let believable = Believable::of(session, ctx.now.wall);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
             if let Some(reading) = reading {
@@ -511,7 +630,7 @@ fn meter_into(
                 let phase = phase.unwrap_or(Phase::Charging);
                 session.stage = Stage::Energy {
                     phase,
-                    meter: metering::begin(&mut session.flags, reading, "", phase, now),
+                    meter: metering::begin(&mut session.flags, reading, "", phase, believable),
                 };
             } else if let Some(phase) = phase {
                 session.stage = Stage::Taken { phase };
@@ -525,11 +644,23 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
-            metering::read(meter, &mut session.flags, reading?, *current, now, can)
+            metering::read(
+                meter,
+                &mut session.flags,
+                reading?,
+                *current,
+                believable,
+                can,
+            )
         }
-        Stage::Standing { meter, .. } => {
-            metering::read(meter, &mut session.flags, reading?, Phase::Idle, now, can)
-        }
+        Stage::Standing { meter, .. } => metering::read(
+            meter,
+            &mut session.flags,
+            reading?,
+            Phase::Idle,
+            believable,
+            can,
+        ),
         Stage::Ended { .. } => None,
     }
 }
@@ -637,7 +768,8 @@ fn late(
         .meter
         .clone()
         .or_else(|| receipt.meters.last().cloned());
-    let at = metering::believable(reading.at, ctx.now.wall);
+    let believable = Believable::of(session, ctx.now.wall);
+    let at = believable.nearest(reading.at);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
         // Central saw no energy begin: the meter counts from here, and the start is due.
@@ -667,7 +799,7 @@ fn late(
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let since = receipt.started_at.unwrap_or(session.accepted_at);
     let (since, at) = (
-        metering::flowed_since(since, &session.flags, reading, at),
+        metering::flowed_since(since, &session.flags, reading, believable.past(reading.at)),
         at.max(since),
     );
     let another = reading.meter_id != last.meter_id || reading.meter_epoch != last.meter_epoch;
@@ -680,6 +812,10 @@ fn late(
             },
         ),
         Step::Another(span) => (span.to_mwh.saturating_sub(span.from_mwh), span),
+        Step::OverEnd(end, span) => (
+            end.saturating_sub(last.to_mwh).saturating_add(span.to_mwh),
+            span,
+        ),
         Step::Anomaly(flag) => return Err(format!("the session had ended; {flag}")),
     };
     if added == Mwh(0) && !another {

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use ev_contract::{
     connector::Phase,
-    limits::CLOCK_TOLERANCE_MS,
     time::UnixMs,
     units::Mwh,
-    v1::{Flag, MeterSpan, Period, Reading, TimeQuality},
+    v1::{Flag, MeterSpan, Origin, Period, Reading, TimeQuality},
 };
 
 use crate::model::{ChargePoint, Metering, Session};
@@ -44,9 +43,35 @@ impl Capability {
     }
 }
 
-/// A time that a charge point gives, not beyond what central can believe.
-pub(super) fn believable(at: UnixMs, now: UnixMs) -> UnixMs {
-    at.min(now.plus_ms(CLOCK_TOLERANCE_MS))
+/// When what a charge point says of a session can have been: not after central takes it in, and, where
+/// central opened the session, not before that. What a charge point claims beyond is its clock's error.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Believable {
+    from: UnixMs,
+    until: UnixMs,
+}
+
+impl Believable {
+    /// Of a session, by word that is taken in now.
+    pub const fn of(session: &Session, now: UnixMs) -> Self {
+        let from = match session.origin {
+            Origin::App | Origin::Operator => session.accepted_at,
+            Origin::Local | Origin::Free | Origin::Unknown | Origin::Unrecognised => {
+                UnixMs(i64::MIN)
+            }
+        };
+        Self { from, until: now }
+    }
+
+    /// The nearest time to a claimed one that can be.
+    pub fn nearest(self, claimed: UnixMs) -> UnixMs {
+        self.past(claimed).max(self.from)
+    }
+
+    /// A claimed time, but not a later one than now: how far the clock went back can still be seen.
+    pub fn past(self, claimed: UnixMs) -> UnixMs {
+        claimed.min(self.until)
+    }
 }
 
 /// Flags a session of which something was written under an unsure clock.
@@ -83,10 +108,10 @@ pub(super) fn begin(
     reading: &Reading,
     device_tx: &str,
     phase: Phase,
-    now: UnixMs,
+    believable: Believable,
 ) -> Metering {
     note_clock(flags, reading.quality);
-    let at = believable(reading.at, now);
+    let at = believable.nearest(reading.at);
     Metering {
         started_at: at,
         device_tx: device_tx.to_owned(),
@@ -112,6 +137,8 @@ pub(super) fn begin(
 pub(super) enum Step {
     /// The span goes on to the reading.
     Rises,
+    /// The register went over its end, which it reached, and another span goes on at zero.
+    OverEnd(Mwh, MeterSpan),
     /// The meter was reset or replaced: another span.
     Another(MeterSpan),
     /// It cannot be; flagged and not used.
@@ -130,7 +157,17 @@ pub(super) fn step(
     let register = reading.register_mwh;
     if reading.meter_id == last.meter_id && reading.meter_epoch == last.meter_epoch {
         return if register < last.to_mwh {
-            Step::Anomaly(Flag::RegisterFell)
+            match last.to_mwh.went_over_end(register, Mwh(most)) {
+                Some(end) => Step::OverEnd(
+                    end,
+                    MeterSpan {
+                        from_mwh: Mwh(0),
+                        to_mwh: register,
+                        ..last.clone()
+                    },
+                ),
+                None => Step::Anomaly(Flag::RegisterFell),
+            }
         } else if register.0 - last.to_mwh.0 > most {
             Step::Anomaly(Flag::RegisterJumped)
         } else {
@@ -168,25 +205,31 @@ pub(super) fn read(
     flags: &mut BTreeSet<Flag>,
     reading: &Reading,
     phase: Phase,
-    now: UnixMs,
+    believable: Believable,
     can: Capability,
 ) -> Option<Flag> {
     note_clock(flags, reading.quality);
-    let mut at = believable(reading.at, now);
-    let since = flowed_since(meter.last_at, flags, reading, at);
+    let since = flowed_since(meter.last_at, flags, reading, believable.past(reading.at));
+    let mut at = believable.nearest(reading.at);
     if at < meter.last_at {
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;
     }
+    let has_room = meter.spans.len() < Metering::SPANS_MAX;
     let last = meter.spans.last_mut()?;
     match step(last, since, reading, at, can) {
         Step::Rises => last.to_mwh = reading.register_mwh,
-        Step::Another(span) => {
-            flags.insert(Flag::MeterReset);
-            if meter.spans.len() == Metering::SPANS_MAX {
-                return Some(Flag::MeterReset);
-            }
+        Step::OverEnd(end, span) if has_room => {
+            last.to_mwh = end;
             meter.spans.push(span);
+        }
+        Step::Another(span) if has_room => {
+            flags.insert(Flag::MeterReset);
+            meter.spans.push(span);
+        }
+        Step::OverEnd(..) | Step::Another(_) => {
+            flags.insert(Flag::MeterReset);
+            return Some(Flag::MeterReset);
         }
         Step::Anomaly(flag) => {
             flags.insert(flag);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use ev_contract::{
     codes::Code,
     connector::Service,
-    ids::{ConnectorId, CpId, DriverId, SessionId, TariffId},
+    ids::{ConnectorId, CpId, DriverId, SessionId, SiteId, TariffId},
+    time::UnixMs,
     units::Amount,
     v1::{Tariff, TariffScope, TariffTerms},
 };
 use rust_decimal::Decimal;
 
 use super::{
-    Ctx,
+    Ctx, enrolment,
     finish::{self, Correction},
     request::{Act, Refusal},
     session::{connector_of, presented},
@@ -153,6 +154,40 @@ fn service_from_the_first(
     } else {
         format!("{cp} is out of service, also when it connects")
     }))
+}
+
+/// Says where a charge point stands.
+pub(super) fn site(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    cp: &CpId,
+    site: &SiteId,
+    time_zone: Option<&str>,
+) -> Result<(Kind, Answer), Refusal> {
+    let known = tx.enrolment(cp);
+    if known.is_none() && tx.charge_point(cp).is_none() {
+        return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
+    }
+    let before = known.unwrap_or_default();
+    let mut enrolment = before.clone();
+    // It holds whatever the clock of whoever said it before.
+    let said_at = before.place.as_ref().map_or(UnixMs(0), |place| place.at);
+    let at = ctx.now.wall.max(said_at);
+    enrolment::put_in_place(
+        &mut enrolment,
+        at,
+        Some(site),
+        time_zone.map(Arc::from).as_ref(),
+    );
+    let zone = enrolment
+        .place
+        .as_ref()
+        .map(|place| Arc::clone(&place.time_zone));
+    enrolment::write(tx, cp, enrolment);
+    Ok(done(format!(
+        "{cp} stands at {site} ({}); sessions that have begun keep their site",
+        zone.as_deref().unwrap_or_default()
+    )))
 }
 
 pub(super) fn act(

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use ev_contract::{
     codes::Code,
-    ids::{CpId, DriverId, RequestId, SessionId, TariffId},
+    ids::{CpId, DriverId, RequestId, SessionId, SiteId, TariffId},
     limits::{CLOCK_TOLERANCE_MS, REQUEST_LIFE_MS_MAX},
     time::UnixMs,
     units::Amount,
-    v1::{LimitsRequest, Origin, Reach, TariffScope, TariffTerms},
+    v1::{LimitsRequest, Origin, Reach, Tariff, TariffScope, TariffTerms},
 };
 use serde::Serialize;
 
@@ -28,7 +28,7 @@ pub struct Ask {
     pub asker: Asker,
     /// Under which id.
     pub request: RequestId,
-    /// Until when it may be decided.
+    /// Until when it may be decided, unless it is a stop; see [`Wish::is_stop`].
     pub expires_at: UnixMs,
     /// Of the content; see [`Wish::content`].
     pub content: [u8; 16],
@@ -41,6 +41,15 @@ pub enum Act {
     Unlock,
     /// Boot the charger.
     Reset,
+}
+
+/// A version of a tariff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SeenPrice {
+    /// Which tariff.
+    pub tariff: TariffId,
+    /// Which version.
+    pub version: u32,
 }
 
 /// What is wanted.
@@ -58,6 +67,8 @@ pub enum Wish {
         connector: Option<i64>,
         /// When to end by itself.
         limits: LimitsRequest,
+        /// The price that the asker has seen; at another one nothing starts.
+        seen: Option<SeenPrice>,
         /// What the shell has just seen of the charge point. No part of the content.
         #[serde(skip)]
         reach: Reach,
@@ -97,6 +108,15 @@ pub enum Wish {
         /// Into or out.
         serve: bool,
     },
+    /// A charge point stands at a site.
+    Site {
+        /// Which.
+        cp: CpId,
+        /// Where.
+        site: SiteId,
+        /// The site's IANA time zone; as before when none.
+        time_zone: Option<String>,
+    },
     /// A one-off act, passed on to the charge point.
     Act {
         /// Where.
@@ -130,6 +150,20 @@ pub enum Wish {
 }
 
 impl Wish {
+    /// Whether it stops a session and does nothing else. That is never too late, and done twice it is
+    /// done once: so no clock refuses it, neither the asker's nor central's.
+    #[must_use]
+    pub const fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Stop { .. }
+                | Self::End {
+                    write_off: false,
+                    ..
+                }
+        )
+    }
+
     /// A digest of what is wanted and until when: the same id with another one is another request.
     #[must_use]
     pub fn content(&self, expires_at: UnixMs) -> [u8; 16] {
@@ -179,6 +213,7 @@ pub(super) struct Refusal {
     pub code: Code,
     pub what: String,
     pub session: Option<SessionId>,
+    pub tariff: Option<Arc<Tariff>>,
 }
 
 impl Refusal {
@@ -187,6 +222,7 @@ impl Refusal {
             code,
             what: what.into(),
             session: None,
+            tariff: None,
         }
     }
 
@@ -200,12 +236,19 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
     if tx.request(&ask.asker, &ask.request).is_some() {
         return Verdict::Known;
     }
-    if ask.expires_at <= tx.horizon() {
-        return Verdict::Forgotten;
-    }
+    let horizon = tx.horizon();
     let now = ctx.now.wall;
     let latest = now.plus_ms(REQUEST_LIFE_MS_MAX + CLOCK_TOLERANCE_MS);
-    let outcome = if ask.expires_at < now {
+    let mut expires_at = ask.expires_at;
+    let outcome = if wish.is_stop() {
+        // Only how long the answer is kept follows from it. Forgotten, the same bytes may be decided
+        // anew: what they stop by then was to be stopped.
+        let earliest = now.max(horizon.plus_ms(1));
+        expires_at = expires_at.clamp(earliest, earliest.plus_ms(REQUEST_LIFE_MS_MAX));
+        wanted(tx, ctx, ask, wish)
+    } else if expires_at <= horizon {
+        return Verdict::Forgotten;
+    } else if ask.expires_at < now {
         Err(Refusal::new(
             Code::Expired,
             format!("by {} ms", now.ms_since(ask.expires_at)),
@@ -226,10 +269,12 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
                 code: refusal.code,
                 what: refusal.what,
                 session: refusal.session,
+                tariff: refusal.tariff,
                 cp: match wish {
-                    Wish::Start { cp, .. } | Wish::Service { cp, .. } | Wish::Act { cp, .. } => {
-                        cp.to_string()
-                    }
+                    Wish::Start { cp, .. }
+                    | Wish::Service { cp, .. }
+                    | Wish::Site { cp, .. }
+                    | Wish::Act { cp, .. } => cp.to_string(),
                     Wish::Stop { .. }
                     | Wish::End { .. }
                     | Wish::Adjust { .. }
@@ -246,7 +291,7 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
         Arc::new(Request {
             content: ask.content,
             // Its own, however far: forgotten before, the same bytes could be decided anew.
-            expires_at: ask.expires_at,
+            expires_at,
             answer,
         }),
     ));
@@ -266,6 +311,7 @@ fn wanted(
             cp,
             connector,
             limits,
+            seen,
             reach,
             json,
         } => session::start(
@@ -278,6 +324,7 @@ fn wanted(
                 cp,
                 connector: *connector,
                 limits,
+                seen: seen.as_ref(),
                 reach: *reach,
                 json: *json,
             },
@@ -298,6 +345,11 @@ fn wanted(
             connector,
             serve,
         } => operate::service(tx, cp, *connector, *serve),
+        Wish::Site {
+            cp,
+            site,
+            time_zone,
+        } => operate::site(tx, ctx, cp, site, time_zone.as_deref()),
         Wish::Act { cp, connector, act } => operate::act(tx, cp, *connector, *act),
         Wish::Block { driver, reason } => operate::block(tx, driver, Some(reason)),
         Wish::Unblock { driver } => operate::block(tx, driver, None),

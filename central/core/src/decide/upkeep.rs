@@ -29,6 +29,19 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
     if session.cp != answer.cp {
         return;
     }
+    let ends_something = matches!(
+        answer.outcome,
+        Outcome::Refused | Outcome::Absent | Outcome::Ended
+    );
+    // Of two agents with one identity only the one that is obeyed ends something here. What an agent
+    // said before it was started anew is asked again.
+    if ends_something
+        && !tx
+            .charge_point(&answer.cp)
+            .is_some_and(|cp| cp.boot.id == answer.boot)
+    {
+        return;
+    }
     match (answer.verb, answer.outcome) {
         (Verb::Start, Outcome::Refused) => {
             // Under another epoch the charge point cannot know whether it had taken the session.

@@ -8,7 +8,7 @@ use central_core::{
 use ev_contract::{
     codes::Code,
     connector::{ConnectorState, Service},
-    ids::CpId,
+    ids::{CpId, SiteId},
     time::UnixMs,
     v1::{CpEnrolment, Reach, TariffScope},
 };
@@ -20,6 +20,9 @@ fn announced(at: i64, cps: &[&str], revoked: bool) -> Command {
         at: UnixMs(at),
         cps: cps.iter().map(|cp| cp_id(cp)).collect(),
         revoked,
+        site: None,
+        time_zone: None,
+        max_kw: None,
     })
 }
 
@@ -175,6 +178,9 @@ fn there_is_an_end_to_how_many_there_may_be() {
             at: UnixMs(1),
             cps: (from..to).map(|n| cp_id(&format!("CP-{n}"))).collect(),
             revoked: false,
+            site: None,
+            time_zone: None,
+            max_kw: None,
         })
     };
     for from in (0..ENROLMENTS_MAX).step_by(5_000) {
@@ -194,4 +200,90 @@ fn a_snapshot_with_enrolments_is_what_a_replay_comes_to() {
     let read = State::decode(&bytes).unwrap();
     assert_eq!(&read, replay(&world.ledger).state());
     assert_eq!(read.enrolments_len(), 1);
+}
+
+fn placed(at: i64, cp: &str, site: &str, time_zone: &str) -> Command {
+    Command::Announce(Announcement {
+        at: UnixMs(at),
+        cps: vec![cp_id(cp)],
+        revoked: false,
+        site: Some(SiteId::new(site).unwrap()),
+        time_zone: Some(time_zone.into()),
+        max_kw: None,
+    })
+}
+
+fn stands_at(id: &str, cp: &str, site: &str, time_zone: Option<&str>) -> Asking {
+    let wish = Wish::Site {
+        cp: cp_id(cp),
+        site: SiteId::new(site).unwrap(),
+        time_zone: time_zone.map(str::to_owned),
+    };
+    op(id, wish)
+}
+
+/// Site and time zone of a charge point, as operators see them.
+fn place(world: &World, cp: &str) -> (String, String) {
+    let state = world.state(0);
+    let id = cp_id(cp);
+    let present = state.charge_point(&id).map(|e| &*e.value);
+    let view = view::charge_point(state, &id, present, &All(Reach::Online)).unwrap();
+    (view.site_id.to_string(), view.time_zone)
+}
+
+#[test]
+fn a_charge_point_stands_where_it_was_enrolled_or_an_operator_says() {
+    let mut world = World::new(1);
+    let told = |site: &str, zone: &str| (site.to_owned(), zone.to_owned());
+    // One that nobody has placed.
+    assert!(world.run(0, &Cabinet::new("CP-8", "e1").sync()));
+    assert_eq!(place(&world, "CP-8"), told("default", "UTC"));
+    // Enrolled with a site, seen before and after it presents itself.
+    assert!(world.run(0, &placed(5, "CP-9", "berlin-1", "Europe/Berlin")));
+    assert_eq!(place(&world, "CP-9"), told("berlin-1", "Europe/Berlin"));
+    assert!(world.run(0, &Cabinet::new("CP-9", "e1").sync()));
+    assert_eq!(place(&world, "CP-9"), told("berlin-1", "Europe/Berlin"));
+    // A new credential leaves it where it is.
+    assert!(world.run(0, &announced(6, &["CP-9"], false)));
+    assert_eq!(place(&world, "CP-9"), told("berlin-1", "Europe/Berlin"));
+    // An operator moves it, at once and for later syncs; the zone stays unless it is said.
+    world
+        .ask(0, &stands_at("m1", "CP-9", "munich-2", None))
+        .done();
+    assert_eq!(place(&world, "CP-9"), told("munich-2", "Europe/Berlin"));
+    world.run(0, &Cabinet::new("CP-9", "e2").sync());
+    assert_eq!(place(&world, "CP-9"), told("munich-2", "Europe/Berlin"));
+    // What was said before that, and is heard after it, changes nothing.
+    assert!(world.run(0, &placed(7, "CP-9", "berlin-1", "UTC")));
+    assert_eq!(place(&world, "CP-9"), told("munich-2", "Europe/Berlin"));
+    world
+        .ask(
+            0,
+            &stands_at("m2", "CP-8", "kathmandu", Some("Asia/Kathmandu")),
+        )
+        .done();
+    assert_eq!(place(&world, "CP-8"), told("kathmandu", "Asia/Kathmandu"));
+    let nowhere = stands_at("m3", "CP-7", "berlin-1", None);
+    assert_eq!(world.ask(0, &nowhere).code(), Code::UnknownChargePoint);
+    assert_eq!(world.state(0), replay(&world.ledger).state());
+}
+
+#[test]
+fn a_session_keeps_the_site_of_its_acceptance() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    world
+        .ask(
+            0,
+            &stands_at("m1", "CP-1", "berlin-1", Some("Europe/Berlin")),
+        )
+        .done();
+    let id = world.charging(&mut one, "alice", "r1");
+    world
+        .ask(0, &stands_at("m2", "CP-1", "munich-2", None))
+        .done();
+    let session = world.session(id);
+    assert_eq!(
+        (session.site.as_str(), &*session.time_zone),
+        ("berlin-1", "Europe/Berlin")
+    );
 }

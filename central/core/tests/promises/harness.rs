@@ -2,8 +2,8 @@
 
 use central_core::{
     decide::{
-        Ask, Command, CommandAnswer, Ctx, Decided, Incoming, Known, Run, Settings, Unrecorded,
-        Verb, Wish, decide, known,
+        Ask, Command, CommandAnswer, Ctx, Decided, Incoming, Known, Run, SeenPrice, Settings,
+        Unrecorded, Verb, Wish, decide, known,
     },
     frame::{Basis, Evidence, Frame},
     keys::{Asker, EventId},
@@ -14,19 +14,23 @@ use central_core::{
 use ev_contract::{
     codes::Code,
     connector::{Fault, FaultEffect, Phase, Service},
-    ids::{ConnectorId, CpId, DriverId, Epoch, OperatorId, ReplicaId, RequestId, SessionId},
+    ids::{
+        BootId, ConnectorId, CpId, DriverId, Epoch, OperatorId, ReplicaId, RequestId, SessionId,
+    },
     time::{Now, UnixMs},
     units::{MilliAmp, Mwh},
     v1::{
-        ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee, LimitsRequest,
-        Origin, Outcome, Reach, Reading, Receipt, SyncRequest, TariffScope, TariffTerms,
-        TimeQuality,
+        Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
+        LimitsRequest, Origin, Outcome, Reach, Reading, Receipt, SyncRequest, TariffScope,
+        TariffTerms, TimeQuality,
     },
     wire::Tag,
 };
 use uuid::Uuid;
 
 /// When every story begins.
+/// Which start of an agent commands are addressed to, where it makes no difference.
+pub const BOOT: BootId = BootId::from_number(1);
 pub const T0: UnixMs = UnixMs(1_760_000_000_000);
 pub const SECOND: i64 = 1_000;
 pub const MINUTE: i64 = 60 * SECOND;
@@ -134,6 +138,16 @@ impl Asking {
         self
     }
 
+    pub fn priced(mut self, id: &str, version: u32) -> Self {
+        if let Wish::Start { seen, .. } = &mut self.wish {
+            *seen = Some(SeenPrice {
+                tariff: ev_contract::ids::TariffId::new(id).unwrap(),
+                version,
+            });
+        }
+        self
+    }
+
     pub fn reaching(mut self, seen: Reach) -> Self {
         if let Wish::Start { reach, .. } = &mut self.wish {
             *reach = seen;
@@ -153,6 +167,7 @@ pub fn start(who: &str, id: &str, cp: &str) -> Asking {
             cp: cp_id(cp),
             connector: None,
             limits: LimitsRequest::default(),
+            seen: None,
             reach: Reach::Online,
             json: false,
         },
@@ -504,6 +519,7 @@ impl World {
             session,
             verb,
             epoch: got.epoch.unwrap_or_else(|| cabinet.epoch.clone()),
+            boot: cabinet.boot.id,
             outcome: got.outcome,
             code: got.code,
             raw: None,
@@ -547,8 +563,8 @@ impl Got {
 pub struct Cabinet {
     pub id: CpId,
     pub epoch: Epoch,
+    pub boot: Boot,
     pub connectors: u16,
-    pub site: String,
     /// The number of the next record.
     pub next: u64,
     /// The lowest number that the spool holds.
@@ -560,8 +576,12 @@ impl Cabinet {
         Self {
             id: cp_id(id),
             epoch: epoch(spool),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             connectors: 1,
-            site: "hafen".into(),
             next: 1,
             first: 1,
         }
@@ -575,8 +595,7 @@ impl Cabinet {
                 to: "central".into(),
                 cp_id: self.id.clone(),
                 epoch: self.epoch.clone(),
-                site_id: ev_contract::ids::SiteId::new(&self.site).unwrap(),
-                time_zone: "Europe/Berlin".into(),
+                boot: self.boot,
                 connectors: (1..=self.connectors)
                     .map(|n| ConnectorSpec {
                         connector: ConnectorId(n),
@@ -611,6 +630,7 @@ impl Cabinet {
         Command::Intake(Run {
             cp: self.id.clone(),
             epoch: self.epoch.clone(),
+            boot: self.boot.id,
             first: self.first,
             from: records.first().map_or(self.next, |r| r.seq),
             records: records.into_iter().map(incoming).collect(),

@@ -4,6 +4,7 @@
 //! - [`harness`]: the ledger, the replicas, charge points and their spools
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
+//! - [`twins`]: two agents with one identity
 //! - [`enrolments`]: charge points that central knows before they connect
 //! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
@@ -35,5 +36,7 @@ mod requests;
 mod spools;
 #[cfg(test)]
 mod stops;
+#[cfg(test)]
+mod twins;
 #[cfg(test)]
 mod verify;

@@ -7,7 +7,7 @@ use central_core::{
 use ev_contract::{
     codes::Code,
     connector::{FaultEffect, Phase, Service},
-    ids::ConnectorId,
+    ids::{BootId, ConnectorId},
     v1::{EdgeFact, EdgeRecord, EndCode, Flag, Origin, Outcome, Status},
 };
 
@@ -195,10 +195,37 @@ fn an_empty_spool_that_begins_above_is_a_gap_too() {
 }
 
 #[test]
-fn another_epoch_is_another_spool_and_the_old_one_is_still_heard() {
+fn a_spool_that_another_ledger_has_emptied_is_a_gap_before_its_next_record_comes() {
+    let (mut world, mut one, mut two) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let others = world.charging(&mut two, "bob", "r1");
+    one.first = 17;
+    one.next = 17;
+    assert!(world.run(0, &one.sync()));
+    assert_eq!(
+        (world.spool(&one).next, world.spool(&one).missing),
+        (17, 14)
+    );
+    assert!(world.session(id).flags.contains(&Flag::RecordsMissing));
+    assert!(world.session(others).flags.is_empty());
+    assert_eq!(world.evidence()[0].why, "records 3 to 16 are missing");
+    // It says so again, and nothing more is missing.
+    assert!(!world.run(0, &one.sync()));
+    // What it says that is old changes nothing.
+    one.first = 1;
+    assert!(!world.run(0, &one.sync()));
+    assert_eq!(
+        (world.spool(&one).next, world.spool(&one).missing),
+        (17, 14)
+    );
+}
+
+#[test]
+fn another_epoch_is_another_spool_and_the_old_one_is_kept_apart() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
     let mut replaced = Cabinet::new("CP-1", "e1b");
+    replaced.boot.id = BootId::from_number(2);
     world.run(0, &replaced.sync());
     // Numbered from one again, and not taken for repeats.
     world.take(
@@ -214,9 +241,20 @@ fn another_epoch_is_another_spool_and_the_old_one_is_still_heard() {
     );
     assert_eq!(world.spool(&replaced).next, 2);
     assert!(world.connector("CP-1").reported.unwrap().plugged);
-    // The old disk turns up with what it had.
+    // The old disk turns up with what it had: in a second agent, for all that central can know.
+    world.run(0, &one.sync());
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_050_000)))]);
-    assert_eq!(world.spool(&one).next, 4);
+    assert_eq!(world.spool(&one).next, 3);
+    assert!(!world.session(id).is_ended());
+    // An operator makes it a store of its own: then its records count.
+    let mut renewed = Cabinet::new("CP-1", "e1c");
+    renewed.boot.id = BootId::from_number(3);
+    world.run(0, &renewed.sync());
+    world.take(
+        0,
+        &mut renewed,
+        vec![ended(id, Some(reading(T0, 1_050_000)))],
+    );
     assert!(world.session(id).is_ended());
 }
 
@@ -244,6 +282,7 @@ fn what_cannot_be_read_is_kept_word_for_word_and_the_rest_is_taken() {
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         first: 1,
         from,
         records: vec![
@@ -671,6 +710,7 @@ fn a_run_that_is_too_large_for_one_record_is_taken_in_several() {
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         first: 1,
         from: 1,
         records: vec![

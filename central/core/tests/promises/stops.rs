@@ -39,7 +39,93 @@ fn a_stop_is_accepted_however_often_it_is_asked() {
         "the first stop is the stop"
     );
     assert_eq!(world.session(id).phase(), Phase::Stopping);
-    assert!(matches!(order(world.session(id), T0), Some(Order::Stop(_))));
+    assert!(matches!(
+        order(world.session(id), BOOT, T0),
+        Some(Order::Stop(_))
+    ));
+}
+
+#[test]
+fn no_clock_refuses_a_stop() {
+    let end = |id: &str, session, write_off| {
+        let wish = Wish::End {
+            session,
+            reason: "cable damaged".into(),
+            write_off,
+        };
+        op(id, wish)
+    };
+    let hours = [-49, -2, 0, 2, 49].map(|hours| T0.plus_ms(hours * HOUR));
+    let odd = [0, -1, i64::MIN, i64::MAX].map(ev_contract::time::UnixMs);
+    for (n, expires_at) in hours.into_iter().chain(odd).enumerate() {
+        // What was answered an hour ago may be forgotten, also what comes from a phone that is so
+        // far behind.
+        for horizon in [None, Some(T0.plus_ms(-HOUR))] {
+            let (mut world, mut one, mut two) = World::with_charge_points(2);
+            let id = world.charging(&mut one, "alice", "r1");
+            let other = world.charging(&mut two, "bob", "r2");
+            if let Some(until) = horizon {
+                let forget = central_core::frame::Forget {
+                    horizon: central_core::model::Horizon { until },
+                    others_until: until,
+                    before: 0,
+                    sessions: Vec::new(),
+                };
+                assert!(world.run(0, &Command::Forget(forget)));
+            }
+            world.catch_up_all();
+            let stopping = stop("alice", &format!("s{n}"), id).expiring(expires_at);
+            let told = world.ask(1, &stopping);
+            assert!(
+                matches!(told, Told::Answer(Answer::Stopping { .. })),
+                "{told:?}"
+            );
+            assert_eq!(world.ask(1, &stopping), told);
+            let ending = end(&format!("e{n}"), other, false).expiring(expires_at);
+            assert!(world.ask(0, &ending).session() == other);
+            // A write-off is more than a stop.
+            let off = end(&format!("w{n}"), other, true).expiring(expires_at);
+            let told = world.ask(0, &off);
+            let in_time = expires_at == T0;
+            assert_eq!(
+                in_time,
+                matches!(told, Told::Answer(Answer::Done { .. })),
+                "{told:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_a_stop_is_kept_as_long_as_any_other_whatever_its_expiry() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let mallory = |name: &str, at| stop("mallory", name, id).expiring(at);
+    let stops = [
+        mallory("behind", T0.plus_ms(-2 * HOUR)),
+        mallory("ahead", T0.plus_ms(2 * HOUR)),
+        mallory("never", ev_contract::time::UnixMs(i64::MAX)),
+    ];
+    for asking in &stops {
+        assert_eq!(world.ask(0, asking).code(), Code::SessionNotFound);
+    }
+    let before = world.state(0).basis().seq;
+    let mut forget = |until| {
+        let forget = central_core::frame::Forget {
+            horizon: central_core::model::Horizon { until },
+            others_until: until,
+            before,
+            sessions: Vec::new(),
+        };
+        assert!(world.run(0, &Command::Forget(forget)));
+        stops
+            .iter()
+            .map(|s| world.told(0, s).is_some())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(forget(T0.plus_ms(-1)), [true, true, true]);
+    assert_eq!(forget(T0), [false, true, true]);
+    assert_eq!(forget(T0.plus_ms(30 * SECOND)), [false, false, false]);
 }
 
 #[test]
@@ -59,12 +145,12 @@ fn a_stop_holds_until_the_charge_point_confirms() {
     ] {
         world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
         assert!(
-            matches!(order(world.session(id), at), Some(Order::Stop(_))),
+            matches!(order(world.session(id), BOOT, at), Some(Order::Stop(_))),
             "{outcome}"
         );
     }
     world.take(0, &mut one, vec![ended(id, Some(reading(at, 1_100_000)))]);
-    assert_eq!(order(world.session(id), at), None);
+    assert_eq!(order(world.session(id), BOOT, at), None);
 }
 
 #[test]
@@ -80,6 +166,7 @@ fn foreign_unknown_and_never_issued_ids_get_the_same_plain_refusal() {
                 what,
                 session,
                 cp,
+                ..
             }) => {
                 assert_eq!(code, Code::SessionNotFound);
                 assert_eq!(
@@ -264,7 +351,7 @@ fn a_stopped_session_out_of_reach_no_longer_counts_and_is_not_over() {
         "the connector is not free"
     );
     assert!(
-        matches!(order(world.session(id), T0), Some(Order::Stop(_))),
+        matches!(order(world.session(id), BOOT, T0), Some(Order::Stop(_))),
         "the stop stands"
     );
 
@@ -425,7 +512,7 @@ fn the_stop_of_what_was_written_off_stands_until_the_charge_point_confirms() {
         world.ask(0, &write_off("w1", id)).done();
         assert!(world.session(id).is_ended());
         assert!(world.connector("CP-1").standing_stops.contains(&id));
-        assert_eq!(standing_stop(world.session(id), T0).session_id, id);
+        assert_eq!(standing_stop(world.session(id), BOOT, T0).session_id, id);
         for outcome in [Outcome::Stopping, Outcome::NotYet, Outcome::Taken] {
             world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
             assert!(

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     audit::{EnrolVerb, Whose},
     certificate,
-    outbox::{Kept, Urgency},
+    outbox::{Kept, Traits, Urgency},
     realm::{Draft, Enrolled, Issued, Realm, RealmError},
     roles::Role,
 };
@@ -24,12 +24,19 @@ use crate::{
 pub(super) fn act(args: &Args) -> Result<(), Failure> {
     match &args.verb {
         Verb::Init => init(args)?,
-        Verb::Central(who) => enrol(args, Role::Central, who)?,
-        Verb::ChargePoint(who) => enrol(args, Role::ChargePoint, who)?,
-        Verb::Driver(who) => enrol(args, Role::Driver, who)?,
-        Verb::Operator(who) => enrol(args, Role::Operator, who)?,
-        Verb::Maintainer(who) => enrol(args, Role::Maintainer, who)?,
-        Verb::Doorkeeper(who) => enrol(args, Role::Doorkeeper, who)?,
+        Verb::Central(who) => enrol(args, Role::Central, who, &Traits::default())?,
+        Verb::ChargePoint(all) => {
+            let traits = Traits {
+                site: all.site.clone(),
+                time_zone: all.time_zone.clone(),
+                max_kw: all.max_kw,
+            };
+            enrol(args, Role::ChargePoint, &all.who, &traits)?;
+        }
+        Verb::Driver(who) => enrol(args, Role::Driver, who, &Traits::default())?,
+        Verb::Operator(who) => enrol(args, Role::Operator, who, &Traits::default())?,
+        Verb::Maintainer(who) => enrol(args, Role::Maintainer, who, &Traits::default())?,
+        Verb::Doorkeeper(who) => enrol(args, Role::Doorkeeper, who, &Traits::default())?,
         Verb::Leaf(leaf) => enrol_leaf(args, leaf)?,
         Verb::Load(load) => enrol_load(args, load)?,
         Verb::List { role, all } => {
@@ -103,7 +110,7 @@ fn init(args: &Args) -> Result<(), RealmError> {
     Ok(())
 }
 
-fn enrol(args: &Args, role: Role, who: &Somebody) -> Result<(), Failure> {
+fn enrol(args: &Args, role: Role, who: &Somebody, traits: &Traits) -> Result<(), Failure> {
     let verb = EnrolVerb::Enrol;
     let mut desk = Desk::open(args)?;
     let mut names = names::all(&who.names, who.from.as_deref())?;
@@ -140,7 +147,7 @@ fn enrol(args: &Args, role: Role, who: &Somebody) -> Result<(), Failure> {
     let drafts = draft(&desk, role, &names, days);
     let drafts = desk.tried(verb, &Whose::Role(role), drafts)?;
     write_down(&mut desk, verb, &drafts, Urgency::Usual)?;
-    let enrolled = announced(&mut desk, role, &names, false, |realm, now_s| {
+    let enrolled = announced(&mut desk, (role, &names), false, traits, |realm, now_s| {
         realm.commit(drafts, now_s)
     });
     desk.tried(verb, &Whose::Role(role), enrolled)?
@@ -261,9 +268,9 @@ fn write_down(
 /// Central is told of charge points, and of nobody else.
 fn announce(
     desk: &mut Desk,
-    role: Role,
-    names: &[String],
+    (role, names): (Role, &[String]),
     revoked: bool,
+    traits: &Traits,
 ) -> Result<(), RealmError> {
     if role != Role::ChargePoint || names.is_empty() {
         return Ok(());
@@ -274,25 +281,25 @@ fn announce(
     } else {
         Urgency::Usual
     };
-    desk.put(Kept::announce(UnixMs(at), names, revoked), urgency)
+    desk.put(Kept::announce(UnixMs(at), names, revoked, traits), urgency)
 }
 
 /// Announces, acts, and takes the announcement back where it did not come true: the other way
 /// round, whoever is killed between the two leaves central in the dark.
 fn announced<T>(
     desk: &mut Desk,
-    role: Role,
-    names: &[String],
+    (role, names): (Role, &[String]),
     revoked: bool,
+    traits: &Traits,
     act: impl FnOnce(&mut Realm, i64) -> Result<T, RealmError>,
 ) -> Result<T, RealmError> {
     let before = desk.realm.outbox().end();
-    announce(desk, role, names, revoked)?;
+    announce(desk, (role, names), revoked, traits)?;
     let now_s = desk.now_s;
     let done = act(&mut desk.realm, now_s);
     if done.is_err()
         && role == Role::ChargePoint
-        && let Err(error) = take_back_untrue(desk, before, role, names, revoked)
+        && let Err(error) = take_back_untrue(desk, before, (role, names), revoked, traits)
     {
         eprintln!(
             "central enrol: what central is told of these charge points may be untrue: {}\n\
@@ -307,9 +314,9 @@ fn announced<T>(
 fn take_back_untrue(
     desk: &mut Desk,
     before: (usize, u64),
-    role: Role,
-    names: &[String],
+    (role, names): (Role, &[String]),
     revoked: bool,
+    traits: &Traits,
 ) -> Result<(), RealmError> {
     desk.realm.reload()?;
     let mut so = Vec::new();
@@ -321,7 +328,7 @@ fn take_back_untrue(
         return Ok(());
     }
     desk.realm.outbox().take_back(before)?;
-    announce(desk, role, &so, revoked)
+    announce(desk, (role, &so), revoked, traits)
 }
 
 /// Tells of all charge points as they are.
@@ -340,7 +347,7 @@ fn announce_all(desk: &mut Desk) -> Result<(), RealmError> {
             .filter(|(_, is)| **is == revoked)
             .map(|(name, _)| name.clone())
             .collect();
-        announce(desk, role, &names, revoked)?;
+        announce(desk, (role, &names), revoked, &Traits::default())?;
     }
     Ok(())
 }
@@ -357,9 +364,13 @@ fn revoke(args: &Args, role: Role, name: &str, servers: &ServerArgs) -> Result<(
         .collect();
     desk.put(entries, Urgency::Urgent)?;
     let names = [name.to_owned()];
-    let revoked = announced(&mut desk, role, &names, true, |realm, now_s| {
-        realm.revoke(role, name, now_s)
-    });
+    let revoked = announced(
+        &mut desk,
+        (role, &names),
+        true,
+        &Traits::default(),
+        |realm, now_s| realm.revoke(role, name, now_s),
+    );
     let count = desk.tried(verb, &whose, revoked)?;
     println!("{role} {name}: {count} revoked");
     desk.put_in_force(servers)
@@ -379,13 +390,19 @@ fn rotate(
     let drafts = may_replace(&desk, role, name).and_then(|_| draft(&desk, role, &names, days));
     let drafts = told_if_refused(&mut desk, verb, &whose, drafts, servers)?;
     write_down(&mut desk, verb, &drafts, Urgency::Urgent)?;
-    let replaced = announced(&mut desk, role, &names, false, |realm, now_s| {
-        let replace = |draft| realm.replace(draft, now_s);
-        drafts
-            .into_iter()
-            .map(replace)
-            .collect::<Result<Vec<_>, _>>()
-    });
+    let replaced = announced(
+        &mut desk,
+        (role, &names),
+        false,
+        &Traits::default(),
+        |realm, now_s| {
+            let replace = |draft| realm.replace(draft, now_s);
+            drafts
+                .into_iter()
+                .map(replace)
+                .collect::<Result<Vec<_>, _>>()
+        },
+    );
     desk.tried(verb, &whose, replaced)?.iter().for_each(say);
     desk.put_in_force(servers)
 }
@@ -403,9 +420,13 @@ fn rotate_role(args: &Args, role: Role, days: u32, servers: &ServerArgs) -> Resu
     desk.put(vec![entry], Urgency::Urgent)?;
     write_down(&mut desk, EnrolVerb::Rotate, &drafts, Urgency::Urgent)?;
     let names: Vec<String> = drafts.iter().map(|d| d.issued().name.clone()).collect();
-    let replaced = announced(&mut desk, role, &names, false, |realm, now_s| {
-        realm.replace_role(role, &key, drafts, now_s)
-    });
+    let replaced = announced(
+        &mut desk,
+        (role, &names),
+        false,
+        &Traits::default(),
+        |realm, now_s| realm.replace_role(role, &key, drafts, now_s),
+    );
     desk.tried(verb, &whose, replaced)?.iter().for_each(say);
     desk.put_in_force(servers)
 }

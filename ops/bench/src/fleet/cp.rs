@@ -8,12 +8,12 @@ use std::{
 use anyhow::{Context, Result};
 use ev_contract::{
     connector::{ConnectorState, Phase, Service},
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     limits::{EVT_RECORDS_MAX, HEARTBEAT_S},
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
-        CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
+        Boot, CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
         EndSource, Heartbeat, Outcome, Reading, StartCommand, StopCommand, SyncRequest,
         TimeQuality,
     },
@@ -96,6 +96,7 @@ struct Evt<'e> {
     kind: &'static str,
     to: &'static str,
     epoch: &'e Epoch,
+    boot: BootId,
     first: u64,
     from: u64,
     records: Vec<&'e EdgeRecord>,
@@ -336,6 +337,7 @@ impl ChargePoint {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             command_id,
             outcome,
@@ -354,9 +356,12 @@ impl ChargePoint {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             epoch: self.epoch.clone(),
-            site_id: "BENCH".parse()?,
-            time_zone: "Europe/Berlin".into(),
             connectors: (1..=connectors)
                 .map(|n| ConnectorSpec {
                     connector: ConnectorId(n),
@@ -384,6 +389,7 @@ impl ChargePoint {
             kind: "evt",
             to: CENTRAL,
             epoch: &self.epoch,
+            boot: BootId::from_number(1),
             first,
             from: first,
             records: self.spool.iter().take(EVT_RECORDS_MAX).collect(),
@@ -425,6 +431,7 @@ impl ChargePoint {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             ts: now(),
             clock_offset_ms: Some(0),

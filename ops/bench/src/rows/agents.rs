@@ -333,7 +333,7 @@ pub fn agent_toml(
     writeln!(text, "control_socket = \"{}\"", socket(dir).display())?;
     write!(
         text,
-        "{more}\n[[charge_point]]\nid = \"{cp}\"\nsite = \"BENCH\"\ntime_zone = \"Europe/Berlin\"\n\
+        "{more}\n[[charge_point]]\nid = \"{cp}\"\n\
          \n[[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n\
          \n[charge_point.simulator]\nseed = 1\n",
     )?;

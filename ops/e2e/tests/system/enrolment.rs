@@ -135,6 +135,9 @@ async fn who_may_tell_of_credentials_is_told_what_is_wrong() -> Result<()> {
         at: ev_contract::time::UnixMs(now_ms()),
         charge_points: vec!["CP-900".into()],
         revoked: false,
+        site_id: None,
+        time_zone: None,
+        max_kw: None,
     };
     let bad = |change: fn(&mut EnrolRequest)| {
         let mut bad = good.clone();

@@ -6,8 +6,10 @@ mod attacks;
 mod audit;
 mod charging;
 mod clients;
+mod clocks;
 mod crash_points;
 mod day_two;
+mod disks;
 mod door;
 mod enrolment;
 mod faults;
@@ -24,6 +26,7 @@ mod renewal;
 mod reports;
 mod storms;
 mod swarm;
+mod twins;
 
 use anyhow::{Result, ensure};
 use ev_e2e::{Charger, Driver, Layout, Site};

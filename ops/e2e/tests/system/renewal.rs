@@ -94,8 +94,8 @@ impl Installation {
             at.join("edge.toml"),
             format!(
                 "{}state_dir = \"{shown}/edge\"\ncontrol_socket = \"{shown}/edge.sock\"\n\
-                 [[charge_point]]\nid = \"CP-001\"\nsite = \"SITE-A\"\n\
-                 time_zone = \"Europe/Berlin\"\ncredentials = \"{shown}/CP-001.creds\"\n\
+                 [[charge_point]]\nid = \"CP-001\"\n\
+                 credentials = \"{shown}/CP-001.creds\"\n\
                  [[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n",
                 access("", "cabinet")
             ),

@@ -211,8 +211,13 @@ async fn a_month_has_every_receipt_and_its_adjustments() -> Result<()> {
     let alice = site.driver("alice").await?;
     let terms = json!({"currency": "EUR", "price_per_kwh": "0.49", "start_fee": "1.00",
                        "vat_percent": "19"});
-    let tariff = json!({"tariff_id": "std", "scope": "default", "terms": terms});
+    // A price of a site that no charge point can name.
+    let tariff = json!({"tariff_id": "std", "scope": {"site": "SITE-A"}, "terms": terms});
     operate(&alice, "tariff_set", tariff).await?;
+    for cp in ["CP-001", "CP-002"] {
+        let place = json!({"cp_id": cp, "site_id": "SITE-A", "time_zone": "Europe/Berlin"});
+        operate(&alice, "cp_site", place).await?;
+    }
     let mut sessions = Vec::new();
     let mut energy = 0;
     for cp in ["CP-001", "CP-002"] {

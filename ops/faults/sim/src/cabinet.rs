@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use central_core::decide::{Incoming, Run, Verb};
 use edge_core::{
-    ChargePoint, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row, Stored,
+    ChargePoint, Draw, Effects, Identity, Input, LocalStart, ReplyTo, Row, Stored,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{HwAnswer, HwCommand, HwFact, OriginKey},
@@ -15,7 +15,7 @@ use edge_core::{
     transactions::TxRow,
 };
 use ev_contract::{
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     time::Now,
     units::MilliAmp,
     v1::{ConnectorSpec, EdgeFact, EdgeRecord, Outcome, SyncRequest},
@@ -50,6 +50,8 @@ const HISTORY_MAX: usize = 32;
 #[derive(Debug, Clone)]
 struct Disk {
     epoch: Epoch,
+    boots: u64,
+    confirmed: Option<BootId>,
     sessions: BTreeMap<SessionId, SessionRow>,
     commands: BTreeMap<CommandId, CommandRow>,
     txs: BTreeMap<OriginKey, TxRow>,
@@ -62,6 +64,8 @@ impl Disk {
     fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            boots: 0,
+            confirmed: None,
             sessions: BTreeMap::new(),
             commands: BTreeMap::new(),
             txs: BTreeMap::new(),
@@ -76,6 +80,8 @@ impl Disk {
     fn read(&self) -> Result<Stored, String> {
         Ok(Stored {
             epoch: self.epoch.clone(),
+            boots: self.boots,
+            confirmed: self.confirmed,
             first: self.spool.keys().next().copied().unwrap_or(self.next),
             next: self.next,
             connectors: reread(&self.connectors)?,
@@ -228,6 +234,8 @@ impl Cabinet {
         self.waiters.clear();
         self.sync_due_ms = net.t_ms;
         self.beat_due_ms = net.t_ms;
+        self.disk.boots += 1;
+        let boot = BootId::from_number(self.dice.roll());
         let stored = match self.disk.read() {
             Ok(stored) => stored,
             Err(why) => {
@@ -241,7 +249,7 @@ impl Cabinet {
             connectors: self.specs.clone(),
             free_vending: false,
         };
-        self.core = Some(ChargePoint::boot(identity, stored, self.now(net)));
+        self.core = Some(ChargePoint::boot(identity, stored, boot, self.now(net)));
         net.note(|| format!("{} begins life {}", self.cp, self.life));
         net.schedule(
             net.t_ms + 1,
@@ -515,8 +523,7 @@ impl Cabinet {
             to: CENTRAL.to_owned(),
             cp_id: self.cp.clone(),
             epoch: core.spool().epoch().clone(),
-            site_id: fixed("site"),
-            time_zone: "Europe/Berlin".into(),
+            boot: core.this_boot(),
             connectors: self.specs.clone(),
             version: "1".into(),
             first: core.spool().first(),
@@ -584,6 +591,7 @@ impl Cabinet {
                 ts,
                 next,
                 epoch,
+                standing,
             } => {
                 if life == self.life {
                     self.sync_due_ms = net.t_ms + SYNC_EVERY_MS;
@@ -592,22 +600,13 @@ impl Cabinet {
                         ts,
                         epoch,
                         next,
+                        standing,
                     };
                     self.feed(net, input);
                 }
             }
-            ToCabinet::Evt {
-                life,
-                epoch,
-                next,
-                refused,
-            } => {
+            ToCabinet::Evt { life, outcome } => {
                 if life == self.life {
-                    let outcome = EvtOutcome::Answered {
-                        epoch,
-                        next,
-                        refused,
-                    };
                     self.feed(net, Input::Evt(outcome));
                 }
             }
@@ -743,6 +742,7 @@ impl Cabinet {
                 Row::DropTx(origin) => {
                     self.disk.txs.remove(&origin);
                 }
+                Row::Confirmed(boot) => self.disk.confirmed = Some(boot),
                 Row::Connector(row) => {
                     self.disk.connectors.insert(row.connector, *row);
                 }
@@ -833,6 +833,7 @@ impl Cabinet {
         let Some(core) = &mut self.core else {
             return;
         };
+        let boot = core.this_boot().id;
         let Some(run) = core.next_run(now, random) else {
             return;
         };
@@ -850,6 +851,7 @@ impl Cabinet {
             run: Box::new(Run {
                 cp: self.cp.clone(),
                 epoch: self.disk.epoch.clone(),
+                boot,
                 first: run.first,
                 from: run.from,
                 records,

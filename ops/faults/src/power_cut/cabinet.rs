@@ -11,13 +11,13 @@ use async_nats::{Client, Message};
 use ev_contract::{
     codes::Code,
     connector::{ConnectorState, Service},
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId, SiteId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     limits::{HEARTBEAT_MS, HEARTBEAT_S},
     subjects::Subject,
     time::UnixMs,
     units::{MilliAmp, Mwh},
     v1::{
-        CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
+        Boot, CommandReply, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason,
         EndSource, EvtReply, EvtRequest, Heartbeat, Outcome, PingCommand, Reading, StartCommand,
         StopCommand, SyncReply, SyncRequest, TimeQuality,
     },
@@ -54,7 +54,6 @@ const CONNECTOR: ConnectorId = ConnectorId(1);
 pub struct Cabinet {
     id: CpId,
     epoch: Epoch,
-    site: SiteId,
     spool: VecDeque<EdgeRecord>,
     next: u64,
     freed_below: u64,
@@ -82,7 +81,6 @@ impl Cabinet {
         Ok(Self {
             id: CpId::new(id)?,
             epoch: Epoch::new(Uuid::new_v4().to_string())?,
-            site: SiteId::new("SITE-P")?,
             spool: VecDeque::new(),
             next: 1,
             freed_below: 1,
@@ -127,9 +125,12 @@ impl Cabinet {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             epoch: self.epoch.clone(),
-            site_id: self.site.clone(),
-            time_zone: "Europe/Berlin".into(),
             connectors: vec![ConnectorSpec {
                 connector: CONNECTOR,
                 max_ma: MilliAmp(32_000),
@@ -217,6 +218,7 @@ impl Cabinet {
         let request = records.map(|records| EvtRequest {
             tag: Tag::new(),
             to: CENTRAL.into(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             first: self.freed_below,
             from: self.freed_below,
@@ -269,6 +271,7 @@ impl Cabinet {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             command_id: command,
             outcome,
@@ -416,6 +419,7 @@ impl Cabinet {
             tag: Tag::new(),
             to: CENTRAL.into(),
             cp_id: self.id.clone(),
+            boot: BootId::from_number(1),
             epoch: self.epoch.clone(),
             ts: UnixMs(now_ms()),
             clock_offset_ms: None,

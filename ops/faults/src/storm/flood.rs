@@ -7,12 +7,12 @@ use async_nats::Client;
 use ev_client::Pauses;
 use ev_contract::{
     codes::Code,
-    ids::ConnectorId,
+    ids::{BootId, ConnectorId},
     limits::HEARTBEAT_S,
     subjects::{CP_EVENTS, CP_HEARTBEATS, CP_SYNCS},
     units::MilliAmp,
     v1::{
-        ConnectorSpec, DriverUpdate, ErrorReply, EvtReply, EvtRequest, Heartbeat, Status,
+        Boot, ConnectorSpec, DriverUpdate, ErrorReply, EvtReply, EvtRequest, Heartbeat, Status,
         SyncReply, SyncRequest,
     },
     wire::{self, CENTRAL, Encoding, Tag},
@@ -236,9 +236,12 @@ fn sync() -> SyncRequest {
         tag: Tag::new(),
         to: CENTRAL.into(),
         cp_id: id(WILD),
+        boot: Boot {
+            id: BootId::from_number(1),
+            count: 1,
+            after: None,
+        },
         epoch: id("e-wild"),
-        site_id: id("SITE-A"),
-        time_zone: "Europe/Berlin".into(),
         connectors: vec![ConnectorSpec {
             connector: ConnectorId(1),
             max_ma: MilliAmp(16_000),
@@ -258,6 +261,7 @@ fn evt(records: usize, bytes_each: usize) -> EvtRequest {
     EvtRequest {
         tag: Tag::new(),
         to: CENTRAL.into(),
+        boot: BootId::from_number(1),
         epoch: id("e-wild"),
         first: 1,
         from: 1,
@@ -270,6 +274,7 @@ fn heartbeat() -> Heartbeat {
         tag: Tag::new(),
         to: CENTRAL.into(),
         cp_id: id(WILD),
+        boot: BootId::from_number(1),
         epoch: id("e-wild"),
         ts: ev_contract::time::UnixMs(now_ms()),
         clock_offset_ms: None,

@@ -211,7 +211,7 @@ async fn a_credential_of_one_role_is_refused_in_another_before_anything_is_sent(
         "edge-cp.toml",
         &format!(
             "{common}state_dir = \"{1}/edge\"\n\
-             [[charge_point]]\nid = \"mallory\"\ncredentials = \"{0}\"\nsite = \"S\"\ntime_zone = \"Europe/Berlin\"\n\
+             [[charge_point]]\nid = \"mallory\"\ncredentials = \"{0}\"\n\
              [[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n",
             mallory.display(),
             dir.path().display()

@@ -227,6 +227,9 @@ pub struct Connector {
     pub service: Service,
     /// Counts the operator's changes.
     pub service_revision: u64,
+    /// The soonest at which it can have delivered all that was billed: no two sessions are billed for
+    /// what flows in the same hour.
+    pub busy_until: UnixMs,
     /// What was last reported; none before the first report.
     pub reported: Option<Reported>,
 }
@@ -239,6 +242,7 @@ impl Default for Connector {
             receipts: 0,
             service: Service::In,
             service_revision: 0,
+            busy_until: UnixMs(0),
             reported: None,
         }
     }
@@ -350,6 +354,9 @@ pub struct Spool {
     /// A fingerprint of record `next - 1`. A spool that has another one under this number is that of
     /// another store with the same epoch.
     pub last: Option<u32>,
+    /// The latest time of a record whose clock was sure. Records are in order: what follows was not
+    /// earlier. 0 before the first.
+    pub heard: UnixMs,
 }
 
 impl Default for Spool {
@@ -360,6 +367,7 @@ impl Default for Spool {
             missing: 0,
             anomalies: 0,
             last: None,
+            heard: UnixMs(0),
         }
     }
 }
@@ -515,6 +523,9 @@ pub struct Session {
     pub accepted_at: UnixMs,
     /// When central accepted it or learned of it. Every list is in this order, whatever is claimed.
     pub learned_at: UnixMs,
+    /// Its energy cannot have flowed before: when central accepted it or, where it began at the charge
+    /// point, had last heard of that, and not before what its connector delivered to others.
+    pub flows_from: UnixMs,
     /// The start command's deadline.
     pub start_by: UnixMs,
     /// How long it may stand after energy has ended.

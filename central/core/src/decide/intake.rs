@@ -126,6 +126,11 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
             }
             spool.next = seq + 1;
             spool.last = Some(fingerprint(incoming));
+            if let Ok(record) = &incoming.record
+                && record.quality == TimeQuality::Synced
+            {
+                spool.heard = spool.heard.max(record.at.min(ctx.now.wall));
+            }
         }
     }
     if spool != before {
@@ -333,6 +338,7 @@ fn fact(
                     at: record.at.min(now),
                     quality: record.quality,
                     now,
+                    heard: last_heard(tx, run, spool, now),
                 },
             )
             .map(|()| driver_id.as_ref().map(|_| Flag::DriverClaimed))
@@ -496,6 +502,27 @@ struct Opened {
     quality: TimeQuality,
     /// When central learns of it.
     now: UnixMs,
+    /// It was not earlier.
+    heard: UnixMs,
+}
+
+/// Since when what comes now can have happened: since the record before it in its spool or, in a new
+/// one, since the last record of any other. One that has never been heard can have worked alone since
+/// it was enrolled.
+fn last_heard(tx: &Tx<'_, '_>, run: &Run, spool: &Spool, now: UnixMs) -> UnixMs {
+    /// A charge point that works alone before central hears of it at all is new at its place: a month
+    /// until it has an uplink is much.
+    const UNHEARD_MS_MAX: i64 = 30 * 24 * 3_600 * 1_000;
+    if spool.heard > UnixMs(0) {
+        return spool.heard;
+    }
+    let base = tx.base();
+    let other = base.spools_of(&run.cp).map(|(_, spool)| spool.heard).max();
+    if let Some(heard) = other.filter(|heard| *heard > UnixMs(0)) {
+        return heard;
+    }
+    let enrolled_at = base.enrolment(&run.cp).map_or(UnixMs(0), |e| e.value.at);
+    now.plus_ms(-UNHEARD_MS_MAX).max(enrolled_at.min(now))
 }
 
 /// How a session can have begun at a charge point. That central or an operator began it is not for
@@ -531,6 +558,11 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
             run.cp, opened.connector
         ));
     }
+    let flows_from = match opened.quality {
+        TimeQuality::Synced => opened.at.max(opened.heard),
+        TimeQuality::Unsure | TimeQuality::Unrecognised => opened.heard,
+    }
+    .max(connector.busy_until);
     let mut session = Session {
         id: opened.id,
         origin,
@@ -545,8 +577,13 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         idle_s_max: 0,
         tariff,
         limits: ev_contract::v1::Limits::default(),
-        accepted_at: opened.at,
+        accepted_at: match opened.quality {
+            TimeQuality::Synced => opened.at.max(flows_from).min(opened.now),
+            // A wrong clock's word is kept as it is; nothing rests on it.
+            TimeQuality::Unsure | TimeQuality::Unrecognised => opened.at,
+        },
         learned_at: opened.now,
+        flows_from,
         start_by: opened.at,
         plug_wait_s: 0,
         stage: Stage::Taken {
@@ -784,6 +821,12 @@ fn late(
     };
     if added == Mwh(0) && !another {
         return nothing();
+    }
+    let total = adjustments.list.iter().fold(receipt.energy_mwh, |sum, a| {
+        sum.saturating_add(Mwh(u64::try_from(a.energy_mwh).unwrap_or(0)))
+    });
+    if added > Mwh(0) && !believable.is_energy(total.saturating_add(added), can) {
+        return Err(format!("the session had ended; {}", Flag::RegisterJumped));
     }
     adjustments.meter = Some(span);
     if added == Mwh(0) {

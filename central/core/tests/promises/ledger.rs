@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"99a6c2bf28fd10b29a9acc3cdaa03c87"
+        *"c335d8e814643a82bfd7e7bbb3467d0b"
     );
 }
 

@@ -357,6 +357,50 @@ pub struct Spool {
     /// The latest time of a record whose clock was sure. Records are in order: what follows was not
     /// earlier. 0 before the first.
     pub heard: UnixMs,
+    /// The day of the last evidence, counted from 1970 in UTC by central's clock.
+    pub kept_on: u32,
+    /// Bytes of evidence of that day; [`Spool::KEPT_BYTES_MAX`] once it is used up.
+    pub kept_bytes: u32,
+}
+
+impl Spool {
+    /// Evidence of one day. A meter that is odd in each of the day's 1,440 readings, some 500 bytes
+    /// each, is kept in full; whoever floods a ledger of 64 GiB is at it for more than a century.
+    pub const KEPT_BYTES_MAX: u32 = 1024 * 1024;
+
+    /// Takes so much from the day's allowance of evidence; how it went.
+    pub(crate) fn allow(&mut self, now: UnixMs, bytes: usize) -> Allowance {
+        const DAY_MS: i64 = 24 * 3_600 * 1_000;
+        let day = u32::try_from(now.0.div_euclid(DAY_MS)).unwrap_or(0);
+        // A clock that was set back opens no day again.
+        if day > self.kept_on {
+            self.kept_on = day;
+            self.kept_bytes = 0;
+        }
+        if self.kept_bytes == Self::KEPT_BYTES_MAX {
+            return Allowance::Gone;
+        }
+        let sum = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| self.kept_bytes.checked_add(bytes))
+            .filter(|sum| *sum < Self::KEPT_BYTES_MAX);
+        self.kept_bytes = sum.unwrap_or(Self::KEPT_BYTES_MAX);
+        match sum {
+            Some(_) => Allowance::Within,
+            None => Allowance::UsedUp,
+        }
+    }
+}
+
+/// What is left of a day's evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// There was room.
+    Within,
+    /// Used up by this very piece.
+    UsedUp,
+    /// Used up before.
+    Gone,
 }
 
 impl Default for Spool {
@@ -368,6 +412,8 @@ impl Default for Spool {
             anomalies: 0,
             last: None,
             heard: UnixMs(0),
+            kept_on: 0,
+            kept_bytes: 0,
         }
     }
 }

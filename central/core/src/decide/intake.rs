@@ -21,7 +21,7 @@ use super::{
 use crate::{
     frame::{Evidence, Write},
     keys::Key,
-    model::{ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
+    model::{Allowance, ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
     pricing,
     tx::Tx,
 };
@@ -94,7 +94,7 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
     if let (Some(known), Some(last)) = (spool.last, last)
         && known != fingerprint(last)
     {
-        keep_doubles(tx, run, &mut spool);
+        keep_doubles(tx, ctx, run, &mut spool);
         spool.last = Some(fingerprint(last));
     }
     if run.first > spool.next {
@@ -120,7 +120,7 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
         for (seq, incoming) in wanted.take(share.most) {
             if share.aside {
                 let why = "what follows from it is too large for the ledger".to_owned();
-                set_aside(tx, run, seq, incoming, why, &mut spool);
+                set_aside(tx, ctx, run, seq, incoming, why, &mut spool);
             } else {
                 take(tx, ctx, run, seq, incoming, &mut spool);
             }
@@ -180,14 +180,14 @@ fn keep_apart(tx: &mut Tx<'_, '_>, run: &Run, present: &ChargePoint, share: Shar
 
 /// Records whose numbers central has from another store with the same epoch: a copy that ran before
 /// this one. From where on they differ cannot be told, so that all that come again are kept.
-fn keep_doubles(tx: &mut Tx<'_, '_>, run: &Run, spool: &mut Spool) {
+fn keep_doubles(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, spool: &mut Spool) {
     let next = spool.next;
     let doubles = (run.from..)
         .zip(&run.records)
         .take_while(|(seq, _)| *seq < next);
     for (seq, incoming) in doubles {
         let why = "another copy of the store has sent another record with this number".to_owned();
-        set_aside(tx, run, seq, incoming, why, spool);
+        set_aside(tx, ctx, run, seq, incoming, why, spool);
     }
 }
 
@@ -238,14 +238,15 @@ fn take(
         // The rest of the record is used; the reading is for an operator to judge.
         Ok(Some(flag)) => {
             spool.anomalies += 1;
-            keep(tx, run, seq, flag.to_string(), incoming.raw.to_vec());
+            keep_allowed(tx, ctx, run, seq, flag.to_string(), incoming, spool);
         }
-        Err(why) => set_aside(tx, run, seq, incoming, why, spool),
+        Err(why) => set_aside(tx, ctx, run, seq, incoming, why, spool),
     }
 }
 
 fn set_aside(
     tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
     run: &Run,
     seq: u64,
     incoming: &Incoming,
@@ -253,7 +254,46 @@ fn set_aside(
     spool: &mut Spool,
 ) {
     spool.quarantined += 1;
-    keep(tx, run, seq, why, incoming.raw.to_vec());
+    keep_allowed(tx, ctx, run, seq, why, incoming, spool);
+}
+
+/// Keeps a record word for word, within the day's allowance. Beyond it only counts move on; of one with
+/// a reading the register is kept nevertheless, in few words.
+fn keep_allowed(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    seq: u64,
+    why: String,
+    incoming: &Incoming,
+    spool: &mut Spool,
+) {
+    let allowance = spool.allow(ctx.now.wall, incoming.raw.len() + why.len());
+    tell_if_used_up(tx, run, seq, allowance);
+    if allowance == Allowance::Within {
+        keep(tx, run, seq, why, incoming.raw.to_vec());
+        return;
+    }
+    let record = incoming.record.as_ref().ok();
+    if let Some(reading) = record.and_then(|record| record.fact.reading())
+        && reading.meter_id.len() <= METER_ID_BYTES_MAX
+    {
+        let why = format!(
+            "{why}; meter {} epoch {} stood at {} mWh at {}",
+            reading.meter_id, reading.meter_epoch, reading.register_mwh.0, reading.at.0
+        );
+        keep(tx, run, seq, why, Vec::new());
+    }
+}
+
+fn tell_if_used_up(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, allowance: Allowance) {
+    if allowance == Allowance::UsedUp {
+        let why = format!(
+            "the {} bytes of evidence of this day are used up: until midnight UTC what cannot be used is counted, and not kept word for word",
+            Spool::KEPT_BYTES_MAX
+        );
+        keep(tx, run, seq, why, Vec::new());
+    }
 }
 
 fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
@@ -461,7 +501,11 @@ fn fact(
         EdgeFact::Booted { .. } => Ok(None),
         EdgeFact::Anomaly { what, .. } => {
             spool.anomalies += 1;
-            keep(tx, run, record.seq, what.clone(), Vec::new());
+            let allowance = spool.allow(now, what.len());
+            tell_if_used_up(tx, run, record.seq, allowance);
+            if allowance == Allowance::Within {
+                keep(tx, run, record.seq, what.clone(), Vec::new());
+            }
             Ok(None)
         }
     }

@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"c335d8e814643a82bfd7e7bbb3467d0b"
+        *"2d8da8c15e069cff2a34ba0edc88a7d2"
     );
 }
 

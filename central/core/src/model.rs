@@ -361,6 +361,8 @@ pub struct Spool {
     pub kept_on: u32,
     /// Bytes of evidence of that day; [`Spool::KEPT_BYTES_MAX`] once it is used up.
     pub kept_bytes: u32,
+    /// The day on which it was first heard of, counted as above.
+    pub opened_on: u32,
 }
 
 impl Spool {
@@ -368,10 +370,19 @@ impl Spool {
     /// each, is kept in full; whoever floods a ledger of 64 GiB is at it for more than a century.
     pub const KEPT_BYTES_MAX: u32 = 1024 * 1024;
 
+    /// New stores of one charge point in a day: a disk that is replaced, twice, and some more. Each is
+    /// remembered for ever.
+    pub const OPENED_PER_DAY_MAX: usize = 8;
+
+    /// Of a time, counted from 1970 in UTC.
+    pub(crate) fn day(at: UnixMs) -> u32 {
+        const DAY_MS: i64 = 24 * 3_600 * 1_000;
+        u32::try_from(at.0.div_euclid(DAY_MS)).unwrap_or(0)
+    }
+
     /// Takes so much from the day's allowance of evidence; how it went.
     pub(crate) fn allow(&mut self, now: UnixMs, bytes: usize) -> Allowance {
-        const DAY_MS: i64 = 24 * 3_600 * 1_000;
-        let day = u32::try_from(now.0.div_euclid(DAY_MS)).unwrap_or(0);
+        let day = Self::day(now);
         // A clock that was set back opens no day again.
         if day > self.kept_on {
             self.kept_on = day;
@@ -414,6 +425,7 @@ impl Default for Spool {
             heard: UnixMs(0),
             kept_on: 0,
             kept_bytes: 0,
+            opened_on: 0,
         }
     }
 }

@@ -63,7 +63,7 @@ fields! {
     Place { at, site, time_zone }
     Request { content, expires_at, answer }
     OtherAgent { epoch, boot, at, next, kept }
-    Spool { next, quarantined, missing, anomalies, last, heard, kept_on, kept_bytes }
+    Spool { next, quarantined, missing, anomalies, last, heard, kept_on, kept_bytes, opened_on }
     StopOrder { reason, at }
     TariffTerms { currency, price_per_kwh, start_fee, idle, vat_percent }
 }

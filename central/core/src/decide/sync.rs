@@ -30,7 +30,7 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
     let mut boot = sync.boot;
     let mut other = None;
     if let Some(before) = before.as_deref() {
-        if !is_obeyed(tx, cp, before, sync) {
+        if !is_obeyed(tx, ctx, cp, before, sync) {
             note_other(tx, ctx, cp, before, sync);
             return;
         }
@@ -47,7 +47,10 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
         tx.put(Write::Spool(
             cp.clone(),
             sync.epoch.clone(),
-            Spool::default(),
+            Spool {
+                opened_on: Spool::day(ctx.now.wall),
+                ..Spool::default()
+            },
         ));
     }
     let enrolment = tx.enrolment(cp);
@@ -137,9 +140,20 @@ fn tell_overstated(
 }
 
 /// Whether who presents itself is the agent that is obeyed, or takes its place.
-fn is_obeyed(tx: &mut Tx<'_, '_>, cp: &CpId, before: &ChargePoint, sync: &SyncRequest) -> bool {
+fn is_obeyed(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    cp: &CpId,
+    before: &ChargePoint,
+    sync: &SyncRequest,
+) -> bool {
     if before.epoch != sync.epoch {
-        return tx.spool(cp, &sync.epoch).is_none();
+        // One that comes beyond the day's allowance is as good as a second agent: written down, and
+        // obeyed when it asks again on another day.
+        let today = Spool::day(ctx.now.wall);
+        let spools = tx.base().spools_of(cp);
+        let opened = spools.filter(|(_, spool)| spool.opened_on == today).count();
+        return opened < Spool::OPENED_PER_DAY_MAX && tx.spool(cp, &sync.epoch).is_none();
     }
     if before.boot.id == sync.boot.id {
         return true;

@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"2d8da8c15e069cff2a34ba0edc88a7d2"
+        *"8bddb5c2dc02ecc754481a14755b2fb5"
     );
 }
 

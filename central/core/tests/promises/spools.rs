@@ -812,3 +812,25 @@ fn evidence_has_an_allowance_a_day_and_energy_is_not_part_of_it() {
     flood(&mut world, &mut one, 1);
     assert!(kept(&world) > at_first + 200_000);
 }
+
+#[test]
+fn a_charge_point_opens_so_many_stores_a_day_and_another_on_the_next() {
+    let (mut world, _, _) = World::with_charge_points(1);
+    let mut last = None;
+    for n in 0..200 {
+        let store = Cabinet::new("CP-1", &format!("flood-{n}"));
+        world.run(0, &store.sync());
+        last = Some(store);
+    }
+    let known = world.state(0).spools_of(&cp_id("CP-1")).count();
+    assert_eq!(known, central_core::model::Spool::OPENED_PER_DAY_MAX);
+    let last = last.unwrap();
+    let obeyed = |world: &World| {
+        let present = world.state(0).charge_point(&last.id).unwrap();
+        present.value.epoch == last.epoch
+    };
+    assert!(!obeyed(&world));
+    world.later(24 * HOUR);
+    world.run(0, &last.sync());
+    assert!(obeyed(&world));
+}

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use central_core::{
-    decide::{Act, Announcement, Ask, Wish},
+    decide::{Act, Announcement, Ask, SeenPrice, Wish},
     keys::Asker,
     trail::{Cursor, Filter},
 };
@@ -22,8 +22,8 @@ use ev_contract::{
         AuditRequest, CpActRequest, CpLsRequest, CpSiteRequest, DriverBlockRequest, EnrolRequest,
         EventsRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
         ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
-        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest,
-        UptimeRequest,
+        StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef,
+        TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -422,6 +422,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -597,6 +598,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -678,6 +680,17 @@ fn text(name: &str, text: String) -> Result<String, Unread> {
     Ok(text)
 }
 
+fn seen(tariff: Option<TariffRef>) -> Result<Option<SeenPrice>, InvalidId> {
+    tariff
+        .map(|seen| {
+            Ok(SeenPrice {
+                tariff: seen.tariff_id.parse()?,
+                version: seen.version,
+            })
+        })
+        .transpose()
+}
+
 fn time_zone(name: String) -> Result<String, Problem> {
     if name.len() > TIME_ZONE_BYTES_MAX || jiff::tz::TimeZone::get(&name).is_err() {
         let shown: String = name.chars().take(TIME_ZONE_BYTES_MAX).collect();
@@ -730,6 +743,11 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
     }
     if sync.version.len() > TEXT_BYTES_MAX {
         return Err(invalid("version: too long"));
+    }
+    if !(1..=sync.next).contains(&sync.first) || sync.next > u64::MAX / 2 {
+        return Err(invalid(
+            "first and next: records are numbered from 1, first is at most next",
+        ));
     }
     Ok((cp, sync))
 }

@@ -137,6 +137,8 @@ pub struct ActionDoc {
     pub started_at: Option<Time>,
     /// When the session ended.
     pub ended_at: Option<Time>,
+    /// The price that applies, where a start was refused because another one was named.
+    pub tariff: Option<TariffDoc>,
     /// Central's time.
     pub ts: Option<Time>,
     /// Why not.
@@ -161,6 +163,7 @@ impl ActionDoc {
             currency: update.currency,
             started_at: None,
             ended_at: None,
+            tariff: None,
             ts: Some(Time(update.ts)),
             error: None,
         }
@@ -208,6 +211,7 @@ impl ActionDoc {
             currency: None,
             started_at: None,
             ended_at: None,
+            tariff: about.tariff.as_deref().map(TariffDoc::from),
             ts: about.ts.map(Time),
             error: Some(failure.into()),
         }
@@ -540,8 +544,9 @@ impl ListDoc {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct TariffDoc {
+/// A version of a tariff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TariffDoc {
     tariff_id: String,
     version: u32,
     currency: Currency,
@@ -551,7 +556,7 @@ struct TariffDoc {
     vat_percent: Amount,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct IdleDoc {
     price_per_minute: Amount,
     grace_s: u32,

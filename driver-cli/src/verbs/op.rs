@@ -181,6 +181,7 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
             place,
             connector,
             limits,
+            tariff,
             repeat,
         } => {
             let driver = ctx.global.driver.as_ref().filter(|_| ctx.typed.driver);
@@ -199,6 +200,7 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
                 cp_id: place.cp_id.clone(),
                 connector: connector_of(&place, connector)?,
                 limits: limits_request(&limits),
+                tariff: tariff.map(|price| price.0),
             });
             single(
                 ctx,
@@ -497,7 +499,7 @@ async fn submit(
     wish: &Command,
     named: Option<&RequestId>,
 ) -> Result<OpReply, Failure> {
-    ctx.carry_out(desk, wish, named).await
+    ctx.carry_out(desk, wish, None, named).await
 }
 
 fn text(doc: &OpDoc) -> String {

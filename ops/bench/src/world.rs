@@ -364,6 +364,7 @@ impl World {
                     cp,
                     connector: None,
                     limits: LimitsRequest::default(),
+                    seen: None,
                     reach: Reach::Online,
                     json: false,
                 };

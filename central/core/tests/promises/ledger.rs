@@ -6,6 +6,7 @@ use central_core::{
         Digest, FRAME_BYTES_MAX, Forget, Frame, FrameBuilder, Full, Kind, RECORDS_MAX, Write, seal,
     },
     model::{Answer, Horizon},
+    ripe::{Keep, to_forget},
     state::{Alarm, Log, State},
 };
 use ev_contract::{codes::Code, ids::ReplicaId, v1::Outcome};
@@ -580,8 +581,31 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"8bddb5c2dc02ecc754481a14755b2fb5"
+        *"567892e4727c7c2403b8414e14122bd5"
     );
+}
+
+#[test]
+fn old_requests_alone_are_reason_enough_to_forget() {
+    let keep = Keep {
+        refusals_ms: HOUR,
+        answers_ms: 2 * HOUR,
+        sessions_ms: 100 * HOUR,
+    };
+    let (mut world, ..) = World::with_charge_points(1);
+    let asked = start("alice", "r1", "nowhere");
+    world.ask(0, &asked).code();
+    let due = |world: &World| to_forget(world.state(0), keep, world.now, |_| true);
+    // The operator's tariff is kept for longer than the refusal.
+    world.now = asked.expires_at.plus_ms(HOUR - 1);
+    assert_eq!(due(&world), None);
+    world.later(1);
+    let forget = due(&world).unwrap();
+    assert_eq!(forget.horizon.until, asked.expires_at);
+    assert!(world.run(0, &Command::Forget(forget)));
+    assert_eq!(due(&world), None, "it is done");
+    world.later(HOUR);
+    assert!(due(&world).is_some(), "the tariff's request");
 }
 
 #[test]

@@ -227,6 +227,9 @@ pub struct Connector {
     pub service: Service,
     /// Counts the operator's changes.
     pub service_revision: u64,
+    /// The soonest at which it can have delivered all that was billed: no two sessions are billed for
+    /// what flows in the same hour.
+    pub busy_until: UnixMs,
     /// What was last reported; none before the first report.
     pub reported: Option<Reported>,
 }
@@ -239,6 +242,7 @@ impl Default for Connector {
             receipts: 0,
             service: Service::In,
             service_revision: 0,
+            busy_until: UnixMs(0),
             reported: None,
         }
     }
@@ -352,6 +356,64 @@ pub struct Spool {
     /// A fingerprint of record `next - 1`. A spool that has another one under this number is that of
     /// another store with the same epoch.
     pub last: Option<u32>,
+    /// The latest time of a record whose clock was sure. Records are in order: what follows was not
+    /// earlier. 0 before the first.
+    pub heard: UnixMs,
+    /// The day of the last evidence, counted from 1970 in UTC by central's clock.
+    pub kept_on: u32,
+    /// Bytes of evidence of that day; [`Spool::KEPT_BYTES_MAX`] once it is used up.
+    pub kept_bytes: u32,
+    /// The day on which it was first heard of, counted as above.
+    pub opened_on: u32,
+}
+
+impl Spool {
+    /// Evidence of one day. A meter that is odd in each of the day's 1,440 readings, some 500 bytes
+    /// each, is kept in full; whoever floods a ledger of 64 GiB is at it for more than a century.
+    pub const KEPT_BYTES_MAX: u32 = 1024 * 1024;
+
+    /// New stores of one charge point in a day: a disk that is replaced, twice, and some more. Each is
+    /// remembered for ever.
+    pub const OPENED_PER_DAY_MAX: usize = 8;
+
+    /// Of a time, counted from 1970 in UTC.
+    pub(crate) fn day(at: UnixMs) -> u32 {
+        const DAY_MS: i64 = 24 * 3_600 * 1_000;
+        u32::try_from(at.0.div_euclid(DAY_MS)).unwrap_or(0)
+    }
+
+    /// Takes so much from the day's allowance of evidence; how it went.
+    pub(crate) fn allow(&mut self, now: UnixMs, bytes: usize) -> Allowance {
+        let day = Self::day(now);
+        // A clock that was set back opens no day again.
+        if day > self.kept_on {
+            self.kept_on = day;
+            self.kept_bytes = 0;
+        }
+        if self.kept_bytes == Self::KEPT_BYTES_MAX {
+            return Allowance::Gone;
+        }
+        let sum = u32::try_from(bytes)
+            .ok()
+            .and_then(|bytes| self.kept_bytes.checked_add(bytes))
+            .filter(|sum| *sum < Self::KEPT_BYTES_MAX);
+        self.kept_bytes = sum.unwrap_or(Self::KEPT_BYTES_MAX);
+        match sum {
+            Some(_) => Allowance::Within,
+            None => Allowance::UsedUp,
+        }
+    }
+}
+
+/// What is left of a day's evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// There was room.
+    Within,
+    /// Used up by this very piece.
+    UsedUp,
+    /// Used up before.
+    Gone,
 }
 
 impl Default for Spool {
@@ -362,6 +424,10 @@ impl Default for Spool {
             missing: 0,
             anomalies: 0,
             last: None,
+            heard: UnixMs(0),
+            kept_on: 0,
+            kept_bytes: 0,
+            opened_on: 0,
         }
     }
 }
@@ -517,6 +583,9 @@ pub struct Session {
     pub accepted_at: UnixMs,
     /// When central accepted it or learned of it. Every list is in this order, whatever is claimed.
     pub learned_at: UnixMs,
+    /// Its energy cannot have flowed before: when central accepted it or, where it began at the charge
+    /// point, had last heard of that, and not before what its connector delivered to others.
+    pub flows_from: UnixMs,
     /// The start command's deadline.
     pub start_by: UnixMs,
     /// How long it may stand after energy has ended.

@@ -63,7 +63,7 @@ fields! {
     Place { at, site, time_zone }
     Request { content, expires_at, answer }
     OtherAgent { epoch, boot, at, next, kept }
-    Spool { next, quarantined, missing, anomalies, last }
+    Spool { next, quarantined, missing, anomalies, last, heard, kept_on, kept_bytes, opened_on }
     StopOrder { reason, at }
     TariffTerms { currency, price_per_kwh, start_fee, idle, vat_percent }
 }
@@ -373,6 +373,7 @@ impl Coded for Connector {
             receipts,
             service,
             service_revision,
+            busy_until,
             reported,
         } = self;
         let bits = [
@@ -386,6 +387,7 @@ impl Coded for Connector {
         receipts.put(w);
         service.put(w);
         service_revision.put(w);
+        busy_until.put(w);
         put_some(reported.as_ref(), w);
     }
     fn get(r: &mut Reader<'_>) -> Got<Self> {
@@ -396,6 +398,7 @@ impl Coded for Connector {
             receipts: Coded::get(r)?,
             service: Coded::get(r)?,
             service_revision: Coded::get(r)?,
+            busy_until: Coded::get(r)?,
             reported: some(reported, r)?,
         })
     }
@@ -573,6 +576,7 @@ impl Coded for Session {
             limits,
             accepted_at,
             learned_at,
+            flows_from,
             start_by,
             idle_s_max,
             plug_wait_s,
@@ -611,6 +615,7 @@ impl Coded for Session {
         put_some(limited.then_some(limits), w);
         accepted_at.put(w);
         w.signed(learned_at.0.wrapping_sub(accepted_at.0));
+        w.signed(flows_from.0.wrapping_sub(accepted_at.0));
         w.signed(start_by.0.wrapping_sub(accepted_at.0));
         idle_s_max.put(w);
         plug_wait_s.put(w);
@@ -639,6 +644,7 @@ impl Coded for Session {
         let limits = some(limits, r)?.unwrap_or_default();
         let accepted_at: ev_contract::time::UnixMs = Coded::get(r)?;
         let learned_at = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
+        let flows_from = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         let start_by = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         Ok(Self {
             id,
@@ -655,6 +661,7 @@ impl Coded for Session {
             limits,
             accepted_at,
             learned_at,
+            flows_from,
             start_by,
             idle_s_max: Coded::get(r)?,
             plug_wait_s: Coded::get(r)?,

@@ -9,10 +9,10 @@ use ev_contract::{
     wire::Tag,
 };
 
-use super::Ctx;
+use super::{Ctx, metering::Capability};
 use crate::{
     frame::Write,
-    model::{Adjustments, Bill, Session, Stage},
+    model::{Adjustments, Bill, Metering, Session, Stage},
     pricing::{self, Ending},
     tx::Tx,
 };
@@ -30,6 +30,7 @@ pub(super) struct Ended {
 /// Ends an open session: writes its receipt and frees connector and driver. The only place where a
 /// session becomes ended.
 pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, ended: Ended) {
+    let can = Capability::of(&session, tx.charge_point(&session.cp).as_deref());
     let meter = match session.stage {
         Stage::Energy { meter, .. } | Stage::Standing { meter, .. } => Some(meter),
         Stage::Ordered | Stage::Taken { .. } => None,
@@ -50,6 +51,10 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
         tx.put(Write::Driver(id, driver));
     }
     let started_at = meter.as_ref().map(|m| m.started_at);
+    let energy = meter.as_ref().map_or(Mwh(0), Metering::energy);
+    connector.busy_until = connector
+        .busy_until
+        .max(can.soonest(session.flows_from, energy));
     let (meters, periods) = meter.map_or_else(Default::default, |m| (m.spans, m.periods));
     // Times come from different clocks; a receipt never ends before it began.
     let energy_ended_at =

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     frame::{Evidence, Write},
     keys::Key,
-    model::{ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
+    model::{Allowance, ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
     pricing,
     tx::Tx,
 };
@@ -96,7 +96,7 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
     if let (Some(known), Some(last)) = (spool.last, last)
         && known != fingerprint(last)
     {
-        keep_doubles(tx, run, &mut spool);
+        keep_doubles(tx, ctx, run, &mut spool);
         spool.last = Some(fingerprint(last));
     }
     note_gap(tx, &run.cp, &run.epoch, run.first, share.flags, &mut spool);
@@ -108,12 +108,17 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
         for (seq, incoming) in wanted.take(share.most) {
             if share.aside {
                 let why = "what follows from it is too large for the ledger".to_owned();
-                set_aside(tx, run, seq, incoming, why, &mut spool);
+                set_aside(tx, ctx, run, seq, incoming, why, &mut spool);
             } else {
                 take(tx, ctx, run, seq, incoming, &mut spool);
             }
             spool.next = seq + 1;
             spool.last = Some(fingerprint(incoming));
+            if let Ok(record) = &incoming.record
+                && record.quality == TimeQuality::Synced
+            {
+                spool.heard = spool.heard.max(record.at.min(ctx.now.wall));
+            }
         }
     }
     if spool != before {
@@ -163,14 +168,14 @@ fn keep_apart(tx: &mut Tx<'_, '_>, run: &Run, present: &ChargePoint, share: Shar
 
 /// Records whose numbers central has from another store with the same epoch: a copy that ran before
 /// this one. From where on they differ cannot be told, so that all that come again are kept.
-fn keep_doubles(tx: &mut Tx<'_, '_>, run: &Run, spool: &mut Spool) {
+fn keep_doubles(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, spool: &mut Spool) {
     let next = spool.next;
     let doubles = (run.from..)
         .zip(&run.records)
         .take_while(|(seq, _)| *seq < next);
     for (seq, incoming) in doubles {
         let why = "another copy of the store has sent another record with this number".to_owned();
-        set_aside(tx, run, seq, incoming, why, spool);
+        set_aside(tx, ctx, run, seq, incoming, why, spool);
     }
 }
 
@@ -265,14 +270,15 @@ fn take(
         // The rest of the record is used; the reading is for an operator to judge.
         Ok(Some(flag)) => {
             spool.anomalies += 1;
-            keep(tx, run, seq, flag.to_string(), incoming.raw.to_vec());
+            keep_allowed(tx, ctx, run, seq, flag.to_string(), incoming, spool);
         }
-        Err(why) => set_aside(tx, run, seq, incoming, why, spool),
+        Err(why) => set_aside(tx, ctx, run, seq, incoming, why, spool),
     }
 }
 
 fn set_aside(
     tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
     run: &Run,
     seq: u64,
     incoming: &Incoming,
@@ -280,7 +286,46 @@ fn set_aside(
     spool: &mut Spool,
 ) {
     spool.quarantined += 1;
-    keep(tx, run, seq, why, incoming.raw.to_vec());
+    keep_allowed(tx, ctx, run, seq, why, incoming, spool);
+}
+
+/// Keeps a record word for word, within the day's allowance. Beyond it only counts move on; of one with
+/// a reading the register is kept nevertheless, in few words.
+fn keep_allowed(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    seq: u64,
+    why: String,
+    incoming: &Incoming,
+    spool: &mut Spool,
+) {
+    let allowance = spool.allow(ctx.now.wall, incoming.raw.len() + why.len());
+    tell_if_used_up(tx, run, seq, allowance);
+    if allowance == Allowance::Within {
+        keep(tx, run, seq, why, incoming.raw.to_vec());
+        return;
+    }
+    let record = incoming.record.as_ref().ok();
+    if let Some(reading) = record.and_then(|record| record.fact.reading())
+        && reading.meter_id.len() <= METER_ID_BYTES_MAX
+    {
+        let why = format!(
+            "{why}; meter {} epoch {} stood at {} mWh at {}",
+            reading.meter_id, reading.meter_epoch, reading.register_mwh.0, reading.at.0
+        );
+        keep(tx, run, seq, why, Vec::new());
+    }
+}
+
+fn tell_if_used_up(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, allowance: Allowance) {
+    if allowance == Allowance::UsedUp {
+        let why = format!(
+            "the {} bytes of evidence of this day are used up: until midnight UTC what cannot be used is counted, and not kept word for word",
+            Spool::KEPT_BYTES_MAX
+        );
+        keep(tx, run, seq, why, Vec::new());
+    }
 }
 
 fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
@@ -365,6 +410,7 @@ fn fact(
                     at: record.at.min(now),
                     quality: record.quality,
                     now,
+                    heard: last_heard(tx, run, spool, now),
                 },
             )
             .map(|()| driver_id.as_ref().map(|_| Flag::DriverClaimed))
@@ -491,7 +537,11 @@ fn fact(
         EdgeFact::Booted { .. } => Ok(None),
         EdgeFact::Anomaly { what, .. } => {
             spool.anomalies += 1;
-            keep(tx, run, record.seq, what.clone(), Vec::new());
+            let allowance = spool.allow(now, what.len());
+            tell_if_used_up(tx, run, record.seq, allowance);
+            if allowance == Allowance::Within {
+                keep(tx, run, record.seq, what.clone(), Vec::new());
+            }
             Ok(None)
         }
     }
@@ -532,6 +582,27 @@ struct Opened {
     quality: TimeQuality,
     /// When central learns of it.
     now: UnixMs,
+    /// It was not earlier.
+    heard: UnixMs,
+}
+
+/// Since when what comes now can have happened: since the record before it in its spool or, in a new
+/// one, since the last record of any other. One that has never been heard can have worked alone since
+/// it was enrolled.
+fn last_heard(tx: &Tx<'_, '_>, run: &Run, spool: &Spool, now: UnixMs) -> UnixMs {
+    /// A charge point that works alone before central hears of it at all is new at its place: a month
+    /// until it has an uplink is much.
+    const UNHEARD_MS_MAX: i64 = 30 * 24 * 3_600 * 1_000;
+    if spool.heard > UnixMs(0) {
+        return spool.heard;
+    }
+    let base = tx.base();
+    let other = base.spools_of(&run.cp).map(|(_, spool)| spool.heard).max();
+    if let Some(heard) = other.filter(|heard| *heard > UnixMs(0)) {
+        return heard;
+    }
+    let enrolled_at = base.enrolment(&run.cp).map_or(UnixMs(0), |e| e.value.at);
+    now.plus_ms(-UNHEARD_MS_MAX).max(enrolled_at.min(now))
 }
 
 /// How a session can have begun at a charge point. That central or an operator began it is not for
@@ -566,6 +637,11 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
             run.cp, opened.connector
         ));
     }
+    let flows_from = match opened.quality {
+        TimeQuality::Synced => opened.at.max(opened.heard),
+        TimeQuality::Unsure | TimeQuality::Unrecognised => opened.heard,
+    }
+    .max(connector.busy_until);
     let mut session = Session {
         id: opened.id,
         origin,
@@ -580,8 +656,13 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
         idle_s_max: 0,
         tariff,
         limits: ev_contract::v1::Limits::default(),
-        accepted_at: opened.at,
+        accepted_at: match opened.quality {
+            TimeQuality::Synced => opened.at.max(flows_from).min(opened.now),
+            // A wrong clock's word is kept as it is; nothing rests on it.
+            TimeQuality::Unsure | TimeQuality::Unrecognised => opened.at,
+        },
         learned_at: opened.now,
+        flows_from,
         start_by: opened.at,
         plug_wait_s: 0,
         stage: Stage::Taken {
@@ -848,6 +929,12 @@ fn late(
     };
     if added == Mwh(0) && !another {
         return nothing();
+    }
+    let total = adjustments.list.iter().fold(receipt.energy_mwh, |sum, a| {
+        sum.saturating_add(Mwh(u64::try_from(a.energy_mwh).unwrap_or(0)))
+    });
+    if added > Mwh(0) && !believable.is_energy(total.saturating_add(added), can) {
+        return Err(format!("the session had ended; {}", Flag::RegisterJumped));
     }
     adjustments.meter = Some(span);
     if added == Mwh(0) {

@@ -41,26 +41,58 @@ impl Capability {
             .unwrap_or(u64::MAX)
             .saturating_add(Self::SLACK_MWH)
     }
+
+    /// The most energy of a whole session by now, whatever its readings say of their times. The slack
+    /// is there once, and not for a session whose connector has yet to deliver what was billed before.
+    fn most_of_session(self, flows_from: UnixMs, now: UnixMs) -> u64 {
+        let ahead_ms = u64::try_from(flows_from.ms_since(now)).unwrap_or(0);
+        if ahead_ms > Self::SLACK_MS {
+            0
+        } else {
+            self.most(flows_from, now)
+        }
+    }
+
+    /// When it can have delivered so much, at the soonest.
+    pub fn soonest(self, from: UnixMs, energy: Mwh) -> UnixMs {
+        let ms = u128::from(energy.0) * 3_600_000 * 10 / 11 / u128::from(self.milliwatt_max.max(1));
+        from.plus_ms(i64::try_from(ms).unwrap_or(i64::MAX))
+    }
 }
 
-/// When what a charge point says of a session can have been: not after central takes it in, and, where
-/// central opened the session, not before that. What a charge point claims beyond is its clock's error.
+/// When what a charge point says of a session can have been: not after central takes it in, and not
+/// before central opened the session or, where it began at the charge point, last heard of that. What a charge point claims beyond is its clock's error.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Believable {
     from: UnixMs,
     until: UnixMs,
+    flows_from: UnixMs,
 }
 
 impl Believable {
     /// Of a session, by word that is taken in now.
-    pub const fn of(session: &Session, now: UnixMs) -> Self {
+    pub fn of(session: &Session, now: UnixMs) -> Self {
         let from = match session.origin {
             Origin::App | Origin::Operator => session.accepted_at,
-            Origin::Local | Origin::Free | Origin::Unknown | Origin::Unrecognised => {
+            Origin::Local | Origin::Free | Origin::Unknown | Origin::Unrecognised
+                if session.flags.contains(&Flag::ClockUnsure) =>
+            {
                 UnixMs(i64::MIN)
             }
+            Origin::Local | Origin::Free | Origin::Unknown | Origin::Unrecognised => {
+                session.flows_from.min(now)
+            }
         };
-        Self { from, until: now }
+        Self {
+            from,
+            until: now,
+            flows_from: session.flows_from,
+        }
+    }
+
+    /// Whether a session can have had so much energy by now.
+    pub fn is_energy(self, energy: Mwh, can: Capability) -> bool {
+        energy.0 <= can.most_of_session(self.flows_from, self.until)
     }
 
     /// The nearest time to a claimed one that can be.
@@ -215,9 +247,23 @@ pub(super) fn read(
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;
     }
+    let before = meter.energy();
     let has_room = meter.spans.len() < Metering::SPANS_MAX;
     let last = meter.spans.last_mut()?;
-    match step(last, since, reading, at, can) {
+    let step = step(last, since, reading, at, can);
+    let added = match &step {
+        Step::Rises => reading.register_mwh.saturating_sub(last.to_mwh),
+        Step::OverEnd(end, span) => end
+            .saturating_sub(last.to_mwh)
+            .saturating_add(span.to_mwh.saturating_sub(span.from_mwh)),
+        Step::Another(span) => span.to_mwh.saturating_sub(span.from_mwh),
+        Step::Anomaly(_) => Mwh(0),
+    };
+    if added > Mwh(0) && !believable.is_energy(before.saturating_add(added), can) {
+        flags.insert(Flag::RegisterJumped);
+        return Some(Flag::RegisterJumped);
+    }
+    match step {
         Step::Rises => last.to_mwh = reading.register_mwh,
         Step::OverEnd(end, span) if has_room => {
             last.to_mwh = end;

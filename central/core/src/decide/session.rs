@@ -143,6 +143,7 @@ pub(super) fn start(
         limits,
         accepted_at: now,
         learned_at: now,
+        flows_from: now.max(connector.busy_until),
         start_by: now.plus_ms(ctx.settings.start_deadline_ms),
         plug_wait_s: ctx.settings.plug_wait_s,
         stage: Stage::Ordered,

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use ev_contract::{
     connector::Service,
     ids::CpId,
-    v1::{Boot, SyncRequest},
+    limits::{
+        CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
+    },
+    units::MilliAmp,
+    v1::{Boot, ConnectorSpec, SyncRequest},
 };
 
 use super::Ctx;
 use crate::{
-    frame::Write,
+    frame::{Evidence, Write},
     model::{ChargePoint, Enrolment, OtherAgent, Place, Spool},
     tx::Tx,
 };
@@ -26,7 +30,7 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
     let mut boot = sync.boot;
     let mut other = None;
     if let Some(before) = before.as_deref() {
-        if !is_obeyed(tx, cp, before, sync) {
+        if !is_obeyed(tx, ctx, cp, before, sync) {
             note_other(tx, ctx, cp, before, sync);
             return;
         }
@@ -43,7 +47,10 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
         tx.put(Write::Spool(
             cp.clone(),
             sync.epoch.clone(),
-            Spool::default(),
+            Spool {
+                opened_on: Spool::day(ctx.now.wall),
+                ..Spool::default()
+            },
         ));
     }
     let enrolment = tx.enrolment(cp);
@@ -54,10 +61,23 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
     else {
         return;
     };
+    let max_kw = enrolment.and_then(|enrolment| enrolment.max_kw);
+    let connectors: Vec<_> = sync
+        .connectors
+        .iter()
+        .map(|spec| bounded(spec, max_kw))
+        .collect();
+    if connectors != sync.connectors
+        && before
+            .as_deref()
+            .is_none_or(|b| *b.connectors != *connectors || b.epoch != sync.epoch)
+    {
+        tell_overstated(tx, cp, sync, &connectors);
+    }
     let present = ChargePoint {
         site: place.site,
         time_zone: place.time_zone,
-        connectors: Arc::from(sync.connectors.as_slice()),
+        connectors: Arc::from(connectors),
         version: Arc::from(sync.version.as_str()),
         epoch: sync.epoch.clone(),
         boot,
@@ -71,10 +91,69 @@ pub(super) fn present(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, cp: &CpId, sync: &SyncR
     }
 }
 
+/// A connector as far as it is believed: within what is sold, and within what its charge point was
+/// enrolled with. What it reports beyond that is flagged and not billed.
+fn bounded(spec: &ConnectorSpec, max_kw: Option<u32>) -> ConnectorSpec {
+    let most = max_kw.map_or(CONNECTOR_MILLIWATT_MAX, |kw| {
+        CONNECTOR_MILLIWATT_MAX.min(u64::from(kw) * 1_000_000)
+    });
+    let phases = spec.phases.clamp(1, CONNECTOR_PHASES_MAX);
+    let volts = spec.volts.min(CONNECTOR_VOLTS_MAX);
+    let by_power = most / (u64::from(volts) * u64::from(phases)).max(1);
+    let by_power = MilliAmp(u32::try_from(by_power).unwrap_or(u32::MAX));
+    ConnectorSpec {
+        max_ma: spec.max_ma.min(MilliAmp(CONNECTOR_MA_MAX)).min(by_power),
+        phases,
+        volts,
+        ..spec.clone()
+    }
+}
+
+/// Operators see what a charge point claims to be, and what is believed, as an anomaly.
+fn tell_overstated(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    sync: &SyncRequest,
+    connectors: &[ConnectorSpec],
+) {
+    for (claimed, believed) in sync.connectors.iter().zip(connectors) {
+        if claimed != believed {
+            let why = format!(
+                "connector {} presents {} kW, which is more than is sold or than it was enrolled \
+                 with: {} kW are believed",
+                claimed.connector,
+                claimed.power_max().0 / 1_000_000,
+                believed.power_max().0 / 1_000_000,
+            );
+            tx.keep(Evidence {
+                cp: cp.clone(),
+                epoch: sync.epoch.clone(),
+                seq: 0,
+                why,
+                raw: Vec::new(),
+            });
+        }
+    }
+    let mut spool = tx.spool(cp, &sync.epoch).unwrap_or_default();
+    spool.anomalies += 1;
+    tx.put(Write::Spool(cp.clone(), sync.epoch.clone(), spool));
+}
+
 /// Whether who presents itself is the agent that is obeyed, or takes its place.
-fn is_obeyed(tx: &mut Tx<'_, '_>, cp: &CpId, before: &ChargePoint, sync: &SyncRequest) -> bool {
+fn is_obeyed(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    cp: &CpId,
+    before: &ChargePoint,
+    sync: &SyncRequest,
+) -> bool {
     if before.epoch != sync.epoch {
-        return tx.spool(cp, &sync.epoch).is_none();
+        // One that comes beyond the day's allowance is as good as a second agent: written down, and
+        // obeyed when it asks again on another day.
+        let today = Spool::day(ctx.now.wall);
+        let spools = tx.base().spools_of(cp);
+        let opened = spools.filter(|(_, spool)| spool.opened_on == today).count();
+        return opened < Spool::OPENED_PER_DAY_MAX && tx.spool(cp, &sync.epoch).is_none();
     }
     if before.boot.id == sync.boot.id {
         return true;

@@ -26,7 +26,7 @@ const REPLICAS: usize = 3;
 const DRIVERS: [&str; 3] = ["alice", "bob", "carol"];
 const CPS: [&str; 2] = ["CP-1", "CP-2"];
 /// Between two readings: below what central tolerates without looking at the time.
-const STEP_MWH: u64 = 50_000;
+const STEP_MWH: u64 = 500;
 
 /// Something that happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use ev_contract::{
     connector::Phase,
     ids::SessionId,
     time::UnixMs,
-    units::Mwh,
+    units::{MilliAmp, Mwh},
     v1::{EdgeFact, EdgeRecord, Flag, Reading, TariffScope, TimeQuality},
 };
 
@@ -522,4 +522,174 @@ fn a_total_is_rounded_once_and_the_lines_are_exact() {
     // 0.000003 kWh at 0.333333 and 0.005: each alone would round to 0.00 and 0.01.
     assert_eq!(receipt.exact.to_string(), "0.005000999999");
     assert_eq!(receipt.total.to_string(), "0.01");
+}
+
+/// A gigawatt hour.
+const GWH: u64 = 1_000_000_000_000;
+
+fn billed_mwh(world: &World) -> u64 {
+    let sessions = world.state(0).sessions_oldest_first();
+    sessions.map(|session| session.energy().0).sum()
+}
+
+#[test]
+fn a_start_that_claims_to_be_of_1970_buys_no_years_of_full_power() {
+    // Accepted by central.
+    let (world, id) = receipt_of(&[reading(UnixMs(0), 0), reading(at(60), GWH)]);
+    let receipt = world.receipt(id);
+    assert_eq!(receipt.energy_mwh.0, 0);
+    assert_eq!(receipt.started_at, Some(T0));
+    assert!(receipt.flags.contains(&Flag::RegisterJumped));
+
+    // Begun at the charge point, an hour after that was last heard.
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    world.take(0, &mut one, vec![Report::default().fact()]);
+    world.later(HOUR);
+    for quality in [TimeQuality::Synced, TimeQuality::Unsure] {
+        let id = world.session_id();
+        let facts = [
+            opened(id, None),
+            started(id, reading(UnixMs(0), 0)),
+            checkpoint(id, reading(at(60), 21_000_000)),
+            ended(id, Some(reading(at(60), GWH))),
+        ];
+        let records = facts.map(|fact| {
+            let mut record = one.record(UnixMs(0), fact);
+            record.quality = quality;
+            record
+        });
+        world.run(0, &one.run(records.to_vec()));
+        assert!(world.session(id).is_ended());
+    }
+    // The hour once, and nothing of the gigawatt hours.
+    assert_eq!(billed_mwh(&world), 21_000_000);
+    assert_eq!(world.evidence().len(), 3, "{:?}", world.evidence());
+}
+
+#[test]
+fn many_readings_or_sessions_of_one_moment_buy_no_more_than_one() {
+    // Each reading by itself could be: a day's worth under an unsure clock.
+    let readings: Vec<_> = (0..200)
+        .map(|day| unsure(reading(at(0), day * 500_000_000)))
+        .collect();
+    let (world, id) = receipt_of(&readings);
+    assert_eq!(world.receipt(id).energy_mwh.0, 0, "ten hours have passed");
+
+    // So could each session by itself: what is the meter's slack.
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    world.take(0, &mut one, vec![Report::default().fact()]);
+    for _ in 0..500 {
+        let id = world.session_id();
+        let facts = vec![
+            opened(id, None),
+            started(id, reading(T0, 0)),
+            ended(id, Some(reading(T0, 250_000))),
+        ];
+        world.take(0, &mut one, facts);
+    }
+    assert!(billed_mwh(&world) < 4 * 250_000, "{}", billed_mwh(&world));
+}
+
+#[test]
+fn three_days_alone_with_an_unsure_clock_are_billed_in_full() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    world.take(0, &mut one, vec![Report::default().fact()]);
+    world.later(72 * HOUR);
+    // Two sessions of a day and a half each at 20 kW, by a clock that began at 1970.
+    let mut records = Vec::new();
+    for n in 0..2 {
+        let id = world.session_id();
+        let hour = |h: i64| UnixMs((36 * n + h) * HOUR);
+        let step = 20_000_000;
+        let mut facts = vec![
+            (hour(0), opened(id, None)),
+            (hour(0), started(id, unsure(reading(hour(0), 0)))),
+        ];
+        facts.extend((1..36).map(|h: i64| {
+            let register = step * h.unsigned_abs();
+            (hour(h), checkpoint(id, unsure(reading(hour(h), register))))
+        }));
+        let last = unsure(reading(hour(35), 35 * step));
+        facts.push((hour(35), ended(id, Some(last))));
+        for (at, fact) in facts {
+            let mut record = one.record(at, fact);
+            record.quality = TimeQuality::Unsure;
+            records.push(record);
+        }
+    }
+    world.run(0, &one.run(records));
+    assert_eq!(billed_mwh(&world), 2 * 35 * 20_000_000);
+    assert!(world.evidence().is_empty(), "{:?}", world.evidence());
+}
+
+#[test]
+fn a_late_record_buys_no_more_than_the_time_since_the_acceptance() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let end = world.now;
+    world.take(
+        0,
+        &mut one,
+        vec![ended(id, Some(unsure(reading(end, 1_000_000))))],
+    );
+    for n in 1..100_u64 {
+        let reading = unsure(reading(end, 1_000_000 + n * 400_000_000));
+        world.take(0, &mut one, vec![checkpoint(id, reading)]);
+    }
+    assert!(world.adjustments(id).list.is_empty());
+}
+
+#[test]
+fn a_connector_is_believed_as_far_as_it_is_sold_or_enrolled() {
+    use central_core::decide::{Announcement, Command};
+    for (max_kw, claimed_ma, phases, volts, most_kw) in [
+        (None, u32::MAX, u8::MAX, u16::MAX, 4_000),
+        (None, 3_000_000, 1, 1_250, 3_750),
+        (Some(22), 3_000_000, 1, 1_250, 22),
+        (Some(22), 16_000, 3, 230, 11),
+    ] {
+        let mut world = World::new(1);
+        let mut one = Cabinet::new("CP-1", "e1");
+        world.run(
+            0,
+            &Command::Announce(Announcement {
+                at: T0,
+                cps: vec![one.id.clone()],
+                revoked: false,
+                site: None,
+                time_zone: None,
+                max_kw,
+            }),
+        );
+        let Command::Sync(cp, mut sync) = one.sync() else {
+            panic!("a sync")
+        };
+        sync.connectors[0].max_ma = MilliAmp(claimed_ma);
+        sync.connectors[0].phases = phases;
+        sync.connectors[0].volts = volts;
+        let claimed_kw = sync.connectors[0].power_max().0 / 1_000_000;
+        let sync = Command::Sync(cp, sync);
+        assert!(world.run(0, &sync));
+        // Told once, and not with every sync.
+        world.run(0, &sync);
+        let told = u64::from(claimed_kw > most_kw);
+        assert_eq!(world.spool(&one).anomalies, told, "{:?}", world.evidence());
+        let present = world.state(0).charge_point(&one.id).unwrap();
+        let believed = &present.value.connectors[0];
+        let kw = believed.power_max().0 / 1_000_000;
+        assert!(kw <= most_kw && kw + 1 >= most_kw, "{believed:?}");
+        // Its records are taken in, and what is beyond is not billed.
+        let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
+        world.later(HOUR);
+        let good = most_kw * 1_000_000;
+        let facts = vec![
+            accepted(id),
+            started(id, reading(at(0), 0)),
+            checkpoint(id, reading(at(59), good * 9 / 10)),
+            ended(id, Some(reading(at(60), GWH))),
+        ];
+        world.take(0, &mut one, facts);
+        assert_eq!(world.receipt(id).energy_mwh.0, good * 9 / 10);
+        assert!(world.receipt(id).flags.contains(&Flag::RegisterJumped));
+    }
 }

@@ -789,3 +789,75 @@ fn a_meter_that_is_another_each_time_does_not_make_a_session_grow_for_ever() {
     assert!(receipt.flags.contains(&Flag::MeterReset));
     assert!(world.ledger.last().unwrap().len() < 64 * 1024);
 }
+
+#[test]
+fn evidence_has_an_allowance_a_day_and_energy_is_not_part_of_it() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let flood = |world: &mut World, one: &mut Cabinet, runs: usize| {
+        for _ in 0..runs {
+            let anomaly = || EdgeFact::Anomaly {
+                connector: None,
+                session_id: None,
+                what: "x".repeat(15_000),
+            };
+            world.take(0, one, (0..16).map(|_| anomaly()).collect());
+        }
+    };
+    let kept = |world: &World| -> usize {
+        let evidence = world.evidence();
+        evidence.iter().map(|e| e.why.len() + e.raw.len()).sum()
+    };
+    flood(&mut world, &mut one, 10);
+    let at_first = kept(&world);
+    assert!((1_000_000..1_100_000).contains(&at_first), "{at_first}");
+    assert_eq!(world.spool(&one).anomalies, 160, "all are counted");
+    let last = world.evidence().pop().unwrap();
+    assert!(last.why.contains("used up"), "{}", last.why);
+    flood(&mut world, &mut one, 10);
+    assert_eq!(kept(&world), at_first);
+    assert_eq!(world.spool(&one).anomalies, 320);
+
+    // Energy is taken in as ever, and a register that is not billed is kept in words.
+    let now = world.later(HOUR);
+    let facts = vec![
+        checkpoint(id, reading(now, 11_000_000)),
+        checkpoint(id, reading(now, 900_000_000_000)),
+        ended(id, Some(reading(now, 11_000_000))),
+    ];
+    world.take(0, &mut one, facts);
+    assert_eq!(world.receipt(id).energy_mwh.0, 10_000_000);
+    let last = world.evidence().pop().unwrap();
+    assert!(
+        last.why.contains("stood at 900000000000 mWh"),
+        "{}",
+        last.why
+    );
+
+    // The next day has its own.
+    world.later(24 * HOUR);
+    flood(&mut world, &mut one, 1);
+    assert!(kept(&world) > at_first + 200_000);
+}
+
+#[test]
+fn a_charge_point_opens_so_many_stores_a_day_and_another_on_the_next() {
+    let (mut world, _, _) = World::with_charge_points(1);
+    let mut last = None;
+    for n in 0..200 {
+        let store = Cabinet::new("CP-1", &format!("flood-{n}"));
+        world.run(0, &store.sync());
+        last = Some(store);
+    }
+    let known = world.state(0).spools_of(&cp_id("CP-1")).count();
+    assert_eq!(known, central_core::model::Spool::OPENED_PER_DAY_MAX);
+    let last = last.unwrap();
+    let obeyed = |world: &World| {
+        let present = world.state(0).charge_point(&last.id).unwrap();
+        present.value.epoch == last.epoch
+    };
+    assert!(!obeyed(&world));
+    world.later(24 * HOUR);
+    world.run(0, &last.sync());
+    assert!(obeyed(&world));
+}

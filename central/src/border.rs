@@ -19,7 +19,8 @@ use ev_contract::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
         HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
         ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
-        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffSetRequest, UptimeRequest,
+        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRmRequest,
+        TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -327,6 +328,7 @@ to_central!(
     SessionAdjustRequest,
     DriverBlockRequest,
     TariffSetRequest,
+    TariffRmRequest,
     TariffLsRequest,
     AuditRequest,
     EventsRequest,
@@ -495,7 +497,18 @@ impl Reader<'_> {
                     let wish = Wish::SetTariff {
                         tariff: r.tariff_id.parse()?,
                         scope: r.scope,
+                        from: r.from.map(UnixMs),
                         terms: r.terms,
+                    };
+                    self.request(&r.request_id, r.expires_at, wish)
+                }),
+            ),
+            "tariff_rm" => (
+                "tariff_rm",
+                self.read::<TariffRmRequest>().and_then(|r| {
+                    let wish = Wish::RemoveTariff {
+                        scope: r.scope,
+                        scheduled_only: r.scheduled_only,
                     };
                     self.request(&r.request_id, r.expires_at, wish)
                 }),

@@ -3,7 +3,7 @@
 use ev_contract::{
     v1::{
         CpActRequest, DriverBlockRequest, LimitsRequest, OpStartRequest, SessionAdjustRequest,
-        SessionEndRequest, StartRequest, StopRequest, TariffSetRequest,
+        SessionEndRequest, StartRequest, StopRequest, TariffRmRequest, TariffSetRequest,
     },
     wire::{self, EncodeError, Encoding, Tag},
 };
@@ -39,6 +39,8 @@ pub enum Command {
     DriverUnblock(DriverBlockRequest),
     /// An operator sets prices.
     TariffSet(TariffSetRequest),
+    /// An operator takes prices back.
+    TariffRm(TariffRmRequest),
 }
 
 impl Command {
@@ -84,6 +86,7 @@ impl Command {
             Self::DriverBlock(_) => "driver_block",
             Self::DriverUnblock(_) => "driver_unblock",
             Self::TariffSet(_) => "tariff_set",
+            Self::TariffRm(_) => "tariff_rm",
         }
     }
 
@@ -101,6 +104,7 @@ impl Command {
             Self::SessionAdjust(r) => (&r.request_id, r.expires_at),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => (&r.request_id, r.expires_at),
             Self::TariffSet(r) => (&r.request_id, r.expires_at),
+            Self::TariffRm(r) => (&r.request_id, r.expires_at),
         }
     }
 
@@ -118,6 +122,7 @@ impl Command {
             Self::SessionAdjust(r) => (&mut r.request_id, &mut r.expires_at),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => (&mut r.request_id, &mut r.expires_at),
             Self::TariffSet(r) => (&mut r.request_id, &mut r.expires_at),
+            Self::TariffRm(r) => (&mut r.request_id, &mut r.expires_at),
         };
         id.clone_into(request_id);
         *expires_at = expiry;
@@ -148,6 +153,7 @@ impl Command {
             Self::SessionAdjust(r) => wire::encode(r, PACK),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => wire::encode(r, PACK),
             Self::TariffSet(r) => wire::encode(r, PACK),
+            Self::TariffRm(r) => wire::encode(r, PACK),
         }
     }
 
@@ -164,7 +170,7 @@ impl Command {
             Self::SessionEnd(r) => (None, None, None, Some(&r.session_id)),
             Self::SessionAdjust(r) => (None, None, None, Some(&r.session_id)),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => (Some(&r.driver_id), None, None, None),
-            Self::TariffSet(_) => (None, None, None, None),
+            Self::TariffSet(_) | Self::TariffRm(_) => (None, None, None, None),
         };
         About {
             request_id: Some(self.stamp().0.to_owned()),
@@ -199,6 +205,7 @@ impl Command {
             Self::DriverBlock(r) => format!("blocking driver {}", r.driver_id),
             Self::DriverUnblock(r) => format!("unblocking driver {}", r.driver_id),
             Self::TariffSet(r) => format!("setting tariff {}", r.tariff_id),
+            Self::TariffRm(r) => format!("taking back the tariff of {}", r.scope),
         }
     }
 }

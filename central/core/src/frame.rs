@@ -21,13 +21,13 @@ use crate::{
     codec::{Bad, Coded, Got, Interner, Kept, Reader, Writer},
     keys::{Asker, EventId, Key},
     model::{
-        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session,
-        Spool,
+        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request,
+        ScopeTariffs, Session, Spool,
     },
 };
 
 /// What a frame begins with; the digit is the version of the format.
-pub const MAGIC: &[u8; 4] = b"EVF2";
+pub const MAGIC: &[u8; 4] = b"EVF3";
 /// Bytes of the hash that a frame carries: a disk or a network that changes a bit goes unnoticed
 /// once in four thousand million times; the digest finds that, too.
 pub(crate) const CHECK_BYTES: usize = 4;
@@ -210,7 +210,7 @@ pub enum Write {
     /// See [`Key::Tariff`].
     Tariff(Arc<Tariff>),
     /// See [`Key::TariffScope`].
-    TariffScope(TariffScope, Arc<Tariff>),
+    TariffScope(TariffScope, Arc<ScopeTariffs>),
     /// See [`Key::Enrolment`].
     Enrolment(CpId, Enrolment),
     /// Writes [`Key::Horizon`] and removes what it names.
@@ -663,9 +663,9 @@ impl Write {
                 value.put(w);
             }
             Self::Tariff(tariff) => tariff.put(w),
-            Self::TariffScope(scope, tariff) => {
+            Self::TariffScope(scope, tariffs) => {
                 scope.put(w);
-                tariff.put(w);
+                tariffs.put(w);
             }
             Self::Enrolment(cp, value) => {
                 cp.put(w);

@@ -13,13 +13,13 @@ use ev_contract::{
 use crate::{
     codec::{Bad, Coded, Got, Kept, Reader, Writer},
     frame::{Basis, CHECK_BYTES, check, seal},
-    model::{Adjustments, Horizon, Request, Session},
+    model::{Adjustments, Horizon, Request, ScopeTariffs, Session},
     state::{Cabinet, Entry, Few, Person, RequestKey, State},
 };
 
 /// What a snapshot begins with; the digit is the version of the format. A build that does not know
 /// it passes the snapshot over, and stops at the first frame that it cannot read.
-pub const MAGIC: &[u8; 4] = b"EVS3";
+pub const MAGIC: &[u8; 4] = b"EVS4";
 
 /// Bytes that are no snapshot which this build can read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +37,7 @@ pub struct Frozen {
     people: Vec<(DriverId, Arc<Person>)>,
     requests: Vec<(RequestKey, Entry<Arc<Request>>)>,
     tariffs: BTreeMap<TariffId, Entry<Arc<Tariff>>>,
-    tariff_scopes: BTreeMap<TariffScope, Entry<Arc<Tariff>>>,
+    tariff_scopes: BTreeMap<TariffScope, Entry<Arc<ScopeTariffs>>>,
     horizon: Option<Entry<Horizon>>,
 }
 

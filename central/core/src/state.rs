@@ -22,8 +22,8 @@ use crate::{
     frame::{Basis, Decoded, Decoder, Digest, Forget, Frame, Kind, Record, UnreadableFrame, Write},
     keys::{Asker, EventId, Key},
     model::{
-        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session,
-        Spool,
+        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request,
+        ScopeTariffs, Session, Spool,
     },
 };
 
@@ -134,7 +134,7 @@ pub struct State {
     pub(crate) people: HashMap<DriverId, Arc<Person>>,
     pub(crate) requests: HashMap<RequestKey, Entry<Arc<Request>>>,
     pub(crate) tariffs: BTreeMap<TariffId, Entry<Arc<Tariff>>>,
-    pub(crate) tariff_scopes: BTreeMap<TariffScope, Entry<Arc<Tariff>>>,
+    pub(crate) tariff_scopes: BTreeMap<TariffScope, Entry<Arc<ScopeTariffs>>>,
     pub(crate) horizon: Option<Entry<Horizon>>,
     // Derived from the above; kept so that questions need no search, and pages have an order.
     cabinets_by_id: BTreeSet<CpId>,
@@ -309,9 +309,9 @@ impl State {
         self.tariffs.get(id)
     }
 
-    /// The tariff of a scope.
+    /// The tariffs of a scope.
     #[must_use]
-    pub fn tariff_scope(&self, scope: &TariffScope) -> Option<&Entry<Arc<Tariff>>> {
+    pub fn tariff_scope(&self, scope: &TariffScope) -> Option<&Entry<Arc<ScopeTariffs>>> {
         self.tariff_scopes.get(scope)
     }
 
@@ -412,7 +412,7 @@ impl State {
     }
 
     /// Tariffs by scope.
-    pub fn tariff_scopes(&self) -> impl Iterator<Item = (&TariffScope, &Tariff)> + '_ {
+    pub fn tariff_scopes(&self) -> impl Iterator<Item = (&TariffScope, &ScopeTariffs)> + '_ {
         self.tariff_scopes.iter().map(|(s, e)| (s, &*e.value))
     }
 
@@ -566,9 +566,9 @@ impl State {
                 let new = by.entry(old, Arc::clone(tariff));
                 self.tariffs.insert(tariff.tariff_id.clone(), new);
             }
-            Write::TariffScope(scope, tariff) => {
+            Write::TariffScope(scope, tariffs) => {
                 let old = self.tariff_scopes.get(scope);
-                let new = by.entry(old, Arc::clone(tariff));
+                let new = by.entry(old, Arc::clone(tariffs));
                 self.tariff_scopes.insert(scope.clone(), new);
             }
             Write::Forget(forget) => self.forget(forget, by.version, by.pos),

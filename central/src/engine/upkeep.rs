@@ -62,8 +62,11 @@ impl Engine {
         self.litter = Vec::new();
         let now = wall();
         let state = self.log.state();
-        for (_, tariff) in state.tariff_scopes() {
-            self.metrics.currency(&tariff.terms.currency);
+        for (_, tariffs) in state.tariff_scopes() {
+            let scheduled = tariffs.scheduled.iter().map(|(_, tariff)| tariff);
+            for tariff in tariffs.current.iter().chain(scheduled) {
+                self.metrics.currency(&tariff.terms.currency);
+            }
         }
         let mut orders = Vec::new();
         let mut receipts = Vec::new();

@@ -28,9 +28,10 @@ pub(super) struct Ended {
 /// Ends an open session: writes its receipt and frees connector and driver. The only place where a
 /// session becomes ended.
 pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, ended: Ended) {
-    let meter = match session.stage {
-        Stage::Energy { meter, .. } | Stage::Standing { meter, .. } => Some(meter),
-        Stage::Ordered | Stage::Taken { .. } => None,
+    let (meter, ended_by) = match session.stage {
+        Stage::Energy { meter, .. } => (Some(meter), None),
+        Stage::Standing { meter, reason, .. } => (Some(meter), Some(reason)),
+        Stage::Ordered | Stage::Taken { .. } => (None, None),
         Stage::Ended { .. } => return,
     };
     let mut connector = tx.connector_to_change(&session.cp, session.connector);
@@ -48,15 +49,21 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
         tx.put(Write::Driver(id, driver));
     }
     let started_at = meter.as_ref().map(|m| m.started_at);
-    let (meters, periods) = meter.map_or_else(Default::default, |m| (m.spans, m.periods));
     // Times come from different clocks; a receipt never ends before it began.
     let energy_ended_at =
         started_at.map(|from| ended.energy_ended_at.unwrap_or(ended.ended_at).max(from));
     let ended_at = ended
         .ended_at
         .max(energy_ended_at.unwrap_or(session.accepted_at));
+    let terms = &session.tariff.terms;
+    // What ended energy says whether the car stood for the fee, not what ended the session.
+    let idle_s = meter.as_ref().map_or(0, |meter| {
+        let ended = energy_ended_at.zip(ended_by.as_ref());
+        pricing::stood_s(terms, meter, ended, ended_at)
+    });
+    let (meters, periods) = meter.map_or_else(Default::default, |m| (m.spans, m.periods));
     let bill = pricing::bill(
-        &session.tariff.terms,
+        terms,
         Ending {
             number,
             operator: Arc::clone(&ctx.settings.operator_name),
@@ -69,6 +76,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
             started_at,
             energy_ended_at,
             ended_at,
+            idle_s,
             meters,
             periods,
         },
@@ -97,7 +105,13 @@ pub(super) fn total_after(bill: &Bill, adjustments: &Adjustments) -> Amount {
     adjustments.list.last().map_or(bill.total, |a| a.total)
 }
 
-/// Appends an adjustment, its amount rounded by itself: the receipt before it stays.
+/// The energy of a receipt with what was corrected since.
+pub(super) fn energy_after(bill: &Bill, adjustments: &Adjustments) -> Mwh {
+    let added: i64 = adjustments.list.iter().map(|a| a.energy_mwh).sum();
+    Mwh(bill.energy_mwh.0.saturating_add_signed(added))
+}
+
+/// Appends an adjustment; the receipt before it stays.
 pub(super) fn adjust(
     ctx: Ctx<'_>,
     session: &Session,
@@ -105,7 +119,7 @@ pub(super) fn adjust(
     adjustments: &mut Adjustments,
     correction: Correction<'_>,
 ) {
-    let amount = pricing::cents(correction.amount);
+    let amount = correction.amount.owed(session.tariff.terms.currency);
     let total = total_after(bill, adjustments);
     let n = u32::try_from(adjustments.list.len())
         .unwrap_or(u32::MAX)

@@ -8,7 +8,7 @@ use ev_contract::{
     connector::Phase,
     ids::{ConnectorId, CpId, SessionId},
     time::UnixMs,
-    units::{Amount, Mwh},
+    units::Mwh,
     v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading},
 };
 
@@ -235,6 +235,7 @@ fn fact(
             }
             open_at_edge(
                 tx,
+                ctx,
                 run,
                 Opened {
                     id: *session_id,
@@ -413,7 +414,12 @@ struct Opened {
     at: UnixMs,
 }
 
-fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
+fn open_at_edge(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    opened: Opened,
+) -> Result<(), Unusable> {
     known_connector(tx, &run.cp, opened.connector)?;
     let Some(present) = tx.charge_point(&run.cp) else {
         return Err("the charge point has not presented itself".into());
@@ -421,7 +427,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
     let tariff = if opened.origin == Origin::Free {
         pricing::free_tariff()
     } else {
-        tariff_at(tx, &run.cp, &present).ok()
+        tariff_at(tx, ctx, &run.cp, &present).ok()
     };
     let Some(tariff) = tariff else {
         return Err("no tariff applies".into());
@@ -492,6 +498,7 @@ fn meter_into(
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let now = ctx.now.wall;
+    let patience_ms = pricing::patience_ms(&session.tariff.terms);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
             if let Some(reading) = reading {
@@ -513,10 +520,34 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
-            metering::read(meter, &mut session.flags, reading?, *current, now, can)
+            let Some(reading) = reading else {
+                // When it went on is not known: at the last reading it still paused.
+                if let (Some(patience_ms), true) = (patience_ms, *current != Phase::SuspendedEv) {
+                    meter.end_pause(patience_ms);
+                }
+                return None;
+            };
+            metering::read(
+                meter,
+                &mut session.flags,
+                reading,
+                *current,
+                now,
+                can,
+                patience_ms,
+            )
         }
         Stage::Standing { meter, .. } => {
-            metering::read(meter, &mut session.flags, reading?, Phase::Idle, now, can)
+            let phase = Phase::Idle;
+            metering::read(
+                meter,
+                &mut session.flags,
+                reading?,
+                phase,
+                now,
+                can,
+                patience_ms,
+            )
         }
         Stage::Ended { .. } => None,
     }
@@ -545,9 +576,14 @@ fn energy_ended(
 ) -> Option<Flag> {
     let odd = meter_into(tx, ctx, &mut session, None, reading);
     if let Stage::Energy { meter, .. } = &session.stage {
+        let mut meter = meter.clone();
+        // A pause up to the end of energy goes over into standing after it.
+        if let Some(patience_ms) = pricing::patience_ms(&session.tariff.terms) {
+            meter.end_pause(patience_ms);
+        }
         session.stage = Stage::Standing {
-            meter: meter.clone(),
             energy_ended_at: at.max(meter.last_at),
+            meter,
             reason: reason.clone(),
         };
     }
@@ -628,27 +664,13 @@ fn late(
     let at = metering::believable(reading.at, ctx.now.wall);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
-        // Central saw no energy begin: the meter counts from here, and the start is due.
+        // Central saw no energy begin: the meter counts from here.
         adjustments.meter = Some(MeterSpan {
             meter_id: reading.meter_id.clone(),
             meter_epoch: reading.meter_epoch,
             from_mwh: reading.register_mwh,
             to_mwh: reading.register_mwh,
         });
-        if !terms.start_fee.0.is_zero() {
-            finish::adjust(
-                ctx,
-                session,
-                receipt,
-                &mut adjustments,
-                Correction {
-                    by: "central",
-                    reason: "energy had begun, as a late record says".into(),
-                    energy_mwh: 0,
-                    amount: terms.start_fee,
-                },
-            );
-        }
         tx.put(Write::Adjustments(session.id, Arc::new(adjustments)));
         return Ok(());
     };
@@ -689,7 +711,8 @@ fn late(
         }
         _ => added,
     };
-    let amount: Amount = pricing::energy_amount(terms, energy);
+    let before = finish::energy_after(receipt, &adjustments);
+    let amount = pricing::added(terms, receipt, before, before.saturating_add(energy));
     finish::adjust(
         ctx,
         session,

@@ -579,7 +579,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"67e14c4c95765008bd39e8b58dbc7f1b"
+        *"e9c3d03e749dd022e71cc24d954d0165"
     );
 }
 

@@ -10,7 +10,7 @@ use ev_contract::{
     connector::{FaultEffect, Service},
     ids::ConnectorId,
     limits::{CLOCK_TOLERANCE_MS, REQUEST_LIFE_MS_MAX},
-    v1::{LimitsRequest, Reach, TariffScope},
+    v1::{LimitsRequest, PriceComponent, Reach, TariffScope},
 };
 
 use crate::harness::*;
@@ -682,11 +682,9 @@ fn what_was_expired_stays_expired_and_what_was_accepted_stays_accepted() {
 #[test]
 fn the_narrowest_tariff_applies_and_is_pinned() {
     let (mut world, mut one, _) = World::with_charge_points(1);
-    let price = |text: &str| {
-        let mut terms = terms();
-        terms.price_per_kwh = text.parse().unwrap();
-        terms
-    };
+    let energy_price =
+        |tariff: &ev_contract::v1::Tariff| tariff.terms.price(PriceComponent::Energy).to_string();
+    let price = |text: &str| terms().with(PriceComponent::Energy, text.parse().unwrap());
     let site = ev_contract::ids::SiteId::new("hafen").unwrap();
     let mut last = String::from("0.49");
     for (n, (scope, text)) in [
@@ -698,27 +696,21 @@ fn the_narrowest_tariff_applies_and_is_pinned() {
     .enumerate()
     {
         let id = world.charging(&mut one, "alice", &format!("r{n}"));
-        assert_eq!(
-            world.session(id).tariff.terms.price_per_kwh.to_string(),
-            last
-        );
+        assert_eq!(energy_price(&world.session(id).tariff), last);
         world.ask(
             0,
             &set_tariff(&format!("t{n}"), "day", scope.clone(), price(text)),
         );
         // Set while it runs: it keeps what it had.
         world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_050_000)))]);
-        assert_eq!(
-            world.receipt(id).tariff.terms.price_per_kwh.to_string(),
-            last
-        );
+        assert_eq!(energy_price(&world.receipt(id).tariff), last);
         if scope != TariffScope::Default {
             last = text.to_owned();
         }
     }
     let id = world.charging(&mut one, "alice", "last");
     let tariff = &world.session(id).tariff;
-    assert_eq!(tariff.terms.price_per_kwh.to_string(), "0.29");
+    assert_eq!(energy_price(tariff), "0.29");
     assert_eq!(tariff.version, 3, "each setting is a version of its own");
 }
 

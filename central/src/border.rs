@@ -356,7 +356,7 @@ impl Reader<'_> {
     }
 
     fn request(&self, id: &str, expires_at: i64, wish: Wish) -> Result<Question, Unread> {
-        if !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
+        if !wish.is_stop() && !EXPIRES_AT_MS_RANGE.contains(&expires_at) {
             return Err(Code::InvalidTime
                 .about(&format!("expires_at {expires_at}"))
                 .into());
@@ -911,6 +911,35 @@ mod tests {
                 Ignored::ReplyElsewhere,
                 "{elsewhere}"
             );
+        }
+    }
+
+    #[test]
+    fn no_time_is_implausible_for_a_stop() {
+        let code = |subject: &str, body: &str| {
+            let asked = read(&message(subject, Some("_R_.a.b"), body)).unwrap();
+            asked.question.err().map(|problem| problem.code)
+        };
+        let id = "0190a0b0-1111-7222-8333-444455556666";
+        for expires_at in [0, -1, 30_000, i64::MIN, i64::MAX] {
+            let body = |write_off: bool| {
+                format!(
+                    r#"{{"request_id":"r","expires_at":{expires_at},"session_id":"{id}","reason":"x","write_off":{write_off},"cp_id":"CP-1"}}"#
+                )
+            };
+            let (driver, operator) = ("ev.v1.driver.alice", "ev.v1.op.olga");
+            assert_eq!(code(&format!("{driver}.stop"), &body(false)), None);
+            assert_eq!(code(&format!("{operator}.session_end"), &body(false)), None);
+            for (subject, write_off) in [
+                (format!("{driver}.start"), false),
+                (format!("{operator}.session_end"), true),
+            ] {
+                assert_eq!(
+                    code(&subject, &body(write_off)),
+                    Some(Code::InvalidTime),
+                    "{subject} {expires_at}"
+                );
+            }
         }
     }
 

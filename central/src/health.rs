@@ -33,6 +33,8 @@ pub struct Health {
     pub turned_at: Instant,
     /// Since when a frame has been under way, if one is.
     pub frame_since: Option<Instant>,
+    /// What is wrong with this host's clock, in words.
+    pub clock_off: Option<String>,
 }
 
 impl Health {
@@ -54,6 +56,7 @@ impl Health {
             connected: false,
             turned_at: Instant::now(),
             frame_since: None,
+            clock_off: None,
         }
     }
 
@@ -63,10 +66,17 @@ impl Health {
         self.turned_at.elapsed() < Self::ALIVE_WITHIN
     }
 
+    /// Whether this replica takes questions.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.stage == Stage::Serving && self.clock_off.is_none()
+    }
+
     /// Why this replica does not answer; none when it does.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         match &self.stage {
+            Stage::Barrier | Stage::Serving if self.clock_off.is_some() => self.clock_off.clone(),
             Stage::Replaying { applied, target } => {
                 Some(format!("reading the ledger: {applied} of {target}"))
             }

@@ -8,7 +8,8 @@ use std::{
 
 use central_core::view::{Beat, Heard};
 use ev_contract::{
-    ids::{CpId, Epoch},
+    codes::Code,
+    ids::{BootId, CpId, Epoch},
     limits::OFFLINE_AFTER_MS,
     time::UnixMs,
     v1::{Heartbeat, Reach},
@@ -34,7 +35,10 @@ struct Ear {
     wall: UnixMs,
     /// When its agent began.
     started_at: Option<UnixMs>,
-    other_epoch: Option<Box<(Epoch, Instant)>>,
+    /// The start of its agent that spoke last.
+    boot: Option<BootId>,
+    /// The one that spoke before, and when it last spoke again after it was replaced.
+    before: Option<Box<(BootId, Option<Instant>)>>,
     /// Since when it is in reach.
     since: UnixMs,
     /// When it was last out of reach and came back.
@@ -51,11 +55,26 @@ impl Ear {
             heard_at: now,
             wall,
             started_at: None,
-            other_epoch: None,
+            boot: None,
+            before: None,
             since: wall,
             cut: None,
             told: None,
         }
+    }
+
+    /// Which start of its agent speaks. A restart replaces one by another; two that speak by turns are two
+    /// agents.
+    fn hears_boot(&mut self, boot: BootId, now: Instant) {
+        let Some(last) = self.boot.replace(boot).filter(|last| *last != boot) else {
+            return;
+        };
+        let again = match self.before.take() {
+            Some(before) if before.0 == boot => Some(now),
+            Some(before) => before.1,
+            None => None,
+        };
+        self.before = Some(Box::new((last, again)));
     }
 
     /// It is heard again. Says whether it was out of reach before.
@@ -133,6 +152,8 @@ pub struct Hearing {
     /// In boxes: a table has room that nobody is in.
     ears: HashMap<CpId, Box<Ear>>,
     versions: HashSet<Arc<str>>,
+    /// When an agent spoke last that says itself that another one is obeyed as this charge point.
+    others: HashMap<CpId, (Instant, UnixMs)>,
     swept_at: Option<Instant>,
 }
 
@@ -144,6 +165,7 @@ impl Hearing {
             since: Instant::now(),
             ears: HashMap::new(),
             versions: HashSet::new(),
+            others: HashMap::new(),
             swept_at: None,
         }
     }
@@ -157,6 +179,11 @@ impl Hearing {
         texts: impl FnOnce(&CpId) -> Option<(&'t CpId, &'t Epoch)>,
     ) -> bool {
         let now = Instant::now();
+        let in_use = Code::IdentityInUse.as_str();
+        if heartbeat.health.iter().any(|code| code == in_use) {
+            self.hear_other(heartbeat.cp_id, now, wall);
+            return false;
+        }
         if !self.has_room_for(&heartbeat.cp_id, now) {
             return false;
         }
@@ -184,15 +211,7 @@ impl Hearing {
                 (true, shared(known), ear)
             }
         };
-        ear.other_epoch = match &ear.beat {
-            Some(last) if last.epoch != heartbeat.epoch && !was_away => {
-                Some(Box::new((last.epoch.clone(), now)))
-            }
-            Some(_) | None => ear
-                .other_epoch
-                .take()
-                .filter(|other| now - other.1 < OFFLINE_AFTER),
-        };
+        ear.hears_boot(heartbeat.boot, now);
         ear.started_at = ear
             .started_at
             .filter(|at| at.ms_since(started_at).abs() <= SAME_START_MS)
@@ -207,6 +226,16 @@ impl Hearing {
             connectors: heartbeat.connectors.into(),
         });
         was_away
+    }
+
+    /// What is not obeyed is no sign of the charge point's life.
+    fn hear_other(&mut self, cp: CpId, now: Instant, wall: UnixMs) {
+        if self.others.len() >= EARS_MAX {
+            self.others.retain(|_, (at, _)| now - *at <= OFFLINE_AFTER);
+        }
+        if self.others.len() < EARS_MAX {
+            self.others.insert(cp, (now, wall));
+        }
     }
 
     fn version(&mut self, text: String) -> Arc<str> {
@@ -286,14 +315,13 @@ impl Hearing {
         self.ears.get(cp)?.started_at
     }
 
-    /// Whether a charge point's heartbeats name two epochs: two agents with one identity, or a copied
-    /// disk.
+    /// Whether a charge point has two agents: two starts speak by turns, or one says that it is not
+    /// obeyed.
     #[must_use]
     pub fn has_two_agents(&self, cp: &CpId) -> bool {
-        self.ears
-            .get(cp)
-            .and_then(|ear| ear.other_epoch.as_ref())
-            .is_some_and(|other| other.1.elapsed() < OFFLINE_AFTER)
+        let lately = |at: Instant| at.elapsed() < OFFLINE_AFTER;
+        let by_turns = self.ears.get(cp).and_then(|ear| ear.before.as_ref()?.1);
+        by_turns.is_some_and(lately) || self.others.get(cp).is_some_and(|(at, _)| lately(*at))
     }
 }
 
@@ -325,6 +353,10 @@ impl Heard for Hearing {
         self.ears.get(cp).map(|ear| ear.wall)
     }
 
+    fn other_at(&self, cp: &CpId) -> Option<UnixMs> {
+        self.others.get(cp).map(|(_, wall)| *wall)
+    }
+
     fn since(&self, cp: &CpId) -> Option<UnixMs> {
         let ear = self.ears.get(cp)?;
         Some(match self.reach(cp) {
@@ -351,6 +383,7 @@ mod tests {
             "to": "central",
             "cp_id": "CP-001",
             "epoch": epoch,
+            "boot": "0000000000000001",
             "version": "1.0.0",
             "ts": 0,
             "uptime_s": 60,
@@ -379,6 +412,40 @@ mod tests {
         // Another epoch than is known is its own.
         assert!(!hearing.heartbeat(heartbeat("e-2"), AT, |_| Some((&cp, &epoch))));
         assert_eq!(epoch_of(&hearing, &cp).as_str(), "e-2");
+    }
+
+    #[test]
+    fn a_restart_is_no_second_agent_and_two_that_speak_by_turns_are_two() {
+        let cp: CpId = "CP-001".parse().unwrap();
+        let mut hearing = Hearing::new();
+        let mut says = |boot: u64, health: &[&str]| {
+            let beat = Heartbeat {
+                boot: BootId::from_number(boot),
+                health: health.iter().map(|&code| code.to_owned()).collect(),
+                ..heartbeat("e-1")
+            };
+            hearing.heartbeat(beat, AT, |_| None);
+            hearing.has_two_agents(&cp)
+        };
+        assert!(!says(1, &[]));
+        assert!(!says(2, &[]), "it was started anew");
+        assert!(!says(2, &[]));
+        assert!(!says(3, &[]), "and again");
+        assert!(says(2, &[]), "one that was replaced speaks again");
+    }
+
+    #[test]
+    fn an_agent_that_is_not_obeyed_is_no_sign_of_life_and_counts_as_a_second_one() {
+        let cp: CpId = "CP-001".parse().unwrap();
+        let mut hearing = Hearing::new();
+        let other = Heartbeat {
+            health: vec!["identity_in_use".into()],
+            ..heartbeat("e-1")
+        };
+        hearing.heartbeat(other, AT, |_| None);
+        assert!(hearing.last(&cp).is_none());
+        assert_eq!(hearing.reach(&cp), Reach::Unknown);
         assert!(hearing.has_two_agents(&cp));
+        assert_eq!(hearing.other_at(&cp), Some(AT));
     }
 }

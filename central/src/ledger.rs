@@ -8,12 +8,17 @@ use async_nats::{
     jetstream::{
         self,
         consumer::{DeliverPolicy, push},
+        response::Response,
         stream,
     },
 };
 use bytes::Bytes;
 use central_core::frame::{Decoded, Decoder, UnreadableFrame};
-use ev_contract::{streams::StreamDef, subjects};
+use ev_contract::{
+    streams::{self, StreamDef},
+    subjects,
+    time::UnixMs,
+};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
@@ -137,6 +142,8 @@ pub struct Entry {
     pub seq: u64,
     /// What it holds.
     pub bytes: Bytes,
+    /// When it landed, by the server's clock. Nothing is decided by it.
+    pub landed_at: UnixMs,
     /// The same, where it was decoded ahead.
     pub decoded: Option<Result<Decoded, UnreadableFrame>>,
 }
@@ -221,13 +228,17 @@ async fn read_once(
 }
 
 fn entry(message: jetstream::Message) -> anyhow::Result<Entry> {
-    let seq = message
+    let info = message
         .info()
         .map_err(|e| anyhow::anyhow!("{e}"))
-        .context("reading a message's position")?
-        .stream_sequence;
+        .context("reading a message's position")?;
+    let (seq, landed_ms) = (
+        info.stream_sequence,
+        info.published.unix_timestamp_nanos() / 1_000_000,
+    );
     Ok(Entry {
         seq,
+        landed_at: UnixMs(i64::try_from(landed_ms).unwrap_or_default()),
         bytes: message.message.payload,
         decoded: None,
     })
@@ -241,20 +252,34 @@ pub struct Extent {
     pub last: u64,
     /// How many messages up to there are gone. None ever goes by itself.
     pub removed: u64,
+    /// The server's time when it answered.
+    pub at: UnixMs,
 }
 
-/// Asks for the ledger's extent.
+/// Asks for the ledger's extent, and so for the server's time.
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn extent(stream: &stream::Stream) -> anyhow::Result<Extent> {
-    let state = stream
-        .get_info()
+pub async fn extent(js: &jetstream::Context) -> anyhow::Result<Extent> {
+    /// What async-nats has, and the time, which it leaves out.
+    #[derive(serde::Deserialize)]
+    struct Info {
+        state: stream::State,
+        ts: String,
+    }
+    let subject = format!("STREAM.INFO.{}", streams::LEDGER.name);
+    let answer = js
+        .request(subject, &serde_json::json!({}))
         .await
-        .context("asking for the ledger's extent")?
-        .state;
+        .context("asking for the ledger's extent")?;
+    let Info { state, ts } = match answer {
+        Response::Ok(info) => info,
+        Response::Err { error } => return Err(error).context("asking for the ledger's extent"),
+    };
+    let at: jiff::Timestamp = ts.parse().context("reading the server's time")?;
     Ok(Extent {
         last: state.last_sequence,
         removed: state.last_sequence.saturating_sub(state.messages),
+        at: UnixMs(at.as_millisecond()),
     })
 }

@@ -493,7 +493,7 @@ async fn prepare(
         }
         None => Log::default(),
     };
-    let extent = ledger::extent(&ledger).await?;
+    let extent = ledger::extent(js).await?;
     let applied = log.state().basis().seq;
     let alarm = if extent.removed > 0 {
         Some(Alarm::Removed {

@@ -77,9 +77,9 @@ pub struct ReceiptsPage {
     pub adjustments: bool,
     /// From where.
     pub begin: Begin,
-    /// Only sessions that ended from here on.
+    /// Only sessions that are filed from here on.
     pub from: Option<UnixMs>,
-    /// Only sessions that ended before this.
+    /// Only sessions that are filed before this.
     pub until: Option<UnixMs>,
     /// Only of this site.
     pub site: Option<SiteId>,
@@ -91,8 +91,9 @@ impl ReceiptsPage {
     /// Whether a receipt is asked for.
     #[must_use]
     pub fn wants(&self, receipt: &Receipt) -> bool {
-        self.from.is_none_or(|from| receipt.ended_at >= from)
-            && self.until.is_none_or(|until| receipt.ended_at < until)
+        let filed_at = receipt.filed_at();
+        self.from.is_none_or(|from| filed_at >= from)
+            && self.until.is_none_or(|until| filed_at < until)
             && self.site.as_ref().is_none_or(|s| receipt.site_id == *s)
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use central_core::decide::{Incoming, Run};
 use ev_contract::{
     codes::{Code, Problem},
-    ids::Epoch,
+    ids::{BootId, Epoch},
     limits::{EDGE_RECORD_BYTES_MAX, EVT_BYTES_MAX, EVT_RECORDS_MAX},
     v1::EvtRequest,
     wire::{self, CENTRAL, DecodeError, Encoding, Tag},
@@ -20,6 +20,7 @@ struct Head {
     _tag: Tag<EvtRequest>,
     to: String,
     epoch: Epoch,
+    boot: BootId,
     first: u64,
     from: u64,
 }
@@ -56,6 +57,7 @@ pub fn read(message: &async_nats::Message) -> Result<Run, (String, Problem)> {
     Ok(Run {
         cp,
         epoch: head.epoch,
+        boot: head.boot,
         first: head.first,
         from: head.from,
         records: raw.into_iter().map(incoming).collect(),
@@ -90,6 +92,7 @@ fn parts(payload: &Bytes, encoding: Encoding) -> Result<(Head, Vec<Bytes>), Deco
                 _tag: Tag::new(),
                 to: evt.to,
                 epoch: evt.epoch,
+                boot: evt.boot,
                 first: evt.first,
                 from: evt.from,
             };

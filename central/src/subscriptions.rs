@@ -120,10 +120,7 @@ async fn run(links: Links, shared: Arc<Shared>, mut health: watch::Receiver<Heal
 
 /// Waits until this replica serves or no longer does; `false` when the engine has ended.
 async fn until(health: &mut watch::Receiver<Health>, serving: bool) -> bool {
-    health
-        .wait_for(|h| (h.stage == Stage::Serving) == serving)
-        .await
-        .is_ok()
+    health.wait_for(|h| h.serves() == serving).await.is_ok()
 }
 
 /// What comes in by one subscription, and how much of it each asker may send.
@@ -587,6 +584,7 @@ impl Shared {
             tracing::warn!(cp = to, %error, "records not taken");
         }
         let answer = EvtReply {
+            aside: None,
             tag: Tag::new(),
             to,
             epoch: String::new(),

@@ -5,13 +5,20 @@
 //! only when every attempt got it was nothing delivered; a permission denied is silent for the
 //! asker and only seen as an event; a first connection is not retried by the library.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{ConnectErrorKind, StatusCode, Subscriber, connection::State};
 use ev_client::{Access, Denied, LinkEvent, Operation, Pauses};
 use ev_contract::{
     codes::{Code, Problem},
     limits::REQUEST_BYTES_MAX,
+    time::UnixMs,
     v1::{
         AuditReply, CpLsReply, DriverUpdate, ErrorReply, EventsReply, HistoryReply, ListReply,
         OpReply, ReceiptReply, ReceiptsReply, SessionLsReply, Status, StatusReply, TariffLsReply,
@@ -73,6 +80,8 @@ pub struct Client {
     nats: async_nats::Client,
     link: watch::Receiver<Link>,
     url: String,
+    /// See [`Client::clock_ms`].
+    clock_ms: Arc<AtomicI64>,
 }
 
 /// Why there is no answer.
@@ -211,6 +220,7 @@ impl Client {
                         nats,
                         link,
                         url: url.to_owned(),
+                        clock_ms: Arc::default(),
                     });
                 }
                 Ok(Err(error)) => error,
@@ -243,6 +253,14 @@ impl Client {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Central's clock less this host's, by the newest answer; 0 before the first. Central's clock
+    /// is ahead of that by as long as the answer was under way, so that no expiry which is stamped
+    /// by it lies too far ahead.
+    #[must_use]
+    pub fn clock_ms(&self) -> i64 {
+        self.clock_ms.load(Ordering::Relaxed)
     }
 
     /// What the server says about itself.
@@ -337,7 +355,11 @@ impl Client {
                         pause = (pause * 2).min(PAUSE_MAX);
                         continue;
                     }
-                    match read::<T>(&message, who, request_id) {
+                    let (heard, told_at) = read::<T>(&message, who, request_id);
+                    if let Some(ts) = told_at {
+                        self.clock_ms.store(ts.ms_since(wall_now()), Ordering::Relaxed);
+                    }
+                    match heard {
                         Heard::Answer(answer) => return Ok(answer),
                         Heard::Refusal(refusal) if !may_change_its_mind(&refusal) => {
                             return Err(NoAnswer::Refused(refusal));
@@ -489,23 +511,33 @@ struct Head {
     to: Option<String>,
     #[serde(default)]
     request_id: Option<String>,
+    #[serde(default)]
+    ts: Option<UnixMs>,
 }
 
-fn read<T: Reply>(message: &async_nats::Message, who: &Who, request_id: Option<&str>) -> Heard<T> {
+/// What a message says, and central's time in it where it answers us.
+fn read<T: Reply>(
+    message: &async_nats::Message,
+    who: &Who,
+    request_id: Option<&str>,
+) -> (Heard<T>, Option<UnixMs>) {
     let encoding = encoding_of(message);
-    read_bytes(&message.payload, encoding, who, request_id)
+    let head: Head = match wire::decode(&message.payload, encoding) {
+        Ok(head) => head,
+        Err(e) => return (Heard::Unreadable(e.to_string()), None),
+    };
+    let heard = read_bytes(&message.payload, encoding, &head, who, request_id);
+    let told_at = head.ts.filter(|_| !matches!(heard, Heard::NotForUs));
+    (heard, told_at)
 }
 
 fn read_bytes<T: Reply>(
     payload: &[u8],
     encoding: Encoding,
+    head: &Head,
     who: &Who,
     request_id: Option<&str>,
 ) -> Heard<T> {
-    let head: Head = match wire::decode(payload, encoding) {
-        Ok(head) => head,
-        Err(e) => return Heard::Unreadable(e.to_string()),
-    };
     let addressed = head.to.as_deref().is_none_or(|to| to == who.id());
     let answers = match (request_id, head.request_id.as_deref()) {
         (Some(asked), Some(answered)) => asked == answered,
@@ -557,6 +589,12 @@ fn refusal(problem: Option<Problem>, reason: Option<String>, about: About) -> Re
     }
 }
 
+/// This host's wall time.
+#[must_use]
+pub fn wall_now() -> UnixMs {
+    UnixMs(jiff::Timestamp::now().as_millisecond())
+}
+
 /// How a message is written.
 #[must_use]
 pub fn encoding_of(message: &async_nats::Message) -> Encoding {
@@ -576,7 +614,22 @@ mod tests {
     }
 
     fn heard(json: &str, request_id: Option<&str>) -> Heard<DriverUpdate> {
-        read_bytes(json.as_bytes(), Encoding::Json, &alice(), request_id)
+        heard_at(json, request_id).0
+    }
+
+    fn heard_at(json: &str, request_id: Option<&str>) -> (Heard<DriverUpdate>, Option<UnixMs>) {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(CONTENT_TYPE, wire::CONTENT_TYPE_JSON);
+        let message = async_nats::Message {
+            subject: "_INBOX.x".into(),
+            reply: None,
+            payload: json.to_owned().into(),
+            headers: Some(headers),
+            status: None,
+            description: None,
+            length: json.len(),
+        };
+        read(&message, &alice(), request_id)
     }
 
     #[test]
@@ -596,6 +649,19 @@ mod tests {
         assert!(matches!(heard(other, Some("r-1")), Heard::NotForUs));
         let other_type = r#"{"type":"status.reply","to":"alice","sessions":[],"ts":1}"#;
         assert!(matches!(heard(other_type, None), Heard::NotForUs));
+    }
+
+    #[test]
+    fn centrals_time_is_learned_from_its_answers_to_us_alone() {
+        let told = |to: &str, request: &str| {
+            let json = format!(
+                r#"{{"to":"{to}","request_id":"{request}","driver_id":"alice","cp_id":"CP-001","status":"accepted","ts":77}}"#
+            );
+            heard_at(&json, Some("r-1")).1
+        };
+        assert_eq!(told("alice", "r-1"), Some(UnixMs(77)));
+        assert_eq!(told("bob", "r-1"), None);
+        assert_eq!(told("alice", "r-2"), None);
     }
 
     #[test]

@@ -17,15 +17,15 @@ use ev_contract::{
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use serde::Serialize;
-use uuid::Uuid;
 
+pub use crate::client::wall_now;
 use crate::{
     client::{Client, NoAnswer, Reply},
     command::Command,
     failure::{About, Failure, Refusal},
     identity::Who,
     invocation::Invocation,
-    journal::{Found, Journal, Outcome, Prepared},
+    journal::{Found, Journal, Moment, Outcome, Prepared},
 };
 
 /// Most pages of a listing that are read to find one thing. At 200 rows a page that is further
@@ -132,9 +132,35 @@ impl Desk {
     /// # Errors
     /// When `named` belongs to another wish, or the disk refuses.
     pub fn prepare(&self, wish: &Command, named: Option<&RequestId>) -> Result<Prepared, Failure> {
-        let fresh = RequestId::new(Uuid::now_v7().to_string())
-            .map_err(|e| Failure::usage(e.to_string(), "give one with --request-id"))?;
-        self.journal.prepare(wish, named, &fresh, wall_now())
+        self.journal.prepare(wish, named, self.moment())
+    }
+
+    /// Now, by this host's clock and by central's as far as it has told.
+    fn moment(&self) -> Moment {
+        let own = wall_now();
+        Moment {
+            own,
+            central: own.plus_ms(self.client.clock_ms()),
+        }
+    }
+
+    /// Sends a prepared command and repeats it until central has decided or patience is over. One
+    /// that is refused for its expiry alone, since this host's clock is wrong, is sent once more
+    /// under another id, with an expiry by central's clock.
+    ///
+    /// # Errors
+    /// [`Failure::Unknown`] when it may have taken effect; its hint names the command that
+    /// repeats it. [`Failure::Unreachable`] when nothing was delivered.
+    pub async fn submit<T: Verdict>(&self, prepared: &Prepared) -> Result<T, Failure> {
+        match self.send(prepared).await {
+            Err(Failure::Refused(refusal)) if is_for_its_expiry(&refusal, prepared.found) => {
+                match self.journal.replace(&prepared.command, self.moment())? {
+                    Some(again) => self.send(&again).await,
+                    None => Err(Failure::Refused(refusal)),
+                }
+            }
+            other => other,
+        }
     }
 
     /// Sends a prepared command and repeats it until central has decided or patience is over.
@@ -142,7 +168,7 @@ impl Desk {
     /// # Errors
     /// [`Failure::Unknown`] when it may have taken effect; its hint names the command that
     /// repeats it. [`Failure::Unreachable`] when nothing was delivered.
-    pub async fn submit<T: Verdict>(&self, prepared: &Prepared) -> Result<T, Failure> {
+    async fn send<T: Verdict>(&self, prepared: &Prepared) -> Result<T, Failure> {
         let command = &prepared.command;
         let bytes = command.bytes().map_err(|e| Failure::Other {
             message: e.to_string(),
@@ -174,11 +200,10 @@ impl Desk {
                     },
                 );
                 refusal.about = merged(refusal.about, self.about(command));
-                if let (Code::Expired | Code::ExpiryTooFar, Found::New, Some(ts)) =
-                    (refusal.problem.code, prepared.found, refusal.about.ts)
+                if is_for_its_expiry(&refusal, prepared.found)
+                    && let Some(clock) = self.wrong_clock()
                 {
-                    refusal.problem.hint =
-                        clock_hint(wall_now().ms_since(ts)).unwrap_or(refusal.problem.hint);
+                    refusal.problem.hint = format!("{clock}, then ask again");
                 }
                 if refusal.problem.code == Code::OutcomeUnknown {
                     refusal.problem.hint = self.how_to_repeat(command);
@@ -193,25 +218,25 @@ impl Desk {
                 Err(self.unknown(command, Some(&why)))
             }
             Err(NoAnswer::Nobody(why)) => {
-                self.note(command, unsent());
+                self.note(command, Outcome::unsent());
                 Err(Failure::Unreachable {
                     message: format!("{}: {why}", cannot_ask(command)),
                     hint: "nothing was sent; try again, or see what `doctor` says".to_owned(),
                 })
             }
             Err(NoAnswer::Denied(words)) => {
-                self.note(command, unsent());
+                self.note(command, Outcome::unsent());
                 Err(denied(&words))
             }
             Err(NoAnswer::ShutOut(why)) => {
-                self.note(command, unsent());
+                self.note(command, Outcome::unsent());
                 Err(shut_out(&why))
             }
             Err(NoAnswer::Busy(refusal)) if prepared.found != Found::New => {
                 Err(self.unknown(command, Some(&refusal.problem.message)))
             }
             Err(NoAnswer::Busy(mut refusal)) => {
-                self.note(command, unsent());
+                self.note(command, Outcome::unsent());
                 refusal.about = merged(refusal.about, self.about(command));
                 Err(busy(refusal))
             }
@@ -239,6 +264,12 @@ impl Desk {
             }
             other => other,
         }
+    }
+
+    /// That this host's clock is wrong and what to do about it, by what central has answered.
+    #[must_use]
+    pub fn wrong_clock(&self) -> Option<String> {
+        clock_hint(self.client.clock_ms())
     }
 
     /// What a person hears who gives up before the answer.
@@ -690,10 +721,15 @@ pub struct SessionFilter {
     pub all: bool,
 }
 
-/// This host's wall time.
-#[must_use]
-pub fn wall_now() -> UnixMs {
-    UnixMs(jiff::Timestamp::now().as_millisecond())
+/// Whether central has refused a request for its expiry and nothing else, so that it took no effect
+/// and never will. A request that is older than what central remembers may have been answered and
+/// forgotten, unless it was drawn just now.
+fn is_for_its_expiry(refusal: &Refusal, found: Found) -> bool {
+    match refusal.problem.code {
+        Code::Expired | Code::ExpiryTooFar | Code::InvalidTime => true,
+        Code::Forgotten => found == Found::New,
+        _ => false,
+    }
 }
 
 /// Whether a repeated request never took effect and never will, so that the wish is free again.
@@ -765,24 +801,19 @@ fn candidates(sessions: &[SessionView]) -> String {
     text
 }
 
-/// Nothing of it has reached anybody, so the same wish need not be this request again.
-fn unsent() -> Outcome {
-    Outcome {
-        status: "unsent".to_owned(),
-        reason: None,
-        session_id: None,
-    }
-}
-
-/// A fresh request that is too old or too new when it arrives: a clock is wrong, or the way long.
-fn clock_hint(offset_ms: i64) -> Option<String> {
-    /// Below this, the clock is not what is wrong.
-    const NOTABLE_MS: i64 = 2_000;
-    (offset_ms.abs() > NOTABLE_MS).then(|| {
+/// What to do about a clock that is so far from central's; none where it is near enough.
+fn clock_hint(central_less_own_ms: i64) -> Option<String> {
+    /// Below this, the way of the answer is as likely.
+    const NOTABLE_MS: i64 = 5_000;
+    (central_less_own_ms.abs() > NOTABLE_MS).then(|| {
         format!(
-            "this clock is {} s {} central's: set it right (timedatectl set-ntp true), then ask again",
-            offset_ms.abs() / 1_000,
-            if offset_ms < 0 { "behind" } else { "ahead of" },
+            "this clock is {} s {} central's: set it right (timedatectl set-ntp true)",
+            central_less_own_ms.abs() / 1_000,
+            if central_less_own_ms > 0 {
+                "behind"
+            } else {
+                "ahead of"
+            },
         )
     })
 }
@@ -853,6 +884,33 @@ mod tests {
         assert_eq!(just_before("CP-").as_deref(), Some("CP"));
         assert_eq!(just_before("-"), None);
         assert!(just_before("a").is_some_and(|b| b.starts_with('_')));
+    }
+
+    #[test]
+    fn only_what_can_never_take_effect_is_refused_for_its_expiry() {
+        let refusal = |code: Code| Refusal {
+            problem: code.about("x"),
+            reason: code.to_string(),
+            about: About::default(),
+        };
+        for &code in Code::ALL {
+            let always = matches!(code, Code::Expired | Code::ExpiryTooFar | Code::InvalidTime);
+            assert_eq!(
+                is_for_its_expiry(&refusal(code), Found::Named),
+                always,
+                "{code}"
+            );
+            let new = always || code == Code::Forgotten;
+            assert_eq!(is_for_its_expiry(&refusal(code), Found::New), new, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_clock_is_told_on_which_side_it_is_wrong() {
+        assert_eq!(clock_hint(4_900), None);
+        assert_eq!(clock_hint(-4_900), None);
+        assert!(clock_hint(7_200_000).unwrap().contains("7200 s behind"));
+        assert!(clock_hint(-7_200_000).unwrap().contains("7200 s ahead of"));
     }
 
     #[test]

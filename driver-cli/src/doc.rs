@@ -634,6 +634,7 @@ pub struct ReceiptDoc {
     started_at: Option<Time>,
     energy_ended_at: Option<Time>,
     ended_at: Time,
+    received_at: Time,
     meters: Vec<MeterDoc>,
     energy_wh: Milli,
     idle_s: u32,
@@ -729,6 +730,7 @@ impl From<&ReceiptReply> for ReceiptDoc {
             started_at: r.started_at.map(Time),
             energy_ended_at: r.energy_ended_at.map(Time),
             ended_at: Time(r.ended_at),
+            received_at: Time(r.received_at),
             meters: r.meters.iter().map(meter).collect(),
             energy_wh: r.energy_mwh.into(),
             idle_s: r.idle_s,
@@ -812,6 +814,8 @@ struct CpDoc {
     health: Vec<String>,
     access_expires_at: Option<Time>,
     epoch: Option<String>,
+    boot: Option<String>,
+    other_agent: Option<OtherAgentDoc>,
     next_record: u64,
     quarantined: u64,
     missing: u64,
@@ -825,6 +829,15 @@ struct CpDoc {
     enrolment: Option<CpEnrolment>,
     out_of_service: bool,
     connectors: Vec<ConnectorDoc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct OtherAgentDoc {
+    epoch: String,
+    boot: String,
+    since: Time,
+    last_heard_at: Option<Time>,
+    kept: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -893,6 +906,14 @@ impl CpDoc {
             health: cp.health.clone(),
             access_expires_at: cp.access_expires_at.map(Time),
             epoch: cp.epoch.clone(),
+            boot: cp.boot.map(|boot| boot.to_string()),
+            other_agent: cp.other_agent.as_ref().map(|other| OtherAgentDoc {
+                epoch: other.epoch.clone(),
+                boot: other.boot.to_string(),
+                since: Time(other.since),
+                last_heard_at: other.last_heard_at.map(Time),
+                kept: other.kept,
+            }),
             next_record: cp.next_record,
             quarantined: cp.quarantined,
             missing: cp.missing,

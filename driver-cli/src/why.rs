@@ -195,6 +195,13 @@ pub fn records(cp: &ChargePointView) -> String {
     if cp.quarantined > 0 {
         parts.push(format!("{} could not be used and are kept", cp.quarantined));
     }
+    if let Some(other) = &cp.other_agent {
+        parts.push(format!(
+            "a second agent with this identity has records of its own: {} are kept aside, all are on its \
+             disk",
+            other.kept
+        ));
+    }
     match (cp.link, cp.spool_depth) {
         _ if cp.epoch.is_none() => parts.push("none yet".to_owned()),
         (Reach::Online, Some(0)) if parts.is_empty() => {
@@ -253,6 +260,8 @@ pub(crate) mod tests {
             health: Vec::new(),
             access_expires_at: None,
             epoch: Some("e-1".into()),
+            boot: None,
+            other_agent: None,
             next_record: 18,
             quarantined: 0,
             missing: 0,

@@ -545,6 +545,108 @@ async fn a_wrong_clock_is_named_when_it_is_what_is_wrong() {
     assert!(hint.contains("ahead of central's"), "{hint}");
 }
 
+fn wall() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[tokio::test]
+async fn a_wrong_clock_costs_one_more_request_and_the_first_id_finds_its_answer() {
+    const HOUR: i64 = 3_600_000;
+    for (hours, code_of) in [
+        (2, Code::Forgotten),
+        (2, Code::Expired),
+        (-2, Code::ExpiryTooFar),
+        (56 * 365 * 24, Code::InvalidTime),
+    ] {
+        let bench = Bench::new().await;
+        let central_ms = move || wall() + hours * HOUR;
+        let central = Central::start(&bench.server, move |asked| {
+            let ts = UnixMs(central_ms());
+            let request: StartRequest = unpack(asked);
+            if asked.nth == 0 {
+                let mut told: ErrorReply =
+                    wire::decode(&refusal(asked, code_of, "the start"), Encoding::MsgPack).unwrap();
+                told.ts = ts;
+                return Does::Answers(pack(&told));
+            }
+            assert!(
+                (0..=30_000).contains(&(request.expires_at - ts.0)),
+                "{request:?}"
+            );
+            Does::Answers(pack(&DriverUpdate {
+                ts,
+                ..start_reply(asked)
+            }))
+        })
+        .await;
+        let line = ["start", "CP-001", "--json", "--request-id", "order-1"];
+        let done = bench.run(&line).await;
+        assert_eq!(code(&done), 0, "{code_of}: {}", stderr(&done));
+        assert!(stderr(&done).contains("this clock is"), "{}", stderr(&done));
+        let again = bench.run(&line).await;
+        assert_eq!(code(&again), 0, "{code_of}: {}", stderr(&again));
+        let asked = central.asked("start");
+        assert_eq!(asked.len(), 3, "{code_of}");
+        let id = |n: usize| unpack::<StartRequest>(&asked[n]).request_id;
+        assert_eq!(id(0), "order-1");
+        assert_ne!(id(1), "order-1");
+        assert_eq!(asked[1].payload, asked[2].payload);
+        assert_eq!(json(&again)["session_id"], SESSION);
+    }
+}
+
+#[tokio::test]
+async fn a_repeat_that_central_calls_forgotten_is_not_sent_anew() {
+    let bench = Bench::new().await;
+    let central = Central::start(&bench.server, |asked| match asked.nth {
+        0 => Does::Nothing,
+        _ => Does::Answers(refusal(asked, Code::Forgotten, "the start")),
+    })
+    .await;
+    let line = [
+        "start",
+        "CP-001",
+        "--json",
+        "--timeout",
+        "1s",
+        "--request-id",
+        "order-1",
+    ];
+    assert_eq!(code(&bench.run(&line).await), 6);
+    let again = bench.run(&line).await;
+    assert_eq!(code(&again), 6, "{}", stderr(&again));
+    assert_eq!(json(&again)["reason"], "forgotten");
+    let asked = central.asked("start");
+    assert!(asked.iter().all(|a| a.payload == asked[0].payload));
+}
+
+#[tokio::test]
+async fn processes_at_once_with_one_request_id_send_the_same_bytes() {
+    const ROUNDS: usize = 12;
+    const AT_ONCE: usize = 4;
+    let bench = Bench::new().await;
+    let central = Central::start(&bench.server, usual).await;
+    for round in 0..ROUNDS {
+        let id = format!("order-{round}");
+        let line = ["start", "CP-001", "--json", "--request-id", &id];
+        let all = futures::future::join_all((0..AT_ONCE).map(|_| bench.run(&line))).await;
+        for done in &all {
+            assert_eq!(code(done), 0, "{}", stderr(done));
+            assert_eq!(json(done)["request_id"], id.as_str());
+        }
+        let sent: Vec<Asked> = central
+            .asked("start")
+            .into_iter()
+            .filter(|asked| unpack::<StartRequest>(asked).request_id == id)
+            .collect();
+        assert!(sent.len() >= AT_ONCE);
+        assert!(
+            sent.iter().all(|asked| asked.payload == sent[0].payload),
+            "round {round}: {sent:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_busy_central_is_asked_again() {
     let bench = Bench::new().await;

@@ -128,6 +128,8 @@ fn view() -> ChargePointView {
         health: Vec::new(),
         access_expires_at: None,
         epoch: None,
+        boot: None,
+        other_agent: None,
         next_record: 1,
         quarantined: 0,
         missing: 0,

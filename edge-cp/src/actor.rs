@@ -7,13 +7,13 @@ use std::{
 
 use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
-    LocalStart, ReplyTo, Row, SendRun, Stored, hardware::HwCommand,
+    LocalStart, ReplyTo, Row, SendRun, Standing, Stored, hardware::HwCommand,
 };
 use ev_client::{Access, Reminder, Rhythm, Term, Terms, What};
 use ev_contract::{
     codes::Code,
     connector::ConnectorState,
-    ids::{ConnectorId, CpId, SessionId},
+    ids::{BootId, ConnectorId, CpId, SessionId},
     subjects::Subject,
     time::UnixMs,
     v1::{CommandReply, EvtRequest, Heartbeat, Outcome, SyncRequest, TimeQuality},
@@ -154,8 +154,6 @@ pub struct Setup {
     pub reach: Reach,
     /// Its store.
     pub store: Place,
-    /// How many times faster than real its charger runs.
-    pub speed: u32,
     /// Its hardware.
     pub hardware: HardwarePort,
     /// Where it counts for somebody who watches many.
@@ -237,7 +235,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
     });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
-        (setup.config, setup.speed),
+        setup.config,
         (store, stored),
         uplink,
         setup.hardware.commands,
@@ -336,7 +334,6 @@ enum Waiter {
 
 struct Actor {
     config: Arc<ChargePointConfig>,
-    speed: u32,
     core: ChargePoint,
     clock: HostClock,
     store: Store,
@@ -362,6 +359,7 @@ struct Actor {
     beaten: Vec<(ConnectorId, ConnectorState, Option<SessionId>)>,
     stopping: bool,
     told_ahead: bool,
+    told_other: bool,
     /// Messages for somebody else that came as commands, and when that was last told.
     foreign: u64,
     foreign_told: Option<Instant>,
@@ -412,7 +410,7 @@ enum SyncState {
 
 impl Actor {
     fn new(
-        (config, speed): (Arc<ChargePointConfig>, u32),
+        config: Arc<ChargePointConfig>,
         (store, stored): (Store, Stored),
         uplink: Uplink,
         hardware: mpsc::Sender<HwCommand>,
@@ -423,13 +421,16 @@ impl Actor {
             cp_id: config.id.clone(),
             connectors: config.connectors.clone(),
             free_vending: config.simulator.free_vending,
-            speed,
         };
         let now = Instant::now();
         Self {
-            core: ChargePoint::boot(identity, stored, clock.now()),
+            core: ChargePoint::boot(
+                identity,
+                stored,
+                BootId::from_number(rand::rng().random()),
+                clock.now(),
+            ),
             config,
-            speed,
             clock,
             store,
             uplink,
@@ -452,6 +453,7 @@ impl Actor {
             beaten: Vec::new(),
             stopping: false,
             told_ahead: false,
+            told_other: false,
             foreign: 0,
             foreign_told: None,
             terms: Vec::new(),
@@ -593,6 +595,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: answer.epoch,
+            boot: answer.boot,
             command_id: answer.command_id,
             outcome: answer.outcome,
             code: answer.code,
@@ -656,7 +659,16 @@ impl Actor {
         if let Some(seat) = &self.seat {
             seat.outcome(&outcome);
         }
+        let was_other = self.core.is_other();
         self.feed(Input::Evt(outcome)).await;
+        if self.core.is_other() && !was_other {
+            // Central hears by a sync who this is, and keeps its records aside from then on.
+            let wait = rand::rng().random_range(0..=SYNC_RETURN_MS_MAX);
+            self.sync = SyncState::Due {
+                at: Instant::now() + Duration::from_millis(wait),
+                failures: 0,
+            };
+        }
         if let Some(seat) = &self.seat {
             seat.acknowledged(self.core.spool().first() - first);
         }
@@ -676,7 +688,12 @@ impl Actor {
         if let Some(reply) = reply {
             ev_crash::reach("sync-answer", "one");
             self.is_heard = true;
-            if let Some(problem) = reply.error {
+            let standing = match &reply.error {
+                None => Standing::Obeyed,
+                Some(problem) if problem.code == Code::IdentityInUse => Standing::NotObeyed,
+                Some(_) => Standing::Untold,
+            };
+            if let Some(problem) = reply.error.filter(|_| standing == Standing::Untold) {
                 tracing::warn!(cp = %self.config.id, code = %problem.code, "central did not take the sync: {}", problem.message);
             }
             let input = Input::Synced {
@@ -684,9 +701,12 @@ impl Actor {
                 ts: reply.ts,
                 epoch: reply.epoch,
                 next: reply.next,
+                standing,
             };
             self.feed(input).await;
         }
+        // One that is not obeyed asks as often as one that is: a person has to decide.
+        let refused = refused && !self.core.is_other();
         let random = rand::rng().random();
         let (wait, failures) = if let Some(told) = told {
             (edge_core::spool::told_ms(told, random), failures + 1)
@@ -714,7 +734,11 @@ impl Actor {
         let (to, encoding) = (raw.reply.clone(), raw.encoding);
         match read_command(&self.config.id, &raw) {
             Read::Command(command) => {
-                let reply_to = self.wait(Waiter::Central { to, encoding });
+                let reply_to = if self.core.is_addressed(&command) {
+                    self.wait(Waiter::Central { to, encoding })
+                } else {
+                    ReplyTo(0)
+                };
                 let input = Input::Command {
                     command: *command,
                     reply_to,
@@ -730,6 +754,7 @@ impl Actor {
                     let answer = Answer {
                         command_id: None,
                         epoch: self.core.spool().epoch().clone(),
+                        boot: self.core.this_boot().id,
                         outcome: Outcome::Refused,
                         code: Some(code),
                         raw: Some(why),
@@ -852,6 +877,7 @@ impl Actor {
             self.told_ahead = true;
             tracing::error!(cp = %self.config.id, wanted, next = self.core.spool().next(), "central has records of this epoch that this store never wrote: the store was set back, or two agents use one identity");
         }
+        self.tell_other();
         if !self.can_send() {
             return;
         }
@@ -866,6 +892,21 @@ impl Actor {
         let random = rand::rng().random();
         if let Some(run) = self.core.next_run(self.clock.now(), random) {
             self.send_run(run).await;
+        }
+    }
+
+    /// Says once that another agent is obeyed, and once that this one is again.
+    fn tell_other(&mut self) {
+        let is_other = self.core.is_other();
+        if is_other == std::mem::replace(&mut self.told_other, is_other) {
+            return;
+        }
+        self.beat_due = self.beat_due.min(Instant::now() + BEAT_SETTLE);
+        let cp = &self.config.id;
+        if is_other {
+            tracing::error!(%cp, boot = %self.core.this_boot().id, code = %Code::IdentityInUse, "{}", Code::IdentityInUse.about(cp.as_str()));
+        } else {
+            tracing::info!(%cp, "this agent is obeyed");
         }
     }
 
@@ -891,6 +932,7 @@ impl Actor {
                     tag: Tag::new(),
                     to: CENTRAL.to_owned(),
                     epoch: self.core.spool().epoch().clone(),
+                    boot: self.core.this_boot().id,
                     first: run.first,
                     from: run.from,
                     records,
@@ -919,11 +961,11 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
+            boot: self.core.this_boot(),
             site_id: self.config.site.clone(),
             time_zone: self.config.time_zone.clone(),
             connectors: self.config.connectors.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            sim_speed: self.speed,
             first: self.core.spool().first(),
             next: self.core.spool().next(),
             sessions: self.core.open_sessions().collect(),
@@ -966,6 +1008,7 @@ impl Actor {
             to: CENTRAL.to_owned(),
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
+            boot: self.core.this_boot().id,
             ts: stamp.at,
             clock_offset_ms: (stamp.quality == TimeQuality::Synced)
                 .then(|| now.wall.ms_since(stamp.at)),
@@ -1031,6 +1074,9 @@ impl Actor {
         json!({
             "id": self.config.id,
             "epoch": self.core.spool().epoch(),
+            "boot": self.core.this_boot().id,
+            "boots": self.core.this_boot().count,
+            "obeyed": !self.core.is_other(),
             "uplink": self.uplink.is_up(),
             "charger_online": self.core.charger_online(),
             "clock_synced": stamp.quality == TimeQuality::Synced,

@@ -14,8 +14,13 @@ use edge_cp::{
     ctl,
     reload::Reloader,
     sim::SimVerb,
+    store::Store,
 };
-use ev_contract::{connector::FaultEffect, ids::ConnectorId, units::Mwh};
+use ev_contract::{
+    connector::FaultEffect,
+    ids::{ConnectorId, CpId},
+    units::Mwh,
+};
 use ev_manual::{Manual, Section};
 use ev_service::EXIT_CONFIG;
 use tokio::{
@@ -27,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   edge-cp check-config --config /etc/edge-cp.toml
   edge-cp run --config /etc/edge-cp.toml
+  edge-cp new-epoch --config /etc/edge-cp.toml CP-001
   edge-cp run --config demo.toml --nats-url nats://127.0.0.1:4222 --sim-speed 60
   edge-cp ctl plug CP-001 --connector 1
   edge-cp ctl status --json
@@ -138,6 +144,17 @@ enum CommandLine {
         #[arg(long)]
         json: bool,
     },
+    /// Make a store that was copied or set back a store of its own, while its agent is stopped
+    ///
+    /// For an agent that says `identity_in_use` and is to be the one that is obeyed. Its sessions and its
+    /// records stay; they are numbered anew under a new epoch, and sent from the beginning.
+    NewEpoch {
+        /// The configuration of its agent
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The charge point; may be left out where the file has one
+        cp: Option<CpId>,
+    },
     /// Act on the spot, through the agent's control socket
     #[command(before_help = CTL_EXAMPLES)]
     Ctl(Ctl),
@@ -160,8 +177,9 @@ struct Run {
     /// Instead of the file's nats_url
     #[arg(long, value_name = "URL", env = "EDGE_CP_NATS_URL")]
     nats_url: Option<String>,
-    /// How many times faster than real the simulated charger and its cars run; times of records
-    /// stay real
+    /// How many times as strong as configured the simulated charger and its cars are: at 60 an
+    /// hour's energy flows in a minute. Up to what the strongest connector that is sold gives, which
+    /// is 125 with connectors of 22 kW
     #[arg(long, value_name = "X", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     sim_speed: u32,
 }
@@ -420,6 +438,7 @@ impl Args {
         match self.command {
             CommandLine::CheckConfig { config, json } => check_config(&config, json),
             CommandLine::Run(run) => run.carry_out(),
+            CommandLine::NewEpoch { config, cp } => new_epoch(&config, cp.as_ref()),
             CommandLine::Ctl(ctl) => ctl.carry_out(),
             CommandLine::Swarm(swarm) => swarm.carry_out(),
             CommandLine::Manual { folder } => match MANUAL.write(Self::command(), &folder) {
@@ -463,6 +482,30 @@ fn check_config(path: &Path, json: bool) -> ExitCode {
     }
 }
 
+fn new_epoch(path: &Path, cp: Option<&CpId>) -> ExitCode {
+    let config = match Config::read(path) {
+        Ok(config) => config,
+        Err(e) => return config_fault(&e),
+    };
+    let ids: Vec<&CpId> = config.charge_points.iter().map(|c| &c.id).collect();
+    let id = match (cp, ids.as_slice()) {
+        (Some(cp), _) if ids.contains(&cp) => cp,
+        (Some(cp), _) => return failure(&format!("{} has no charge point {cp}", path.display())),
+        (None, [one]) => one,
+        (None, _) => return failure(&"name one of the charge points of this file"),
+    };
+    match Store::new_epoch(&Store::path(&config.state_dir, id)) {
+        Ok(renewed) => {
+            println!(
+                "{id}: epoch {} is now {}; {} records wait and are sent from the beginning",
+                renewed.before, renewed.epoch, renewed.records
+            );
+            ExitCode::SUCCESS
+        }
+        Err(e) => failure(&format!("{:#}", anyhow::Error::from(e))),
+    }
+}
+
 fn config_fault(e: &ConfigError) -> ExitCode {
     eprintln!("edge-cp: {e}");
     ExitCode::from(EXIT_CONFIG)
@@ -479,6 +522,12 @@ impl Run {
             Ok(config) => config,
             Err(e) => return config_fault(&e),
         };
+        for cp in &config.charge_points {
+            if let Err(e) = cp.clone().times_as_strong(self.sim_speed) {
+                eprintln!("edge-cp: {e}");
+                return ExitCode::from(EXIT_CONFIG);
+            }
+        }
         let reloader = Reloader::new(self.config, config.clone());
         if let Some(url) = self.nats_url {
             if !nats_url_is_usable(&url) {

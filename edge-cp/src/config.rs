@@ -9,7 +9,10 @@ use std::{
 use ev_client::{Access, AccessError, Credential, Term, Tls};
 use ev_contract::{
     ids::{ConnectorId, CpId, SiteId},
-    limits::{CONNECTORS_MAX, CURRENT_MA_MIN},
+    limits::{
+        CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_VOLTS_MAX, CONNECTORS_MAX,
+        CURRENT_MA_MIN,
+    },
     units::MilliAmp,
     v1::ConnectorSpec,
 };
@@ -90,6 +93,53 @@ impl Default for SimulatorConfig {
             resume_after_power_cut: true,
             stop_when_full: true,
         }
+    }
+}
+
+/// A simulation would make a connector stronger than any that is sold.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--sim-speed {asked}: at that speed connector {cp}/{connector} would be stronger than any that is sold; give at most {largest}, or let it be weaker"
+)]
+pub struct TooFast {
+    /// The speed.
+    pub asked: u32,
+    /// Whose.
+    pub cp: CpId,
+    /// The strongest connector.
+    pub connector: ConnectorId,
+    /// What would do.
+    pub largest: u32,
+}
+
+impl ChargePointConfig {
+    /// A charger that runs so many times faster than real: it and its cars are so many times as
+    /// strong, and an hour's energy flows in a minute. Nobody else has to know: what it presents and
+    /// reports is what it does.
+    ///
+    /// # Errors
+    /// [`TooFast`] with the largest speed that would do.
+    pub fn times_as_strong(mut self, speed: u32) -> Result<Self, TooFast> {
+        let times = |spec: &ConnectorSpec, speed: u32| ConnectorSpec {
+            max_ma: MilliAmp(spec.max_ma.0.saturating_mul(speed)),
+            ..spec.clone()
+        };
+        for spec in &mut self.connectors {
+            if !times(spec, speed).is_sold() {
+                let by_current = CONNECTOR_MA_MAX / spec.max_ma.0.max(1);
+                let by_power = CONNECTOR_MILLIWATT_MAX / spec.power_max().0.max(1);
+                let by_power = u32::try_from(by_power).unwrap_or(u32::MAX);
+                return Err(TooFast {
+                    asked: speed,
+                    cp: self.id,
+                    connector: spec.connector,
+                    largest: by_current.min(by_power),
+                });
+            }
+            *spec = times(spec, speed);
+        }
+        self.simulator.car_power_w *= u64::from(speed);
+        Ok(self)
     }
 }
 
@@ -383,9 +433,9 @@ fn check_charge_point(
         if !numbers.insert(connector.id) {
             faults.push(format!("{key}, id: is used twice; give each its own"));
         }
-        if !(CURRENT_MA_MIN..=1_000_000).contains(&connector.max_current_ma) {
+        if !(CURRENT_MA_MIN..=CONNECTOR_MA_MAX).contains(&connector.max_current_ma) {
             faults.push(format!(
-                "{key}, max_current_ma: {} is not within {CURRENT_MA_MIN} to 1000000; for instance 16000",
+                "{key}, max_current_ma: {} is not within {CURRENT_MA_MIN} to {CONNECTOR_MA_MAX}; for instance 16000",
                 connector.max_current_ma
             ));
         }
@@ -395,9 +445,9 @@ fn check_charge_point(
                 connector.phases
             ));
         }
-        if !(100..=1_500).contains(&connector.volts) {
+        if !(100..=CONNECTOR_VOLTS_MAX).contains(&connector.volts) {
             faults.push(format!(
-                "{key}, volts: {} is not within 100 to 1500; for instance 230",
+                "{key}, volts: {} is not within 100 to {CONNECTOR_VOLTS_MAX}; for instance 230",
                 connector.volts
             ));
         }
@@ -406,13 +456,21 @@ fn check_charge_point(
                 "{key}, plug: is longer than 32 bytes; for instance \"type2\""
             ));
         }
-        connectors.push(ConnectorSpec {
+        let spec = ConnectorSpec {
             connector: ConnectorId(connector.id),
             max_ma: MilliAmp(connector.max_current_ma),
             phases: connector.phases,
             volts: connector.volts,
             plug: connector.plug,
-        });
+        };
+        if spec.power_max().0 > CONNECTOR_MILLIWATT_MAX {
+            faults.push(format!(
+                "{key}: {} kW are more than the {} kW of the strongest connector that is sold; look at max_current_ma, phases and volts",
+                spec.power_max().0 / 1_000_000,
+                CONNECTOR_MILLIWATT_MAX / 1_000_000
+            ));
+        }
+        connectors.push(spec);
     }
     connectors.sort_by_key(|c| c.connector);
     check_simulator(&cp.simulator, &key, faults);
@@ -591,6 +649,30 @@ seed = 7
             config.charge_points[0].credentials,
             Path::new("/run/credentials/x/CP-001.creds")
         );
+    }
+
+    #[test]
+    fn a_simulation_is_as_many_times_as_strong_and_never_stronger_than_what_is_sold() {
+        let config = Config::parse(GOOD, Path::new("edge.toml")).unwrap();
+        let cp = &config.charge_points[0];
+        let fast = cp.clone().times_as_strong(60).unwrap();
+        assert_eq!(fast.connectors[0].max_ma, MilliAmp(60 * 16_000));
+        assert_eq!(fast.simulator.car_power_w, 60 * cp.simulator.car_power_w);
+        assert_eq!(cp.clone().times_as_strong(1).as_ref(), Ok(cp));
+        assert!(cp.clone().times_as_strong(250).is_ok());
+        let error = cp.clone().times_as_strong(251).unwrap_err();
+        assert_eq!(error.largest, 250);
+        let text = error.to_string();
+        assert!(
+            text.contains("--sim-speed 251") && text.contains("CP-001/1"),
+            "{text}"
+        );
+        // One that is bounded by its power.
+        let mut strong = cp.clone();
+        strong.connectors[0].phases = 1;
+        strong.connectors[0].volts = 1_250;
+        strong.connectors[0].max_ma = MilliAmp(100_000);
+        assert_eq!(strong.times_as_strong(33).unwrap_err().largest, 32);
     }
 
     #[test]

@@ -75,7 +75,7 @@ pub async fn run(
     let mut tasks = Vec::new();
     let mut reachable = Vec::new();
     for cp in config.charge_points {
-        let cp = Arc::new(cp);
+        let cp = Arc::new(cp.times_as_strong(speed)?);
         let reach = Reach::Own {
             access: Access {
                 url: config.nats_url.clone(),
@@ -123,7 +123,8 @@ pub async fn run(
 pub(crate) struct Host<'h> {
     /// Where stores and simulated chargers are kept; in memory, if nowhere.
     pub(crate) state_dir: Option<&'h Path>,
-    /// How many times faster than real the chargers run.
+    /// How many times as strong as real the chargers are; see
+    /// [`ChargePointConfig::times_as_strong`].
     pub(crate) speed: u32,
     /// When all is to end.
     pub(crate) shutdown: &'h watch::Receiver<bool>,
@@ -150,7 +151,6 @@ impl Host<'_> {
             config: Arc::clone(&cp),
             reach,
             store: self.place(&cp),
-            speed: self.speed,
             hardware: agent_end,
             seat,
         };

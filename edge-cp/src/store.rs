@@ -10,17 +10,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use edge_core::{Row, Stored, spool};
+use edge_core::{
+    Row, Stored,
+    session::{SessionRow, StoredSession},
+    spool,
+};
 use ev_contract::{
     ids::Epoch,
     v1::{EdgeFact, EdgeRecord},
-    wire::{Encoding, encode},
+    wire::{Encoding, decode, encode},
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use tokio::task::spawn_blocking;
 
 /// The version of the tables. A store of a newer one is refused.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// SQLite's cache of one file, in KiB. All that is read again is the tail of the spool and a few
 /// rows; the default of 2 MiB would fill with a day's records and stay so.
@@ -36,7 +40,7 @@ CREATE TABLE device_tx (origin TEXT PRIMARY KEY, device_tx TEXT NOT NULL, start_
 CREATE TABLE commands (command_id TEXT PRIMARY KEY, session_id TEXT, outcome TEXT NOT NULL,
     body TEXT NOT NULL) STRICT;
 CREATE TABLE connectors (connector INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
-INSERT INTO meta VALUES ('next_seq', '1'), ('probe', '0');
+INSERT INTO meta VALUES ('next_seq', '1'), ('probe', '0'), ('boots', '0'), ('confirmed', '');
 ";
 
 /// Why the store could not be used.
@@ -58,6 +62,9 @@ pub enum StoreError {
         /// Why.
         why: String,
     },
+    /// There is none.
+    #[error("there is no store {0}")]
+    Absent(PathBuf),
     /// Written by a newer agent.
     #[error("the store has version {0}, this agent knows {SCHEMA_VERSION}")]
     Newer(i64),
@@ -77,6 +84,17 @@ pub enum Place {
     File(PathBuf),
     /// In memory: gone with the process.
     Memory,
+}
+
+/// What became of a store that got another epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewed {
+    /// Its epoch so far.
+    pub before: Epoch,
+    /// Its epoch from now on.
+    pub epoch: String,
+    /// The records that wait in it.
+    pub records: u64,
 }
 
 /// A store. One that is dropped waits for the disk where it is; [`Store::close`] does not.
@@ -119,6 +137,8 @@ impl Store {
         })?;
         let stored = Stored {
             epoch,
+            boots: 1,
+            confirmed: None,
             first: 1,
             next: 1,
             connectors: Vec::new(),
@@ -131,6 +151,21 @@ impl Store {
             spool: VecDeque::new(),
         };
         Ok((Self(Kept::Memory(Mutex::new(memory))), stored))
+    }
+
+    /// Makes a store that was copied or set back another one: it gets an epoch of its own, under which
+    /// its records are numbered anew. What it has stays: sessions, results of commands, and the
+    /// records that central does not have. No agent may have it open.
+    ///
+    /// # Errors
+    /// When there is no such file, or it cannot be opened, locked, understood or written.
+    pub fn new_epoch(path: &Path) -> Result<Renewed, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::Absent(path.to_owned()));
+        }
+        let mut connection = connect(path)?;
+        let stored = load(&mut connection)?;
+        renew(&mut connection, &stored)
     }
 
     /// Opens the store in a place.
@@ -228,7 +263,8 @@ impl Memory {
                 | Row::DropCommand(_)
                 | Row::Tx(_)
                 | Row::DropTx(_)
-                | Row::Connector(_) => {}
+                | Row::Connector(_)
+                | Row::Confirmed(_) => {}
             }
         }
         Ok(())
@@ -271,6 +307,7 @@ fn load(connection: &mut Connection) -> Result<Stored, StoreError> {
     if version == 0 {
         create(connection)?;
     }
+    let boots = count_boot(connection)?;
     let meta = |key: &str| -> Result<String, StoreError> {
         connection
             .query_row("SELECT value FROM meta WHERE key = ?", [key], |r| r.get(0))
@@ -291,8 +328,17 @@ fn load(connection: &mut Connection) -> Result<Stored, StoreError> {
         .optional()
         .map_err(sqlite("read the spool"))?
         .flatten();
+    let confirmed = match meta("confirmed")?.as_str() {
+        "" => None,
+        id => Some(
+            id.parse()
+                .map_err(|e| content("the confirmed boot", format!("{e}")))?,
+        ),
+    };
     Ok(Stored {
         epoch,
+        boots,
+        confirmed,
         first: first.and_then(|f| u64::try_from(f).ok()).unwrap_or(next),
         next,
         connectors: bodies(connection, "connectors")?,
@@ -312,6 +358,80 @@ fn create(connection: &mut Connection) -> Result<(), StoreError> {
         .map_err(sqlite(failed))?;
     ev_crash::reach("create", "one");
     tx.commit().map_err(sqlite(failed))
+}
+
+/// Counts a start, on the disk before anything of it is sent. On a disk that takes nothing it is counted
+/// in memory: without central's answer this agent takes nothing new, and what runs has to be told.
+fn count_boot(connection: &Connection) -> Result<u64, StoreError> {
+    let failed = "count this start";
+    let before: String = connection
+        .query_row("SELECT value FROM meta WHERE key = 'boots'", [], |r| {
+            r.get(0)
+        })
+        .map_err(sqlite(failed))?;
+    let boots = 1 + before.parse::<u64>().map_err(|e| StoreError::Content {
+        what: "the number of starts".to_owned(),
+        why: e.to_string(),
+    })?;
+    let counted = connection.execute(
+        "UPDATE meta SET value = ? WHERE key = 'boots'",
+        [boots.to_string()],
+    );
+    if let Err(error) = counted {
+        tracing::warn!(%error, boots, "this start could not be counted on the disk");
+    }
+    Ok(boots)
+}
+
+fn renew(connection: &mut Connection, stored: &Stored) -> Result<Renewed, StoreError> {
+    let failed = "number the records anew";
+    let below = stored.first - 1;
+    let tx = connection.transaction().map_err(sqlite(failed))?;
+    for seq in stored.first..stored.next {
+        let at = sql_seq(seq).map_err(sqlite(failed))?;
+        let bytes: Vec<u8> = tx
+            .query_row("SELECT record FROM spool WHERE seq = ?", [at], |r| r.get(0))
+            .map_err(sqlite(failed))?;
+        let content = |why: String| StoreError::Content {
+            what: format!("record {seq}"),
+            why,
+        };
+        let mut record: EdgeRecord =
+            decode(&bytes, Encoding::MsgPack).map_err(|e| content(e.to_string()))?;
+        record.seq = seq - below;
+        let bytes = encode(&record, Encoding::MsgPack).map_err(|e| content(e.to_string()))?;
+        tx.prepare_cached("UPDATE spool SET seq = ?, record = ? WHERE seq = ?")
+            .and_then(|mut s| s.execute(params![sql_seq(record.seq)?, bytes, at]))
+            .map_err(sqlite(failed))?;
+    }
+    // Ended sessions are kept until their last record has left the spool.
+    for row in &stored.sessions {
+        if let StoredSession::Ended { seq } = row.state {
+            let row = SessionRow {
+                state: StoredSession::Ended {
+                    seq: seq.saturating_sub(below),
+                },
+                ..row.clone()
+            };
+            write(&tx, &Row::Session(Box::new(row)))?;
+        }
+    }
+    let epoch = fresh_epoch();
+    let meta = [
+        ("epoch", epoch.clone()),
+        ("next_seq", (stored.next - below).to_string()),
+        ("confirmed", String::new()),
+    ];
+    for (key, value) in meta {
+        tx.execute("UPDATE meta SET value = ? WHERE key = ?", [&value, key])
+            .map_err(sqlite(failed))?;
+    }
+    tx.commit().map_err(sqlite("commit to the store"))?;
+    Ok(Renewed {
+        before: stored.epoch.clone(),
+        epoch,
+        records: stored.next - stored.first,
+    })
 }
 
 fn fresh_epoch() -> String {
@@ -384,7 +504,8 @@ fn commit_kind(rows: &[Row]) -> &'static str {
             | Row::DropCommand(_)
             | Row::Tx(_)
             | Row::DropTx(_)
-            | Row::Connector(_) => **kind == "record",
+            | Row::Connector(_)
+            | Row::Confirmed(_) => **kind == "record",
         })
     };
     ev_crash::COMMIT_KINDS.iter().find(has).unwrap_or(&"record")
@@ -393,7 +514,7 @@ fn commit_kind(rows: &[Row]) -> &'static str {
 fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
     let done = match row {
         Row::Session(row) => {
-            let open = matches!(row.state, edge_core::session::StoredSession::Open(_));
+            let open = matches!(row.state, StoredSession::Open(_));
             tx.prepare_cached("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?)")
                 .and_then(|mut s| {
                     s.execute(params![
@@ -439,6 +560,9 @@ fn write(tx: &Transaction<'_>, row: &Row) -> Result<(), StoreError> {
         Row::Connector(row) => tx
             .prepare_cached("INSERT OR REPLACE INTO connectors VALUES (?, ?)")
             .and_then(|mut s| s.execute(params![row.connector.0, body(row)?])),
+        Row::Confirmed(boot) => tx
+            .prepare_cached("UPDATE meta SET value = ? WHERE key = 'confirmed'")
+            .and_then(|mut s| s.execute([boot.to_string()])),
         Row::Append(record) => append(tx, record),
         Row::Free { below } => tx
             .prepare_cached("DELETE FROM spool WHERE seq < ?")

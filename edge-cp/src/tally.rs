@@ -299,7 +299,7 @@ impl Seat {
     /// What became of them.
     pub fn outcome(&self, outcome: &EvtOutcome) {
         match outcome {
-            EvtOutcome::Answered { .. } => {}
+            EvtOutcome::Answered { .. } | EvtOutcome::NotObeyed { .. } => {}
             EvtOutcome::Busy { .. } => {
                 self.counts().evts_put_off.fetch_add(1, Relaxed);
             }

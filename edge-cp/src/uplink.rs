@@ -12,6 +12,7 @@ use async_nats::{Client, HeaderMap, Request, connection::State};
 use edge_core::EvtOutcome;
 use ev_client::{Access, LinkEvent, Pauses};
 use ev_contract::{
+    codes::Code,
     ids::CpId,
     limits::HEARTBEAT_MS,
     subjects::Subject,
@@ -266,12 +267,12 @@ impl Uplink {
                     if let Some(problem) = &reply.error {
                         tracing::debug!(cp = %cp, code = %problem.code, "central did not take the records");
                     }
-                    match reply
-                        .error
-                        .as_ref()
-                        .and_then(|problem| problem.retry_after_ms)
-                    {
+                    let problem = reply.error.as_ref();
+                    match problem.and_then(|problem| problem.retry_after_ms) {
                         Some(retry_after_ms) => EvtOutcome::Busy { retry_after_ms },
+                        None if problem.is_some_and(|p| p.code == Code::IdentityInUse) => {
+                            EvtOutcome::NotObeyed { aside: reply.aside }
+                        }
                         None => EvtOutcome::Answered {
                             epoch: reply.epoch,
                             next: reply.next,

@@ -18,7 +18,7 @@ use edge_cp::{
 use ev_contract::{
     codes::Code,
     connector::{FaultEffect, Phase},
-    ids::{CommandId, ConnectorId, CpId, DriverId, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, DriverId, SessionId},
     subjects::Subject,
     time::UnixMs,
     units::Mwh,
@@ -128,6 +128,7 @@ impl Central {
         StartCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: self.boot(),
             command_id: CommandId::start(id),
             session_id: id,
             connector,
@@ -141,10 +142,16 @@ impl Central {
         }
     }
 
+    /// The start of the agent that presented itself last.
+    fn boot(&self) -> BootId {
+        self.heard.lock().unwrap().syncs.last().unwrap().boot.id
+    }
+
     async fn stop(&self, id: SessionId) -> CommandReply {
         let stop = StopCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: self.boot(),
             command_id: CommandId::stop(id),
             session_id: id,
             reason: EndReason::new(EndCode::Driver, EndSource::Driver),
@@ -221,6 +228,7 @@ impl Heard {
                     to: cp.to_string(),
                     epoch: evt.epoch.to_string(),
                     next: self.records.len() as u64 + 1,
+                    aside: None,
                     error: None,
                     ts: now(),
                 };
@@ -385,7 +393,13 @@ async fn a_session_goes_from_start_to_end_and_its_energy_is_the_meters() -> Resu
     agent.ready().await;
     let heard = central.heard.lock().unwrap();
     assert!(heard.heartbeats.iter().any(|h| h.connectors.len() == 2));
-    assert_eq!(heard.syncs[0].sim_speed, 20);
+    // A simulation that is 20 times faster presents itself as what it is: 20 times as strong.
+    let currents: Vec<_> = heard.syncs[0]
+        .connectors
+        .iter()
+        .map(|c| c.max_ma.0)
+        .collect();
+    assert_eq!(currents, [320_000, 640_000]);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use edge_core::{
     ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row,
-    Stored,
+    Standing, Stored,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{HwAnswer, HwCommand, HwFact},
@@ -29,7 +29,7 @@ use edge_cp::{
 use ev_contract::{
     codes::Code,
     connector::{Fault, FaultEffect},
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     time::{Now, UnixMs},
     units::{MilliAmp, Mwh},
     v1::{
@@ -40,6 +40,7 @@ use ev_contract::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
+const BOOT: BootId = BootId::from_number(1);
 const SEEDS: u64 = 150;
 const STEP_MS: u64 = 50;
 const STEPS: u64 = 6_000;
@@ -82,6 +83,7 @@ impl Store {
                 Row::DropTx(origin) => {
                     self.txs.remove(&origin.0);
                 }
+                Row::Confirmed(_) => {}
                 Row::Connector(row) => {
                     let json = serde_json::to_string(&*row).unwrap();
                     self.connectors
@@ -100,6 +102,8 @@ impl Store {
     fn load(&self) -> Stored {
         Stored {
             epoch: self.epoch.clone(),
+            boots: 1,
+            confirmed: None,
             first: self.spool.keys().next().copied().unwrap_or(self.next),
             next: self.next,
             connectors: self.connectors.values().cloned().collect(),
@@ -168,7 +172,6 @@ fn identity(spec: &PlantSpec) -> Identity {
         cp_id: spec.cp.clone(),
         connectors: spec.connectors.clone(),
         free_vending: spec.settings.free_vending,
-        speed: spec.speed,
     }
 }
 
@@ -186,7 +189,8 @@ impl World {
             connectors: BTreeMap::new(),
         };
         let wall = UnixMs(START);
-        let core = ChargePoint::boot(identity(&spec), store.load(), Now { mono_ms: 0, wall });
+        let now = Now { mono_ms: 0, wall };
+        let core = ChargePoint::boot(identity(&spec), store.load(), BOOT, now);
         let mut world = Self {
             trace: std::env::var_os("EDGE_SIM_TRACE").is_some(),
             plant: Plant::new(&spec, wall),
@@ -232,7 +236,7 @@ impl World {
 
     fn boot(&mut self) {
         self.mono_ms = 1;
-        self.core = ChargePoint::boot(identity(&self.spec), self.store.load(), self.now());
+        self.core = ChargePoint::boot(identity(&self.spec), self.store.load(), BOOT, self.now());
         self.asked.clear();
         self.sync();
         if self.link && self.plant.dark_ms.is_none() {
@@ -263,6 +267,7 @@ impl World {
                 ts: self.wall.plus_ms(wrong_by),
                 epoch,
                 next,
+                standing: Standing::Obeyed,
             });
         }
     }
@@ -471,6 +476,7 @@ impl World {
                 let start = StartCommand {
                     tag: Tag::new(),
                     to: self.spec.cp.clone(),
+                    boot: BOOT,
                     command_id: CommandId::start(id),
                     session_id: id,
                     connector,
@@ -599,6 +605,7 @@ impl World {
         let stop = StopCommand {
             tag: Tag::new(),
             to: self.spec.cp.clone(),
+            boot: BOOT,
             command_id: CommandId::stop(id),
             session_id: id,
             reason: EndReason::new(EndCode::Driver, EndSource::Driver),

@@ -15,7 +15,7 @@ use edge_core::{
 use edge_cp::store::{Store, StoreError};
 use ev_contract::{
     codes::Code,
-    ids::{CommandId, ConnectorId, SessionId},
+    ids::{BootId, CommandId, ConnectorId, SessionId},
     limits::{EVT_BYTES_MAX, EVT_RECORDS_MAX},
     time::UnixMs,
     units::Mwh,
@@ -189,4 +189,62 @@ async fn two_agents_never_share_a_store_and_a_newer_one_is_left_alone() {
     .unwrap();
     drop(connection);
     assert!(matches!(Store::open(&path), Err(StoreError::Newer(99))));
+}
+
+#[tokio::test]
+async fn each_start_is_counted_and_the_last_confirmed_one_is_kept() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("CP-001.db");
+    let boot = BootId::from_number(7);
+    let (store, fresh) = Store::open(&path).unwrap();
+    assert_eq!((fresh.boots, fresh.confirmed), (1, None));
+    store.commit(vec![Row::Confirmed(boot)]).await.unwrap();
+    store.close().await;
+    let (store, again) = reopen(&path).await;
+    assert_eq!((again.boots, again.confirmed), (2, Some(boot)));
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_new_epoch_keeps_what_waits_and_numbers_it_from_one() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("CP-001.db");
+    assert!(matches!(
+        Store::new_epoch(&path),
+        Err(StoreError::Absent(_))
+    ));
+    let (store, before) = Store::open(&path).unwrap();
+    let mut rows: Vec<Row> = (1..=9).map(append).collect();
+    rows.push(Row::Free { below: 6 });
+    rows.push(Row::Confirmed(BootId::from_number(7)));
+    let id = SessionId::from_uuid(uuid::Uuid::now_v7());
+    rows.push(Row::Session(Box::new(SessionRow {
+        id,
+        connector: ConnectorId(1),
+        state: StoredSession::Ended { seq: 8 },
+    })));
+    store.commit(rows).await.unwrap();
+    assert!(Store::new_epoch(&path).is_err(), "its agent runs");
+    store.close().await;
+    let renewed = wait_for("the store is free", PATIENCE, async || {
+        Ok(Store::new_epoch(&path)?)
+    })
+    .await
+    .unwrap();
+    assert_eq!((renewed.before, renewed.records), (before.epoch.clone(), 4));
+    let (store, after) = reopen(&path).await;
+    assert_ne!(after.epoch, before.epoch);
+    assert_eq!(after.epoch.as_str(), renewed.epoch);
+    assert_eq!((after.first, after.next, after.confirmed), (1, 5, None));
+    assert!(matches!(
+        after.sessions[0].state,
+        StoredSession::Ended { seq: 3 }
+    ));
+    let records = store.read_run(1, 5).await.unwrap();
+    let seqs: Vec<u64> = records
+        .iter()
+        .map(|bytes| decode::<EdgeRecord>(bytes, Encoding::MsgPack).unwrap().seq)
+        .collect();
+    assert_eq!(seqs, [1, 2, 3, 4]);
+    store.close().await;
 }

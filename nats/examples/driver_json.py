@@ -24,6 +24,8 @@ SETTLE_S = 60.0  # repeating a wish; longer than its expiry, so that it is settl
 LIFE_MS = 20_000  # a wish's expiry; at most 30 s
 SILENCE_S = 10.0  # without an update for so long, ask ("Watching", 4)
 UNSETTLED = {"outcome_unknown", "overloaded", "not_ready", "internal"}
+# Of an id that was drawn just now these are said because of its expiry alone: our clock is wrong.
+CLOCK = {"expired", "expiry_too_far", "invalid_time", "forgotten"}
 ENDED = {"completed", "failed"}
 
 
@@ -62,7 +64,7 @@ class Driver:
         if reply.get("to") != self.driver:
             return None  # not for us
         self.clock_ms = reply["ts"] - int(time.time() * 1000)
-        if reply.get("status") == "denied":
+        if reply.get("status") in ("denied", "unknown"):
             if reply["reason"] in UNSETTLED:
                 wait_ms = reply["error"].get("retry_after_ms", 1000)
                 print(f"  {verb}: {reply['reason']}; repeating the same bytes", file=sys.stderr)
@@ -83,11 +85,21 @@ class Driver:
 
     async def wish(self, verb, fields):
         """Something that changes the world. An app writes both ids to disk before it sends."""
-        fields = fields | {
+        began = time.monotonic()
+        try:
+            return await self.ask(verb, self.stamped(fields))
+        except Refused as refused:
+            # Refused for good and without effect: once more, by the clock of the refusal ("Asking").
+            if refused.reason not in CLOCK or time.monotonic() - began > LIFE_MS / 1000:
+                raise
+            print(f"  {verb}: {refused.reason}; our clock is off, asking by central's", file=sys.stderr)
+            return await self.ask(verb, self.stamped(fields))
+
+    def stamped(self, fields):
+        return fields | {
             "request_id": str(uuid.uuid4()),
             "expires_at": int(time.time() * 1000) + self.clock_ms + LIFE_MS,
         }
-        return await self.ask(verb, fields)
 
     async def session(self, session_id):
         reply = await self.ask("status", {"session_id": session_id})

@@ -25,6 +25,8 @@ SETTLE_S = 60.0  # repeating a wish; longer than its expiry, so that it is settl
 LIFE_MS = 20_000  # a wish's expiry; at most 30 s
 SILENCE_S = 10.0  # without an update for so long, ask ("Watching", 4)
 UNSETTLED = {"outcome_unknown", "overloaded", "not_ready", "internal"}
+# Of an id that was drawn just now these are said because of its expiry alone: our clock is wrong.
+CLOCK = {"expired", "expiry_too_far", "invalid_time", "forgotten"}
 ENDED = {"completed", "failed"}
 
 
@@ -63,7 +65,7 @@ class Driver:
         if reply.get("to") != self.driver:
             return None  # not for us
         self.clock_ms = reply["ts"] - int(time.time() * 1000)
-        if reply.get("status") == "denied":
+        if reply.get("status") in ("denied", "unknown"):
             if reply["reason"] in UNSETTLED:
                 wait_ms = reply["error"].get("retry_after_ms", 1000)
                 print(f"  {verb}: {reply['reason']}; repeating the same bytes", file=sys.stderr)
@@ -85,12 +87,24 @@ class Driver:
     async def wish(self, verb, fields):
         """Something that changes the world. On disk before it is sent, so that the next run repeats
         it under the same id if this one dies ("Asking", 1)."""
+        began = time.monotonic()
+        try:
+            return await self.settle(verb, self.stamped(verb, fields))
+        except Refused as refused:
+            # Refused for good and without effect: once more, by the clock of the refusal ("Asking").
+            if refused.reason not in CLOCK or time.monotonic() - began > LIFE_MS / 1000:
+                raise
+            print(f"  {verb}: {refused.reason}; our clock is off, asking by central's", file=sys.stderr)
+            return await self.settle(verb, self.stamped(verb, fields))
+
+    def stamped(self, verb, fields):
+        """With an id and an expiry by central's clock as far as we know it, and on disk."""
         fields = fields | {
             "request_id": str(uuid.uuid4()),
             "expires_at": int(time.time() * 1000) + self.clock_ms + LIFE_MS,
         }
         write_durably(self.pending, {"verb": verb, "fields": fields})
-        return await self.settle(verb, fields)
+        return fields
 
     async def settle(self, verb, fields):
         try:

@@ -91,6 +91,8 @@ wire_enum! {
         WrongEpoch = "wrong_epoch",
         /// A session that was started at the charge point has the connector.
         OccupiedLocally = "occupied_locally",
+        /// Another agent is obeyed as this charge point.
+        IdentityInUse = "identity_in_use",
         /// The charge point does not know the time well enough to judge a deadline.
         ClockUnsure = "clock_unsure",
         /// The charge point cannot write to its disk.
@@ -278,6 +280,12 @@ impl Code {
                 "a session that was started at the charge point has connector {}",
                 "wait until it is free or use another connector",
                 true,
+            ),
+            Self::IdentityInUse => Text(
+                "another agent is obeyed as charge point {}",
+                "two agents have one identity, or a store was set back: stop the wrong one; if that \
+                 is the other, stop this one too, run `edge-cp new-epoch` here and start it again",
+                false,
             ),
             Self::ClockUnsure => Text(
                 "charge point {} does not know the time yet",

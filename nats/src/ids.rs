@@ -214,6 +214,74 @@ impl<'de> Deserialize<'de> for SessionId {
     }
 }
 
+/// One start of an agent, drawn at random by its process. Two agents with one store have one epoch and
+/// two of these. Written as 16 hexadecimal digits, lower case.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BootId(u64);
+
+impl BootId {
+    /// Wraps a number that the shell has drawn.
+    #[must_use]
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number itself.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for BootId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let is_ours =
+            |b: u8| b.is_ascii_digit() || (b.is_ascii_lowercase() && b.is_ascii_hexdigit());
+        if text.len() == 16
+            && text.bytes().all(is_ours)
+            && let Ok(number) = u64::from_str_radix(text, 16)
+        {
+            return Ok(Self(number));
+        }
+        Err(InvalidId::new("boot id", text))
+    }
+}
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for BootId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for BootId {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl de::Visitor<'_> for Text {
+            type Value = BootId;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a boot id")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<BootId, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        d.deserialize_str(Text)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +296,21 @@ mod tests {
         }
         assert!(DriverId::new("a".repeat(64)).is_ok());
         assert!(CpId::new("CP-001_x").is_ok());
+    }
+
+    #[test]
+    fn a_boot_id_has_one_spelling() {
+        let id = "00c0ffee00c0ffee";
+        assert_eq!(id.parse::<BootId>().unwrap().to_string(), id);
+        for other in [
+            "",
+            "0",
+            "00C0FFEE00C0FFEE",
+            "+0c0ffee00c0ffee",
+            "00c0ffee00c0ffee0",
+        ] {
+            assert!(other.parse::<BootId>().is_err(), "{other:?} was taken");
+        }
     }
 
     #[test]

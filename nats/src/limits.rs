@@ -41,6 +41,21 @@ pub const LIMIT_TIME_S_MAX: i64 = 7 * 24 * 3600;
 /// Smallest current at which a car charges (IEC 61851-1). Lower limits pause.
 pub const CURRENT_MA_MIN: u32 = 6_000;
 
+/// Most current of a connector, all connectors that are sold being below: the Megawatt Charging
+/// System (`CharIN`, IEC TS 63379) has 3,000 A.
+pub const CONNECTOR_MA_MAX: u32 = 4_000_000;
+
+/// Highest nominal voltage of a connector: the end of low voltage for direct current (Directive
+/// 2014/35/EU). The Megawatt Charging System has 1,250 V.
+pub const CONNECTOR_VOLTS_MAX: u16 = 1_500;
+
+/// Most phases of a connector.
+pub const CONNECTOR_PHASES_MAX: u8 = 3;
+
+/// Most power of a connector, in milliwatts: 4 MW. The Megawatt Charging System has 3,000 A at
+/// 1,250 V, which is 3.75 MW.
+pub const CONNECTOR_MILLIWATT_MAX: u64 = 4_000_000_000;
+
 /// Between two heartbeats of a charge point, before jitter.
 pub const HEARTBEAT_MS: u64 = 5_000;
 

@@ -3,13 +3,16 @@
 
 use ev_contract::{
     connector::Service,
-    ids::{CommandId, ConnectorId, CpId},
+    ids::{BootId, CommandId, ConnectorId, CpId},
     time::UnixMs,
     v1::{EndCode, EndReason, EndSource, ServiceCommand, StartCommand, StopCommand},
     wire::Tag,
 };
 
-use crate::model::{Connector, Session, Stage};
+use crate::{
+    model::{Connector, Session, Stage},
+    state::State,
+};
 
 /// A command that a charge point should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +35,16 @@ pub const fn has_order(session: &Session) -> bool {
     }
 }
 
+/// The start of a charge point's agent that commands are addressed to. It is looked up for each
+/// attempt: after a restart the next one reaches the new process.
+#[must_use]
+pub fn boot(state: &State, cp: &CpId) -> Option<BootId> {
+    state.charge_point(cp).map(|e| e.value.boot.id)
+}
+
 /// The command that an open session waits for, written for an attempt at `now`.
 #[must_use]
-pub fn order(session: &Session, now: UnixMs) -> Option<Order> {
+pub fn order(session: &Session, boot: BootId, now: UnixMs) -> Option<Order> {
     if session.is_ended() {
         return None;
     }
@@ -42,6 +52,7 @@ pub fn order(session: &Session, now: UnixMs) -> Option<Order> {
         return Some(Order::Stop(StopCommand {
             tag: Tag::new(),
             to: session.cp.clone(),
+            boot,
             command_id: CommandId::stop(session.id),
             session_id: session.id,
             reason: stop.reason.clone(),
@@ -52,6 +63,7 @@ pub fn order(session: &Session, now: UnixMs) -> Option<Order> {
         Stage::Ordered => Some(Order::Start(StartCommand {
             tag: Tag::new(),
             to: session.cp.clone(),
+            boot,
             command_id: CommandId::start(session.id),
             session_id: session.id,
             connector: session.connector,
@@ -72,10 +84,11 @@ pub fn order(session: &Session, now: UnixMs) -> Option<Order> {
 
 /// The stop of a session that was written off, until the charge point confirms it.
 #[must_use]
-pub fn standing_stop(session: &Session, now: UnixMs) -> StopCommand {
+pub fn standing_stop(session: &Session, boot: BootId, now: UnixMs) -> StopCommand {
     StopCommand {
         tag: Tag::new(),
         to: session.cp.clone(),
+        boot,
         command_id: CommandId::stop(session.id),
         session_id: session.id,
         reason: session.stop.as_ref().map_or(
@@ -86,24 +99,32 @@ pub fn standing_stop(session: &Session, now: UnixMs) -> StopCommand {
     }
 }
 
+/// Whether a connector has yet to hear whether it serves.
+#[must_use]
+pub fn has_service_order(connector: &Connector) -> bool {
+    let obeyed = connector
+        .reported
+        .as_ref()
+        .map_or(0, |r| r.service_revision);
+    obeyed < connector.service_revision
+}
+
 /// The command that tells a connector whether to serve, until its reports say that it obeys.
 #[must_use]
 pub fn service_order(
     cp: &CpId,
     id: ConnectorId,
     connector: &Connector,
+    boot: BootId,
     now: UnixMs,
 ) -> Option<ServiceCommand> {
-    let obeyed = connector
-        .reported
-        .as_ref()
-        .map_or(0, |r| r.service_revision);
-    if obeyed >= connector.service_revision {
+    if !has_service_order(connector) {
         return None;
     }
     Some(ServiceCommand {
         tag: Tag::new(),
         to: cp.clone(),
+        boot,
         command_id: CommandId::new(format!("service-{id}-{}", connector.service_revision)).ok()?,
         connector: id,
         service: match connector.service {

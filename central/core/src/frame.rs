@@ -86,7 +86,7 @@ pub enum Kind {
     Intake,
     /// A charge point's answer to a command ended something.
     CommandAnswered,
-    /// A stopped session out of reach no longer counts.
+    /// A session out of reach no longer counts.
     Released,
     /// Old requests and sessions left the state.
     Forget,

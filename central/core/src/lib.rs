@@ -13,7 +13,9 @@
 //! - [`effects`]: what is to be done because the state is what it is
 //! - [`overdue`]: sessions that have been in a phase for longer than can be meant
 //! - [`ripe`]: what is due because time has passed
+//! - [`clocks`]: whether this replica's clock is right, as far as others show
 
+pub mod clocks;
 mod codec;
 pub mod decide;
 pub mod effects;

@@ -5,19 +5,19 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use ev_contract::{
     codes::Code,
     connector::{ConnectorFacts, ConnectorState, Fault, Phase, Service, connector_state},
-    ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId, SiteId},
     time::UnixMs,
     units::{Amount, MilliWatt, Mwh},
     v1::{
-        Adjustment, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period, Receipt,
-        ReceiptLine, Status, Tariff, TaxLine,
+        Adjustment, Boot, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period,
+        Receipt, ReceiptLine, Status, Tariff, TaxLine,
     },
     wire::Tag,
 };
 
 use crate::keys::Asker;
 
-/// A charge point as it presented itself in its last `sync`.
+/// A charge point as the agent that is obeyed presented itself in its last `sync`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargePoint {
     /// Its site.
@@ -30,11 +30,41 @@ pub struct ChargePoint {
     pub version: Arc<str>,
     /// The epoch of its spool. Acceptance pins it.
     pub epoch: Epoch,
-    /// How much faster than real its simulated charger runs.
-    pub sim_speed: u32,
+    /// The start of its agent that is obeyed: commands are addressed to it, and only its word counts.
+    pub boot: Boot,
+    /// The last agent with this identity that was not obeyed.
+    pub other: Option<Box<OtherAgent>>,
+}
+
+/// An agent that presented itself as a charge point while another one was obeyed: it has a copy of the
+/// store, an older one, or one that was in use before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherAgent {
+    /// The epoch of its spool.
+    pub epoch: Epoch,
+    /// Its start.
+    pub boot: Boot,
+    /// When it first presented itself.
+    pub at: UnixMs,
+    /// Its records below this number are kept aside, word for word, as evidence in the ledger.
+    pub next: u64,
+    /// Records that were kept aside of all such agents of this charge point.
+    pub kept: u64,
+}
+
+impl OtherAgent {
+    /// Records that are kept aside of one charge point, until an operator has decided: some days of a
+    /// busy cabinet. Further ones wait on the disk of their agent alone.
+    pub const KEPT_MAX: u64 = 2_000;
 }
 
 impl ChargePoint {
+    /// Whether a start of an agent with this store is the one that is obeyed.
+    #[must_use]
+    pub fn obeys(&self, epoch: &Epoch, boot: BootId) -> bool {
+        self.epoch == *epoch && self.boot.id == boot
+    }
+
     /// The specification of a connector.
     #[must_use]
     pub fn connector(&self, id: ConnectorId) -> Option<&ConnectorSpec> {
@@ -272,7 +302,7 @@ pub struct Request {
     /// Of the content, so that the same id with other content is seen.
     pub content: [u8; 16],
     /// The request's own `expires_at`. One that was refused for it may lie far ahead: then it is kept
-    /// until the horizon has come so far.
+    /// until the horizon has come so far. Of a stop, which is not judged by it, one near its decision.
     pub expires_at: UnixMs,
     /// What it was answered with.
     pub answer: Answer,
@@ -289,6 +319,9 @@ pub struct Spool {
     pub missing: u64,
     /// What the agent itself found impossible.
     pub anomalies: u64,
+    /// A fingerprint of record `next - 1`. A spool that has another one under this number is that of
+    /// another store with the same epoch.
+    pub last: Option<u32>,
 }
 
 impl Default for Spool {
@@ -298,6 +331,7 @@ impl Default for Spool {
             quarantined: 0,
             missing: 0,
             anomalies: 0,
+            last: None,
         }
     }
 }
@@ -440,6 +474,8 @@ pub struct Bill {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// When central learned of that.
+    pub received_at: UnixMs,
     /// What the meters counted.
     pub meters: Vec<MeterSpan>,
     /// The sum of the spans.
@@ -522,8 +558,10 @@ pub struct Session {
     pub tariff: Arc<Tariff>,
     /// What the charge point enforces.
     pub limits: Limits,
-    /// When central accepted it or learned of it.
+    /// When central accepted it; for one that began at the charge point when that was, by its word.
     pub accepted_at: UnixMs,
+    /// When central accepted it or learned of it. Every list is in this order, whatever is claimed.
+    pub learned_at: UnixMs,
     /// The start command's deadline.
     pub start_by: UnixMs,
     /// How long it may stand after energy has ended.
@@ -607,6 +645,7 @@ impl Session {
             started_at: bill.started_at,
             energy_ended_at: bill.energy_ended_at,
             ended_at: bill.ended_at,
+            received_at: bill.received_at,
             meters: bill.meters,
             energy_mwh: bill.energy_mwh,
             idle_s: bill.idle_s,

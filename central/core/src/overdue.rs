@@ -19,14 +19,14 @@ const IDLE_SLACK_MS: i64 = 10 * MINUTE_MS;
 const MINUTE_MS: i64 = 60 * 1_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 
-/// Since when a session has been in its phase; none once it has ended.
+/// Since when central knows a session to be in its phase; none once it has ended.
 #[must_use]
 pub fn since(session: &Session) -> Option<UnixMs> {
     if matches!(session.phase(), Phase::Stopping) {
         return session.stop.as_ref().map(|stop| stop.at);
     }
-    match &session.stage {
-        Stage::Ordered | Stage::Taken { .. } => Some(session.accepted_at),
+    let claimed = match &session.stage {
+        Stage::Ordered | Stage::Taken { .. } => Some(session.learned_at),
         Stage::Energy { phase, meter } => {
             // A period begins at each change of phase, and at each quarter hour.
             let of_phase = meter.periods.iter().rev().take_while(|p| p.phase == *phase);
@@ -36,7 +36,8 @@ pub fn since(session: &Session) -> Option<UnixMs> {
             energy_ended_at, ..
         } => Some(*energy_ended_at),
         Stage::Ended { .. } => None,
-    }
+    };
+    claimed.map(|at| at.max(session.learned_at))
 }
 
 /// How long a session may be in its phase before somebody should look, in milliseconds.

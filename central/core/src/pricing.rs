@@ -409,6 +409,8 @@ pub struct Ending {
     pub ended_at: UnixMs,
     /// Seconds of standing.
     pub idle_s: u32,
+    /// When central learned of that.
+    pub received_at: UnixMs,
     /// What the meters counted.
     pub meters: Vec<MeterSpan>,
     /// Where each period began.
@@ -433,6 +435,7 @@ pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
         started_at: ending.started_at,
         energy_ended_at: ending.energy_ended_at,
         ended_at: ending.ended_at,
+        received_at: ending.received_at,
         meters: ending.meters,
         energy_mwh: energy,
         idle_s,

@@ -3,12 +3,13 @@
 
 use ev_contract::{
     ids::{CpId, SessionId},
+    limits::CLOCK_TOLERANCE_MS,
     time::UnixMs,
 };
 
 use crate::{
     frame::Forget,
-    model::{Answer, Horizon, Stage},
+    model::{Answer, Horizon, Session, Stage},
     state::State,
 };
 
@@ -49,7 +50,7 @@ pub fn to_forget(
     let sessions: Vec<_> = state
         .sessions_oldest_first()
         .filter(|s| match &s.stage {
-            Stage::Ended { receipt } => receipt.ended_at <= sessions_until && copied(s.id),
+            Stage::Ended { receipt } => receipt.received_at <= sessions_until && copied(s.id),
             Stage::Ordered
             | Stage::Taken { .. }
             | Stage::Energy { .. }
@@ -72,24 +73,45 @@ pub fn to_forget(
     })
 }
 
-/// Sessions that were stopped longer than `after_ms` ago at charge points which are `silent`: they
-/// no longer count against their drivers.
+/// After a start's deadline, when no charge point takes it any more, by the clock of whichever
+/// replica it learned the time from: two replicas that answer are so far apart at most.
+const START_OVER_MS: i64 = 2 * CLOCK_TOLERANCE_MS;
+
+/// Whether a charge point refuses the start of a session by now, if it has not taken it.
+#[must_use]
+pub fn start_is_over(session: &Session, now: UnixMs) -> bool {
+    matches!(session.stage, Stage::Ordered) && now.ms_since(session.start_by) > START_OVER_MS
+}
+
+/// Sessions that no longer count against their drivers, since their charge points cannot say what
+/// became of them: those that were never taken, once their start is over, and those that were stopped
+/// longer than `after_ms` ago. `silent_ms` is for how long a charge point has been out of reach; none
+/// while it is in reach, or while that is not known.
 pub fn to_release(
     state: &State,
     after_ms: i64,
     now: UnixMs,
-    silent: impl Fn(&CpId) -> bool,
+    silent_ms: impl Fn(&CpId) -> Option<i64>,
 ) -> Vec<SessionId> {
     state
         .open_sessions()
         .map(|entry| &entry.value)
         .filter(|s| s.counts)
         .filter(|s| {
-            s.stop
+            let stopped_long_ago = s
+                .stop
                 .as_ref()
-                .is_some_and(|stop| now.ms_since(stop.at) > after_ms)
+                .is_some_and(|stop| now.ms_since(stop.at) > after_ms);
+            if !stopped_long_ago && !start_is_over(s, now) {
+                return false;
+            }
+            // Under another epoch the charge point never says anything about it.
+            let replaced = state
+                .charge_point(&s.cp)
+                .is_some_and(|cp| cp.value.epoch != s.epoch);
+            replaced
+                || silent_ms(&s.cp).is_some_and(|silent| start_is_over(s, now) || silent > after_ms)
         })
-        .filter(|s| silent(&s.cp))
         .map(|s| s.id)
         .collect()
 }

@@ -540,7 +540,8 @@ impl State {
                     connectors: shared.specs(&value.connectors),
                     version: shared.text(&value.version),
                     epoch: value.epoch.clone(),
-                    sim_speed: value.sim_speed,
+                    boot: value.boot,
+                    other: value.other.clone(),
                 };
                 let cabinet = self.cabinet(id);
                 cabinet.present = Some(by.entry(cabinet.present.as_ref(), Arc::new(value)));

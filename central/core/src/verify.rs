@@ -339,8 +339,12 @@ impl Verifier {
         let spools = state.spools_by_place().fold((0, 0), |sum, (_, spool)| {
             (sum.0 + spool.quarantined, sum.1 + spool.missing)
         });
+        let others = state.charge_points_after(None);
+        let apart: u64 = others
+            .filter_map(|(_, cp)| cp.other.as_ref().map(|other| other.kept))
+            .sum();
         self.report.waiting = waiting;
-        (self.report.quarantined, self.report.missing) = spools;
+        (self.report.quarantined, self.report.missing) = (spools.0 + apart, spools.1);
         self.report.open = u64::try_from(state.open_sessions().count()).unwrap_or(u64::MAX);
         for (pos, id) in lost {
             let what = format!("{} is not in the CDR stream", name(id));
@@ -517,7 +521,7 @@ impl Verifier {
             .entry((session.cp.clone(), session.connector))
             .or_default()
             .push((number_of(&receipt), session.id));
-        let month = self.month(receipt.ended_at);
+        let month = self.month(receipt.filed_at());
         month.receipts += 1;
         month.energy_mwh = month.energy_mwh.saturating_add(receipt.energy_mwh.0);
         add(&mut month.money, receipt.currency, receipt.total);

@@ -9,8 +9,8 @@ use ev_contract::{
     units::{MilliWatt, Mwh},
     v1::{
         ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
-        CpEnrolment, DriverUpdate, Reach, ScheduledTariff, ScopedTariff, SessionView, Status,
-        Tariff, TariffScope, UpdateType,
+        CpEnrolment, DriverUpdate, OtherAgentView, Reach, ScheduledTariff, ScopedTariff,
+        SessionView, Status, Tariff, TariffScope, UpdateType,
     },
 };
 
@@ -50,6 +50,10 @@ pub trait Heard {
     /// When it was last heard of.
     fn heard_at(&self, cp: &CpId) -> Option<UnixMs> {
         self.last(cp).map(|(_, at)| at)
+    }
+    /// When an agent was last heard that is not obeyed as this charge point.
+    fn other_at(&self, _cp: &CpId) -> Option<UnixMs> {
+        None
     }
     /// Since when its reach is what it is; while it is out of reach, when it was last heard.
     fn since(&self, cp: &CpId) -> Option<UnixMs> {
@@ -407,6 +411,17 @@ pub fn charge_point(
         health: last.map(|(hb, _)| hb.health.to_vec()).unwrap_or_default(),
         access_expires_at: last.and_then(|(hb, _)| hb.access_expires_at),
         epoch: cp.map(|cp| cp.epoch.to_string()),
+        boot: cp.map(|cp| cp.boot.id),
+        other_agent: cp.and_then(|cp| {
+            let other = cp.other.as_deref()?;
+            Some(OtherAgentView {
+                epoch: other.epoch.to_string(),
+                boot: other.boot.id,
+                since: other.at,
+                last_heard_at: heard.other_at(id),
+                kept: other.kept,
+            })
+        }),
         next_record: spools
             .iter()
             .find(|(epoch, _)| cp.is_some_and(|cp| **epoch == cp.epoch))

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 
 use central_core::{
     decide::{Act, Command, ENROLMENTS_MAX, Run, Unrecorded, Wish},
-    insight,
+    effects, insight,
     keys::Asker,
     model::{Answer, Session},
     state::Entry,
@@ -14,7 +14,7 @@ use central_core::{
 };
 use ev_contract::{
     codes::{Code, Problem},
-    ids::{CommandId, ConnectorId, CpId, Epoch, OperatorId, RequestId, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, OperatorId, RequestId, SessionId},
     limits::REQUEST_LIFE_MS_MAX,
     time::UnixMs,
     v1::{
@@ -136,6 +136,7 @@ impl Engine {
                     to: run.cp.to_string(),
                     epoch: String::new(),
                     next: 0,
+                    aside: None,
                     error: Some(problem),
                     ts: wall(),
                 },
@@ -251,6 +252,10 @@ impl Engine {
         let Ok(id) = CommandId::new(format!("op-{digest}")) else {
             return;
         };
+        let Some(boot) = effects::boot(self.log.state(), cp) else {
+            self.refuse(&item, Code::UnknownChargePoint, cp.as_str());
+            return;
+        };
         let now = wall();
         let expires_at = ask.expires_at.min(now.plus_ms(REQUEST_LIFE_MS_MAX));
         self.asked += 1;
@@ -273,6 +278,7 @@ impl Engine {
                 let command = UnlockCommand {
                     tag: Tag::new(),
                     to,
+                    boot,
                     command_id: id.clone(),
                     connector,
                     expires_at,
@@ -286,6 +292,7 @@ impl Engine {
                 let command = ResetCommand {
                     tag: Tag::new(),
                     to,
+                    boot,
                     command_id: id.clone(),
                     expires_at,
                     ts: now,
@@ -348,6 +355,10 @@ impl Engine {
     }
 
     pub(super) fn answer_sync(&self, item: &Item, cp: &CpId, sync: &SyncRequest) {
+        if !self.obeys(cp, &sync.epoch, sync.boot.id) {
+            self.refuse(item, Code::IdentityInUse, cp.as_str());
+            return;
+        }
         self.counted(item, "accepted", "");
         ev_crash::reach("answer", "sync");
         self.reply(
@@ -391,6 +402,10 @@ impl Engine {
             return;
         }
         self.note_foreign_records(item, run);
+        if !self.obeys(&run.cp, &run.epoch, run.boot) {
+            self.answer_other(item, run);
+            return;
+        }
         self.counted(item, "accepted", "");
         ev_crash::reach("answer", "evt");
         self.reply(
@@ -400,7 +415,34 @@ impl Engine {
                 to: run.cp.to_string(),
                 epoch: run.epoch.to_string(),
                 next: self.wanted(&run.cp, &run.epoch),
+                aside: None,
                 error: None,
+                ts: wall(),
+            },
+        );
+    }
+
+    /// Whether a start of an agent is the one that is obeyed.
+    fn obeys(&self, cp: &CpId, epoch: &Epoch, boot: BootId) -> bool {
+        let there = self.log.state().charge_point(cp);
+        there.is_some_and(|e| e.value.obeys(epoch, boot))
+    }
+
+    /// Answers an agent that is not obeyed: nothing of its spool is free.
+    fn answer_other(&self, item: &Item, run: &Run) {
+        self.counted(item, "error", Code::IdentityInUse.as_str());
+        let there = self.log.state().charge_point(&run.cp);
+        let other = there.and_then(|e| e.value.other.as_deref());
+        let other = other.filter(|o| o.epoch == run.epoch && o.boot.id == run.boot);
+        self.reply(
+            item.reply.as_ref(),
+            &EvtReply {
+                tag: Tag::new(),
+                to: run.cp.to_string(),
+                epoch: run.epoch.to_string(),
+                next: 0,
+                aside: other.map(|o| o.next),
+                error: Some(Code::IdentityInUse.about(run.cp.as_str())),
                 ts: wall(),
             },
         );

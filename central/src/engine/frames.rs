@@ -355,7 +355,7 @@ struct Filling<'a> {
 impl Engine {
     /// A question from a subscription.
     pub(super) fn ask(&mut self, mut item: Item) {
-        if self.alarmed() {
+        if self.alarmed() || !self.clock_is_right {
             return;
         }
         if let ItemKind::Decide(Command::Request(ask, _)) = &item.kind
@@ -371,10 +371,18 @@ impl Engine {
             self.answer_request(item, known);
             return;
         }
-        if let ItemKind::Decide(Command::Sync(cp, _))
-        | ItemKind::Decide(Command::Intake(Run { cp, .. })) = &item.kind
-        {
-            self.heard.sign_of_life(cp, super::wall());
+        let from = match &item.kind {
+            ItemKind::Decide(Command::Sync(cp, sync)) => Some((cp, sync.boot.id)),
+            ItemKind::Decide(Command::Intake(Run { cp, boot, .. })) => Some((cp, *boot)),
+            _ => None,
+        };
+        if let Some((cp, boot)) = from {
+            let there = self.log.state().charge_point(cp);
+            let other = there.and_then(|e| e.value.other.as_deref());
+            // What is not obeyed says nothing about the charge point's reach.
+            if other.is_none_or(|o| o.boot.id != boot) {
+                self.heard.sign_of_life(cp, super::wall());
+            }
         }
         // Whether a charge point is there is asked before it is said that it is not.
         if let ItemKind::Decide(Command::Request(_, Wish::Start { cp, .. })) = &item.kind {
@@ -526,6 +534,11 @@ impl Engine {
             self.set_stage(Stage::Serving);
             tracing::info!(applied = applied.pos, "serving");
             self.after_barrier();
+        }
+        // It may have been set since the frame was cut. What was asked is asked again, elsewhere.
+        self.look_at_clock();
+        if !self.clock_is_right {
+            return;
         }
         for (item, part) in in_flight.items {
             match part {

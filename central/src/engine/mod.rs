@@ -4,9 +4,11 @@
 //! - [`frames`]: what waits, the frame that is under way, what was judged
 //! - [`answers`]: from the state to replies; the one place where they are made
 //! - [`upkeep`]: what is done from time to time
+//! - [`clock`]: whether this host's clock is right
 //! - [`survey`]: looking at everything, for metrics
 
 mod answers;
+mod clock;
 mod frames;
 mod logbook;
 mod survey;
@@ -20,6 +22,7 @@ use std::{
 
 use async_nats::jetstream::{self, stream::Stream};
 use central_core::{
+    clocks::Clocks,
     decide::{CommandAnswer, Settings, Verb},
     effects::{self, Order},
     frame::Write,
@@ -89,7 +92,14 @@ enum TaskDone {
     /// A snapshot, and how many records it has that the one before had not.
     Snapshot { seq: u64, records: usize, ok: bool },
     /// What the server says of the ledger.
-    Extent(Option<crate::ledger::Extent>),
+    Extent(Option<crate::ledger::Extent>, RoundTrip),
+}
+
+/// When a question to the server left and when its answer came.
+#[derive(Debug, Clone, Copy)]
+struct RoundTrip {
+    sent: Instant,
+    back: Instant,
 }
 
 /// What a question to a charge point was for.
@@ -112,7 +122,6 @@ pub struct Engine {
     outward: [async_nats::Client; 2],
     intake: [async_nats::Client; 3],
     js: jetstream::Context,
-    ledger: Stream,
     cdr: Stream,
     snapshots: async_nats::jetstream::object_store::ObjectStore,
     out: Out,
@@ -121,6 +130,9 @@ pub struct Engine {
     health: watch::Sender<Health>,
     /// As [`Health::stage`] shows it.
     stage: Stage,
+    clocks: Clocks,
+    /// Whether this host's clock goes with others, as far as they were heard.
+    clock_is_right: bool,
     began: Instant,
 
     log: Log,
@@ -256,7 +268,6 @@ impl Engine {
             outward: places.outward,
             intake: places.intake,
             js: places.js,
-            ledger: places.ledger,
             cdr: places.cdr,
             snapshots: places.snapshots,
             out: outlets.out,
@@ -264,6 +275,8 @@ impl Engine {
             metrics,
             health,
             stage,
+            clocks: Clocks::default(),
+            clock_is_right: false,
             began: now,
             heard: Hearing::new(),
             listening: Listening::new(),
@@ -292,7 +305,7 @@ impl Engine {
             litter: Vec::new(),
             records_unsnapped: 0,
             extent_under_way: false,
-            last_extent: now,
+            last_extent: now.checked_sub(upkeep::EXTENT_EVERY).unwrap_or(now),
             behind: None,
             last_upkeep: now,
             last_forget: now,
@@ -308,9 +321,13 @@ impl Engine {
 
     fn now(&self) -> Now {
         Now {
-            mono_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            mono_ms: self.mono_ms(Instant::now()),
             wall: wall(),
         }
+    }
+
+    fn mono_ms(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.began).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Runs until it is told to stop and has drained.
@@ -402,11 +419,12 @@ impl Engine {
     }
 
     const fn serving(&self) -> bool {
-        matches!(self.stage, Stage::Serving | Stage::Draining)
+        self.clock_is_right && matches!(self.stage, Stage::Serving | Stage::Draining)
     }
 
     fn set_stage(&mut self, stage: Stage) {
-        self.metrics.ready(stage == Stage::Serving);
+        self.metrics
+            .ready(stage == Stage::Serving && self.clock_is_right);
         self.stage = stage.clone();
         self.health.send_modify(|h| h.stage = stage);
     }
@@ -434,12 +452,18 @@ impl Engine {
         if self.alarmed() {
             return;
         }
+        self.look_at_clock();
         self.advance_stage();
-        if self.looked_late.elapsed() >= LATE_EVERY {
-            self.looked_late = Instant::now();
-            self.answer_late();
+        if self.clock_is_right {
+            if self.looked_late.elapsed() >= LATE_EVERY {
+                self.looked_late = Instant::now();
+                self.answer_late();
+            }
+            self.cut_frame();
+        } else if matches!(self.stage, Stage::Serving | Stage::Draining) {
+            // What was asked is asked again, elsewhere; the rest follows from the state.
+            self.waiting.clear();
         }
-        self.cut_frame();
         // What is asked while the connection is down gets no answer, and all of it would leave at
         // once when it is back.
         if self.connected && self.serving() {
@@ -524,6 +548,7 @@ impl Engine {
         let Entry {
             seq,
             bytes,
+            landed_at,
             decoded,
         } = entry;
         if self.alarmed() || seq <= self.log.state().basis().seq {
@@ -539,7 +564,10 @@ impl Engine {
             },
         };
         match applied {
-            Ok(applied) => self.applied(applied),
+            Ok(applied) => {
+                self.hear_clock_of(&applied, landed_at);
+                self.applied(applied);
+            }
             Err(alarm) => self.alarm(&alarm),
         }
     }
@@ -670,7 +698,7 @@ impl Engine {
             }
             Write::Connector(cp, id, connector) => {
                 let subject = orders::Subject::Service(cp.clone(), *id);
-                if effects::service_order(cp, *id, connector, now).is_some() {
+                if effects::has_service_order(connector) {
                     self.orders
                         .want(subject, cp, connector.service_revision, mine);
                 } else {
@@ -681,11 +709,12 @@ impl Engine {
                         .want(orders::Subject::Standing(*session), cp, 0, mine);
                 }
             }
+            // What was sent to the process before is not answered by the one that follows it.
+            Write::ChargePoint(cp, _) => self.orders.hurry(cp),
             Write::Tariff(tariff) => self.metrics.currency(&tariff.terms.currency),
             Write::Driver(..)
             | Write::Spool(..)
             | Write::Request(..)
-            | Write::ChargePoint(..)
             | Write::TariffScope(..)
             | Write::Enrolment(..)
             | Write::Forget(_) => {}
@@ -761,7 +790,10 @@ impl Engine {
                     return false;
                 };
                 let cp = entry.value.cp.clone();
-                match effects::order(&entry.value, now) {
+                let Some(boot) = effects::boot(state, &cp) else {
+                    return false;
+                };
+                match effects::order(&entry.value, boot, now) {
                     None => false,
                     Some(Order::Start(command)) => {
                         let id = command.command_id.clone();
@@ -783,17 +815,17 @@ impl Engine {
                 let stands = state
                     .connector(&at)
                     .is_some_and(|c| c.value.standing_stops.contains(id));
-                if stands {
-                    let command = effects::standing_stop(&entry.value, now);
+                if let Some(boot) = effects::boot(state, &at.0).filter(|_| stands) {
+                    let command = effects::standing_stop(&entry.value, boot, now);
                     let id = command.command_id.clone();
                     self.command(subject, at.0, "stop", id, &command);
                 }
                 stands
             }
             orders::Subject::Service(cp, id) => {
-                let order = state
-                    .connector(&(cp.clone(), *id))
-                    .and_then(|c| effects::service_order(cp, *id, &c.value, now));
+                let order = state.connector(&(cp.clone(), *id)).and_then(|c| {
+                    effects::service_order(cp, *id, &c.value, effects::boot(state, cp)?, now)
+                });
                 if let Some(command) = &order {
                     let id = command.command_id.clone();
                     self.command(subject, cp.clone(), "set_service", id, command);
@@ -878,9 +910,10 @@ impl Engine {
                     self.records_unsnapped -= records;
                 }
             }
-            TaskDone::Extent(extent) => {
+            TaskDone::Extent(extent, round_trip) => {
                 self.extent_under_way = false;
                 if let Some(extent) = extent {
+                    self.hear_servers_clock(extent.at, round_trip);
                     self.audit_extent(extent);
                 }
             }
@@ -927,6 +960,7 @@ impl Engine {
                     _ => Verb::Stop,
                 },
                 epoch: answer.epoch,
+                boot: answer.boot,
                 outcome: answer.outcome,
                 code: answer.code,
                 raw: answer.raw,

@@ -171,7 +171,11 @@ mod tests {
         model::{ChargePoint, Spool},
         state::Log,
     };
-    use ev_contract::{time::UnixMs, v1::Reach};
+    use ev_contract::{
+        ids::BootId,
+        time::UnixMs,
+        v1::{Boot, Reach},
+    };
     use uuid::Uuid;
 
     use super::*;
@@ -189,7 +193,12 @@ mod tests {
                 connectors: std::sync::Arc::default(),
                 version: "1.0.0".into(),
                 epoch: epoch.clone(),
-                sim_speed: 1,
+                boot: Boot {
+                    id: BootId::from_number(1),
+                    count: 1,
+                    after: None,
+                },
+                other: None,
             };
             let spool = Spool {
                 quarantined: 1,

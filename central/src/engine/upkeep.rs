@@ -7,12 +7,9 @@ use std::{
 };
 
 use central_core::{effects, insight, model::Stage, ripe, state::Alarm, view::Heard};
-use ev_contract::{
-    limits::OFFLINE_AFTER_MS,
-    v1::{Availability, Reach, UptimeRecord},
-};
+use ev_contract::v1::{Availability, Reach, UptimeRecord};
 
-use super::{Engine, Item, TaskDone, answers::cdr_bytes, wall};
+use super::{Engine, Item, RoundTrip, TaskDone, answers::cdr_bytes, wall};
 use crate::{
     ledger::{self, Extent},
     orders,
@@ -30,7 +27,7 @@ const COPY_AGAIN: Duration = Duration::from_secs(2);
 /// Before a receipt is compared again with another one in its place. Somebody must look.
 const CONFLICT_AGAIN: Duration = Duration::from_secs(60);
 /// Between two looks at the stream's extent.
-const EXTENT_EVERY: Duration = Duration::from_secs(5);
+pub(super) const EXTENT_EVERY: Duration = Duration::from_secs(5);
 /// An answer that the stream ends below what is applied may come from a deposed leader, which can
 /// answer for 20 s. Only when it stays is it the truth.
 const BEHIND_MAX: Duration = Duration::from_secs(30);
@@ -60,7 +57,6 @@ impl Engine {
     /// What the state says has yet to be done, once the ledger is read: what came in between is over.
     pub(super) fn after_replay(&mut self) {
         self.litter = Vec::new();
-        let now = wall();
         let state = self.log.state();
         for (_, tariffs) in state.tariff_scopes() {
             let scheduled = tariffs.scheduled.iter().map(|(_, tariff)| tariff);
@@ -93,7 +89,7 @@ impl Engine {
             }
         }
         for ((cp, id), connector) in state.connectors() {
-            if effects::service_order(cp, id, connector, now).is_some() {
+            if effects::has_service_order(connector) {
                 orders.push((
                     orders::Subject::Service(cp.clone(), id),
                     cp.clone(),
@@ -125,12 +121,12 @@ impl Engine {
         self.metrics
             .receipts_waiting(self.uncopied.len(), oldest.unwrap_or_default());
         self.metrics.snapshot_at(self.snapshot_at);
+        self.ask_extent();
         if !self.serving() {
             return;
         }
         self.note_reach();
         self.see();
-        self.ask_extent();
         self.release();
         self.snapshot();
         if self.last_forget.elapsed() > FORGET_EVERY {
@@ -187,24 +183,28 @@ impl Engine {
         }
     }
 
-    fn ask_extent(&mut self) {
+    /// Asks the server how far the ledger goes, and so what time it is there.
+    pub(super) fn ask_extent(&mut self) {
         if self.extent_under_way || self.last_extent.elapsed() < EXTENT_EVERY {
             return;
         }
         self.extent_under_way = true;
-        self.last_extent = Instant::now();
-        let ledger = self.ledger.clone();
+        let sent = Instant::now();
+        self.last_extent = sent;
+        let js = self.js.clone();
         let results = self.results.0.clone();
         tokio::spawn(async move {
-            let extent = match ledger::extent(&ledger).await {
+            let extent = match ledger::extent(&js).await {
                 Ok(extent) => Some(extent),
                 Err(error) => {
                     tracing::debug!(error = %format!("{error:#}"), "no extent");
                     None
                 }
             };
+            let back = Instant::now();
+            let round_trip = RoundTrip { sent, back };
             // The engine may have ended.
-            let _ = results.send(TaskDone::Extent(extent)).await;
+            let _ = results.send(TaskDone::Extent(extent, round_trip)).await;
         });
     }
 
@@ -238,14 +238,21 @@ impl Engine {
         }
     }
 
-    /// Stopped sessions whose charge point has been out of reach for long no longer count.
+    /// Sessions whose charge point is out of reach no longer count, if they were stopped long ago or
+    /// never taken.
     fn release(&mut self) {
+        // What this replica could not hear says nothing.
+        if !self.listening.settled() {
+            return;
+        }
         let after = self.config.release_after();
         let after_ms = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
-        let silence = after.max(Duration::from_millis(OFFLINE_AFTER_MS));
         let heard = &self.heard;
-        let silent = |cp: &_| heard.silence(cp) > silence && heard.reach(cp) == Reach::Offline;
-        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent) {
+        let silent_ms = |cp: &_| {
+            let silence = i64::try_from(heard.silence(cp).as_millis()).unwrap_or(i64::MAX);
+            (heard.reach(cp) == Reach::Offline).then_some(silence)
+        };
+        for session in ripe::to_release(self.log.state(), after_ms, wall(), silent_ms) {
             self.waiting.push(Item::release(session));
         }
     }

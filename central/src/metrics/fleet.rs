@@ -420,7 +420,7 @@ impl Survey {
         )?;
         single(
             "ev_charge_points_with_two_agents",
-            "Charge points whose heartbeats name two spools at once.",
+            "Charge points with two agents, of which one is obeyed.",
             self.two_agents,
         )?;
         single(

@@ -54,6 +54,8 @@ pub struct Metrics {
     queue: IntGauge,
     nats_connected: IntGauge,
     ready: IntGauge,
+    clock_ahead: Gauge,
+    clock_off: IntGauge,
     ledger_alarm: IntGaugeVec,
     receipts: IntCounterVec,
     receipts_waiting: IntGauge,
@@ -143,7 +145,7 @@ impl Metrics {
             receipts_amount: register!(CounterVec::new(
                 Opts::new(
                     "ev_receipts_amount_total",
-                    "Money on receipts, by currency, VAT included. Each is counted by one replica."
+                    "Money on receipts, by currency, taxes included. Each is counted by one replica."
                 ),
                 &["currency"]
             )),
@@ -204,6 +206,14 @@ impl Metrics {
                 "1 while connected to nats-server."
             )),
             ready: register!(IntGauge::new("ev_ready", "1 while this replica answers.")),
+            clock_ahead: register!(Gauge::new(
+                "ev_clock_ahead_seconds",
+                "How far the clock of this host is ahead of nats-server's, as far as is certain; below zero when it is behind."
+            )),
+            clock_off: register!(IntGauge::new(
+                "ev_clock_off",
+                "1 while the clock of this host goes with too few others: then this replica answers nothing."
+            )),
             ledger_alarm: register!(IntGaugeVec::new(
                 Opts::new(
                     "ev_ledger_alarm",
@@ -470,6 +480,15 @@ impl Metrics {
     /// Whether this replica answers.
     pub fn ready(&self, yes: bool) {
         self.ready.set(yes.into());
+    }
+
+    /// How far this host's clock is ahead of the server's, and whether it is off.
+    pub fn clock(&self, ahead_ms: Option<i64>, is_off: bool) {
+        let ahead_ms = ahead_ms.unwrap_or(0);
+        let apart_s = Duration::from_millis(ahead_ms.unsigned_abs()).as_secs_f64();
+        self.clock_ahead
+            .set(if ahead_ms < 0 { -apart_s } else { apart_s });
+        self.clock_off.set(is_off.into());
     }
 
     /// The ledger is not what it was.

@@ -473,6 +473,21 @@ pub fn charge_point(cp: &ChargePointView, now: UnixMs) -> String {
         ("access", format!("{word} {}", at(t)))
     }));
     rows.extend(cp.epoch.clone().map(|e| ("epoch", e)));
+    rows.extend(cp.boot.map(|b| ("boot", b.to_string())));
+    rows.extend(cp.other_agent.as_ref().map(|other| {
+        let heard = other.last_heard_at.map_or_else(
+            || "not heard now".to_owned(),
+            |t| format!("last heard {}", at(t)),
+        );
+        let text = format!(
+            "boot {} (epoch {}) is not obeyed since {}, {heard}; {} records are kept aside",
+            other.boot,
+            other.epoch,
+            at(other.since),
+            other.kept
+        );
+        ("second agent", text)
+    }));
     rows.push(("next record", cp.next_record.to_string()));
     rows.push(("quarantined", cp.quarantined.to_string()));
     rows.push(("missing", cp.missing.to_string()));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use ev_contract::{
     ids::{ConnectorId, CpId, SiteId},
     time::UnixMs,
-    v1::{Availability, UptimeRecord},
+    v1::{Availability, Receipt, UptimeRecord},
 };
 use serde::Serialize;
 
@@ -205,8 +205,16 @@ impl Uptime {
         }
     }
 
-    /// A session has drawn energy on a connector from a time to another.
-    pub fn used(&mut self, place: Place, site: &SiteId, from: UnixMs, until: UnixMs) {
+    /// A session has drawn energy on a connector. What its charge point was not sure of proves nothing:
+    /// it may say that it charged before it was there.
+    pub fn used(&mut self, receipt: &Receipt) {
+        let (Some(from), Some(until)) = (receipt.started_at, receipt.energy_ended_at) else {
+            return;
+        };
+        if !receipt.clock_was_sure() {
+            return;
+        }
+        let (place, site) = ((receipt.cp_id.clone(), receipt.connector), &receipt.site_id);
         // Only whole minutes.
         let from = minute(from.plus_ms(59_999)).max(self.from);
         let until = minute(until).min(self.until);
@@ -343,17 +351,16 @@ pub struct UptimeRow {
 
 #[cfg(test)]
 mod tests {
-    use ev_contract::{v1::UptimeChange, wire::Tag};
+    use ev_contract::{
+        v1::{Flag, UptimeChange},
+        wire::Tag,
+    };
 
     use super::*;
-    use crate::report::csv_row::cells;
+    use crate::report::{csv_row::cells, rows::tests::receipt};
 
     const UP: Availability = Availability::Up;
     const OFFLINE: Availability = Availability::Offline;
-
-    fn place(cp: &str) -> Place {
-        (cp.parse().unwrap(), ConnectorId(1))
-    }
 
     fn record(
         run: &str,
@@ -479,10 +486,20 @@ mod tests {
             false,
             &[("CP-001", Availability::Faulted)],
         ));
-        let site = "depot".parse().unwrap();
         let at = |minute: i64, ms: i64| UnixMs(minute * 60_000 + ms);
-        uptime.used(place("CP-001"), &site, at(109, 1), at(160, 30_000));
-        uptime.used(place("CP-001"), &site, at(210, 0), at(220, 0));
+        let charged = |from, until| Receipt {
+            started_at: Some(from),
+            energy_ended_at: Some(until),
+            flags: Vec::new(),
+            ..receipt(1, 0)
+        };
+        uptime.used(&charged(at(109, 1), at(160, 30_000)));
+        uptime.used(&charged(at(210, 0), at(220, 0)));
+        // A charge point that is not sure of the time may say that it charged before it was there.
+        uptime.used(&Receipt {
+            flags: vec![Flag::ClockUnsure],
+            ..charged(at(0, 0), at(230, 0))
+        });
         let row = uptime.rows("2026-11", |_| (100, 230)).remove(0);
         let names: Vec<_> = cells(&row).unwrap().into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, UPTIME_NAMES);

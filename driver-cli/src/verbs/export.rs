@@ -205,7 +205,7 @@ impl<'a> Walk<'a> {
         }
         let (month, calendar) = (self.args.month, self.calendar);
         page.receipts
-            .retain(|r| month.has(r.ended_at, &calendar.zone(&r.time_zone)));
+            .retain(|r| month.has(r.filed_at(), &calendar.zone(&r.time_zone)));
         Ok(Some(page.receipts))
     }
 
@@ -308,9 +308,7 @@ impl<'a> Walk<'a> {
                 self.pause().await?;
             }
             for r in page.receipts {
-                if let (Some(from), Some(until)) = (r.started_at, r.energy_ended_at) {
-                    uptime.used((r.cp_id, r.connector), &r.site_id, from, until);
-                }
+                uptime.used(&r);
             }
         }
         let mut rows = uptime.rows(&self.args.month.to_string(), |cp| {

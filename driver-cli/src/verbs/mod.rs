@@ -454,8 +454,14 @@ impl Ctx {
         prepared: &Prepared,
     ) -> Result<T, Failure> {
         self.tell_found(prepared);
-        self.unless_interrupted(desk.submit(prepared), || desk.given_up(&prepared.command))
-            .await
+        let submitted = self
+            .unless_interrupted(desk.submit(prepared), || desk.given_up(&prepared.command))
+            .await;
+        // Of a refusal for it the hint says as much.
+        if let (Ok(_), Some(clock)) = (&submitted, desk.wrong_clock()) {
+            self.output.message(&clock);
+        }
+        submitted
     }
 }
 

@@ -549,3 +549,67 @@ fn text(doc: &OpDoc) -> String {
     parts.extend(doc.error.as_ref().map(|e| e.message.clone()));
     crate::render::format::harmless(&parts.join("  "))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        args::{Cli, OpVerb, Verb},
+        invocation::Invocation,
+    };
+
+    fn typed(line: &str) -> Result<Command, Failure> {
+        let words = line.split('|');
+        let cli = Cli::try_parse_from(words).expect("a command line");
+        let Verb::Op {
+            verb: OpVerb::Tariff {
+                verb: OpTariff::Set(args),
+            },
+        } = cli.verb
+        else {
+            panic!("another verb");
+        };
+        Ok(Command::TariffSet(TariffSetRequest {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            request_id: "r-1".into(),
+            expires_at: 0,
+            tariff_id: args.tariff_id.clone(),
+            scope: args.scope.clone(),
+            from: args.from.map(|from| from.0),
+            terms: terms(&args)?,
+        }))
+    }
+
+    #[test]
+    fn a_tariff_is_what_was_typed_and_is_typed_again_in_full() {
+        let line = "driver-cli|op|tariff|set|fast|--scope|site:dock|--per-kwh|0.40CAD\
+            |--start-fee|1CAD|--idle-per-minute|0.10CAD|--idle-grace|15m|--idle-cap|10CAD\
+            |--idle-from|end|--idle-after-fault|--min|2CAD|--max|30CAD|--tax|GST 5%\
+            |--tax|QST 9.975%|--prices-net|--from|2027-01-01T00:00:00Z";
+        let wish = typed(line).expect("terms");
+        let Command::TariffSet(set) = &wish else {
+            panic!("another command");
+        };
+        assert_eq!(set.from, Some(1_798_761_600_000));
+        assert_eq!(set.terms.taxes.len(), 2);
+        assert!(set.terms.prices_net);
+        assert_eq!(
+            Invocation::new([]).repeat(&wish),
+            "driver-cli op tariff set fast --scope site:dock --per-kwh 0.40CAD --start-fee 1CAD \
+             --start-fee-min-energy 10Wh --idle-per-minute 0.10CAD --idle-grace 900s \
+             --idle-cap 10CAD --idle-from end --idle-after-fault --min 2CAD --max 30CAD \
+             --tax 'GST 5%' --tax 'QST 9.975%' --prices-net --from 2027-01-01T00:00:00.000Z \
+             --request-id r-1"
+        );
+    }
+
+    #[test]
+    fn a_tariff_has_one_currency() {
+        let line = "driver-cli|op|tariff|set|t|--scope|default|--per-kwh|0.40EUR|--max|30CHF";
+        let refused = typed(line).expect_err("two currencies");
+        assert!(refused.message().contains("one currency"), "{refused:?}");
+    }
+}

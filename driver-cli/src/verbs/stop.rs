@@ -67,9 +67,14 @@ async fn which_one(ctx: &Ctx, desk: &Desk, args: &StopArgs) -> Result<Command, F
             .find(|command| is_stop(command) && command.stamp().0 == id.as_str()),
         None => desk.journal().unanswered(wall_now(), is_stop),
     };
-    match stored {
-        Some(command) => Ok(command),
-        None => {
+    match (stored, &args.repeat.request_id) {
+        (Some(command), _) => Ok(command),
+        // The only open session may be another one than it was then.
+        (None, Some(id)) if desk.journal().knows(id)? => Err(Failure::usage(
+            format!("which session request {id} stops is no longer written down"),
+            "name the session too, or leave --request-id out",
+        )),
+        (None, _) => {
             let only = ctx.query(desk.only_open_session()).await?;
             Ok(Command::stop(only.session_id.to_string()))
         }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use ev_contract::{
     codes::Code,
-    ids::{ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, ConnectorId, CpId, Epoch, SessionId},
     time::{Now, UnixMs},
     v1::{
-        ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndReason, Live, Reading, TimeQuality,
+        Boot, ConnectorBeat, ConnectorSpec, EdgeFact, EdgeRecord, EndReason, Live, Reading,
+        TimeQuality,
     },
     wire::Tag,
 };
@@ -36,8 +37,6 @@ pub struct Identity {
     pub connectors: Vec<ConnectorSpec>,
     /// Its charger begins transactions by itself and gives energy away.
     pub free_vending: bool,
-    /// How many times faster than real the simulated charger runs; 1 for real hardware.
-    pub speed: u32,
 }
 
 /// What the store has, read at boot.
@@ -45,6 +44,10 @@ pub struct Identity {
 pub struct Stored {
     /// The store's own id.
     pub epoch: Epoch,
+    /// How many starts it has seen, this one among them.
+    pub boots: u64,
+    /// The last one that central has confirmed.
+    pub confirmed: Option<BootId>,
     /// The lowest number in the spool; `next` when it is empty.
     pub first: u64,
     /// The number that the next record will get.
@@ -97,6 +100,8 @@ pub enum Input {
         epoch: String,
         /// The number that central wants next; 0 when it says nothing.
         next: u64,
+        /// Whether this agent is obeyed.
+        standing: Standing,
     },
     /// What became of an `evt`.
     Evt(EvtOutcome),
@@ -104,6 +109,17 @@ pub enum Input {
     UplinkUp,
     /// Time passes.
     Tick,
+}
+
+/// What central says of this agent, where a charge point may have several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is the one that is obeyed.
+    Obeyed,
+    /// Another one is.
+    NotObeyed,
+    /// Central did not decide.
+    Untold,
 }
 
 impl Input {
@@ -138,6 +154,9 @@ pub struct ChargePoint {
 #[derive(Debug, Clone)]
 pub(crate) struct Desk {
     pub(crate) identity: Identity,
+    pub(crate) boot: Boot,
+    /// Another agent is obeyed as this charge point. What runs here goes on; no command starts more.
+    pub(crate) is_other: bool,
     pub(crate) clock: Clock,
     pub(crate) spool: Spool,
     /// Whether the hardware can be reached; none until it is heard after boot.
@@ -224,6 +243,25 @@ impl Desk {
         }
     }
 
+    /// The first confirmation of a boot is kept: the next boot names it.
+    fn hear_standing(&mut self, cx: &mut Cx, standing: Standing) {
+        match standing {
+            Standing::Obeyed => {
+                self.is_other = false;
+                self.spool.obeyed();
+                if self.boot.after != Some(self.boot.id) {
+                    self.boot.after = Some(self.boot.id);
+                    cx.fx.rows.push(Row::Confirmed(self.boot.id));
+                }
+            }
+            Standing::NotObeyed => {
+                self.is_other = true;
+                self.spool.not_obeyed();
+            }
+            Standing::Untold => {}
+        }
+    }
+
     pub(crate) fn online(&self) -> bool {
         self.link == Some(true)
     }
@@ -292,9 +330,9 @@ impl Desk {
 
 impl ChargePoint {
     /// Rebuilds from the store. Open sessions go on where they were; the hardware will say what
-    /// has become of them.
+    /// has become of them. `id` was drawn by the process.
     #[must_use]
-    pub fn boot(identity: Identity, stored: Stored, now: Now) -> Self {
+    pub fn boot(identity: Identity, stored: Stored, id: BootId, now: Now) -> Self {
         let mut clock = Clock::default();
         let stamp = clock.stamp(now);
         let mut rows: BTreeMap<ConnectorId, ConnectorRow> = stored
@@ -341,6 +379,12 @@ impl ChargePoint {
         }
         let desk = Desk {
             identity,
+            boot: Boot {
+                id,
+                count: stored.boots,
+                after: stored.confirmed,
+            },
+            is_other: false,
             clock,
             spool: Spool::new(stored.epoch, stored.first, stored.next),
             link: None,
@@ -385,12 +429,17 @@ impl ChargePoint {
                 ts,
                 epoch,
                 next,
+                standing,
             } => {
                 self.desk.clock.learn(sent_mono_ms, now, ts);
                 self.desk.spool.hear_wanted(&epoch, next);
+                self.desk.hear_standing(&mut cx, standing);
             }
             Input::Evt(outcome) => {
                 let random = cx.random;
+                if let EvtOutcome::NotObeyed { .. } = outcome {
+                    self.desk.is_other = true;
+                }
                 if let Some(below) = self.desk.spool.answered(&outcome, now.mono_ms, random) {
                     cx.fx.rows.push(Row::Free { below });
                 }
@@ -418,6 +467,18 @@ impl ChargePoint {
     /// A run to be sent now, if any. Asked after rows are committed, while the uplink is there.
     pub fn next_run(&mut self, now: Now, random: u64) -> Option<SendRun> {
         self.desk.spool.poll(now.mono_ms, random)
+    }
+
+    /// This start of the agent.
+    #[must_use]
+    pub const fn this_boot(&self) -> Boot {
+        self.desk.boot
+    }
+
+    /// Whether central obeys another agent with this identity.
+    #[must_use]
+    pub const fn is_other(&self) -> bool {
+        self.desk.is_other
     }
 
     /// Where the spool stands.
@@ -473,6 +534,9 @@ impl ChargePoint {
         }
         if quality != TimeQuality::Synced {
             health.push(Code::ClockUnsure.as_str().to_owned());
+        }
+        if self.desk.is_other {
+            health.push(Code::IdentityInUse.as_str().to_owned());
         }
         if self.desk.spool.ahead().is_some() {
             health.push("spool_behind_central".to_owned());

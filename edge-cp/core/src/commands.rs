@@ -138,6 +138,7 @@ impl Desk {
             Answer {
                 command_id: Some(key.command_id),
                 epoch: self.spool.epoch().clone(),
+                boot: self.boot.id,
                 outcome,
                 code,
                 raw,
@@ -150,6 +151,7 @@ impl Desk {
         self.commands.get(id).map(|row| Answer {
             command_id: Some(id.clone()),
             epoch: self.spool.epoch().clone(),
+            boot: self.boot.id,
             outcome: row.outcome,
             code: row.code,
             raw: row.raw.clone(),
@@ -177,6 +179,10 @@ impl Desk {
 
 impl ChargePoint {
     pub(crate) fn command(&mut self, cx: &mut Cx, command: Command, reply_to: ReplyTo) {
+        if !self.is_addressed(&command) {
+            self.overhear(cx, command);
+            return;
+        }
         let id = match &command {
             Command::Start(c) => &c.command_id,
             Command::Stop(c) => &c.command_id,
@@ -188,6 +194,7 @@ impl ChargePoint {
                 let answer = Answer {
                     command_id: None,
                     epoch: self.desk.spool.epoch().clone(),
+                    boot: self.desk.boot.id,
                     outcome: Outcome::Done,
                     code: None,
                     raw: None,
@@ -225,6 +232,35 @@ impl ChargePoint {
                 );
             }
             Command::Ping(_) => {}
+        }
+    }
+
+    /// Whether a command is for this start of the agent. Until its `sync` was taken none is, and never
+    /// what is for another agent with the same identity. A ping is for all who do not know that they are
+    /// not obeyed.
+    #[must_use]
+    pub fn is_addressed(&self, command: &Command) -> bool {
+        let boot = match command {
+            Command::Start(c) => c.boot,
+            Command::Stop(c) => c.boot,
+            Command::SetLimit(c) => c.boot,
+            Command::Unlock(c) => c.boot,
+            Command::SetService(c) => c.boot,
+            Command::Reset(c) => c.boot,
+            Command::Ping(_) => return !self.desk.is_other,
+        };
+        boot == self.desk.boot.id
+    }
+
+    /// What is for another start of the agent is not answered. A stop of a session that runs here is
+    /// carried out all the same: whoever is obeyed, its driver wants it to end.
+    fn overhear(&mut self, cx: &mut Cx, command: Command) {
+        let Command::Stop(stop) = command else {
+            return;
+        };
+        let runs = |c: &&mut Connector| c.session.as_ref().is_some_and(|s| s.id == stop.session_id);
+        if let Some(c) = self.connectors.values_mut().find(runs) {
+            stop_here(c, &mut self.desk, cx, stop.reason);
         }
     }
 
@@ -308,26 +344,7 @@ impl ChargePoint {
         let unstorable = self.desk.storage.is_some();
         let verdict = match found {
             Some(c) => {
-                let by_driver = match stop.reason.source {
-                    EndSource::Driver => true,
-                    EndSource::Operator
-                    | EndSource::Central
-                    | EndSource::ChargePoint
-                    | EndSource::Charger
-                    | EndSource::Vehicle
-                    | EndSource::Technician
-                    | EndSource::Unrecognised => false,
-                };
-                let idle = c
-                    .session
-                    .as_ref()
-                    .is_some_and(|s| matches!(s.stage, Stage::Idle { .. }));
-                match (idle, by_driver) {
-                    // Energy has ended. A driver's stop does not end the standing, which costs.
-                    (true, true) => {}
-                    (true, false) => transactions::end_idle(c, &mut self.desk, cx),
-                    (false, _) => transactions::begin_stop(c, &mut self.desk, cx, stop.reason),
-                }
+                stop_here(c, &mut self.desk, cx, stop.reason);
                 Verdict::of(Outcome::Stopping)
             }
             None if self.desk.ended.contains_key(&stop.session_id) => Verdict::of(Outcome::Ended),
@@ -595,6 +612,30 @@ impl ChargePoint {
             },
         };
         cx.fx.local.push((reply_to, answer));
+    }
+}
+
+/// Stops the session on a connector.
+fn stop_here(c: &mut Connector, desk: &mut Desk, cx: &mut Cx, reason: EndReason) {
+    let by_driver = match reason.source {
+        EndSource::Driver => true,
+        EndSource::Operator
+        | EndSource::Central
+        | EndSource::ChargePoint
+        | EndSource::Charger
+        | EndSource::Vehicle
+        | EndSource::Technician
+        | EndSource::Unrecognised => false,
+    };
+    let idle = c
+        .session
+        .as_ref()
+        .is_some_and(|s| matches!(s.stage, Stage::Idle { .. }));
+    match (idle, by_driver) {
+        // Energy has ended. A driver's stop does not end the standing, which costs.
+        (true, true) => {}
+        (true, false) => transactions::end_idle(c, desk, cx),
+        (false, _) => transactions::begin_stop(c, desk, cx, reason),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use ev_contract::{
     codes::Code,
-    ids::{CommandId, Epoch, SessionId},
+    ids::{BootId, CommandId, Epoch, SessionId},
     time::UnixMs,
     v1::{EdgeRecord, Outcome},
 };
@@ -48,6 +48,8 @@ pub enum Row {
     DropTx(OriginKey),
     /// Insert or replace.
     Connector(Box<ConnectorRow>),
+    /// Central has confirmed this start of the agent.
+    Confirmed(BootId),
     /// Append to the spool.
     Append(Box<EdgeRecord>),
     /// Remove records below this number from the spool.
@@ -85,6 +87,8 @@ pub struct Answer {
     pub command_id: Option<CommandId>,
     /// Under which epoch.
     pub epoch: Epoch,
+    /// Which start of the agent answers.
+    pub boot: BootId,
     /// What became of it.
     pub outcome: Outcome,
     /// Why not.

@@ -28,7 +28,7 @@ pub mod session;
 pub mod spool;
 pub mod transactions;
 
-pub use charge_point::{ChargePoint, Identity, Input, Stored};
+pub use charge_point::{ChargePoint, Identity, Input, Standing, Stored};
 pub use commands::{Command, LocalStart};
 pub use effects::{Answer, Draw, Effects, LocalAnswer, ReplyTo, Row};
 pub use spool::{EvtOutcome, SendRun};

@@ -49,7 +49,7 @@ impl Meter {
 
     /// Takes a later reading. It is kept as it is, whatever it looks like: a broken meter is for
     /// people to judge.
-    pub fn observe(&mut self, reading: Reading, power_max: MilliWatt, speed: u32) -> Observed {
+    pub fn observe(&mut self, reading: Reading, power_max: MilliWatt) -> Observed {
         let last = std::mem::replace(&mut self.last, reading);
         let now = &self.last;
         if now.meter_epoch != last.meter_epoch || now.meter_id != last.meter_id {
@@ -69,7 +69,7 @@ impl Meter {
         }
         let rise = now.register_mwh.saturating_sub(last.register_mwh);
         let elapsed_ms = u64::try_from(now.at.ms_since(last.at)).unwrap_or(0);
-        if rise > most(power_max, elapsed_ms, speed) {
+        if rise > most(power_max, elapsed_ms) {
             return Observed::Jumped(rise);
         }
         Observed::Plausible
@@ -94,9 +94,9 @@ impl Meter {
 
 /// The most that can be delivered in so long, with a quarter on top for meters and mains that are
 /// above nominal, and some seconds for readings whose times are coarse.
-fn most(power_max: MilliWatt, elapsed_ms: u64, speed: u32) -> Mwh {
+fn most(power_max: MilliWatt, elapsed_ms: u64) -> Mwh {
     let ms = u128::from(elapsed_ms) + u128::from(JUMP_SLACK_S) * 1_000;
-    let mwh = u128::from(power_max.0) * ms * u128::from(speed.max(1)) * 5 / 4 / 3_600_000;
+    let mwh = u128::from(power_max.0) * ms * 5 / 4 / 3_600_000;
     Mwh(u64::try_from(mwh).unwrap_or(u64::MAX))
 }
 
@@ -126,7 +126,7 @@ mod tests {
     fn energy_is_the_difference_of_the_registers() {
         let mut meter = Meter::new(reading(0, 1_000, 1));
         assert_eq!(
-            meter.observe(reading(1_000, 4_000, 1), KW11, 1),
+            meter.observe(reading(1_000, 4_000, 1), KW11),
             Observed::Plausible
         );
         assert_eq!(meter.energy(), Mwh(3_000));
@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn a_reset_keeps_what_was_delivered_before_and_counts_on_from_zero() {
         let mut meter = Meter::new(reading(0, 1_000, 1));
-        meter.observe(reading(1_000, 4_000, 1), KW11, 1);
-        let observed = meter.observe(reading(2_000, 500, 2), KW11, 1);
+        meter.observe(reading(1_000, 4_000, 1), KW11);
+        let observed = meter.observe(reading(2_000, 500, 2), KW11);
         assert_eq!(
             observed,
             Observed::Reset(Box::new(reading(1_000, 4_000, 1)))
@@ -149,7 +149,7 @@ mod tests {
         let mut meter = Meter::new(reading(0, 1_000, 1));
         let mut other = reading(1_000, 9_000_000, 1);
         other.meter_id = "n".into();
-        meter.observe(other, KW11, 1);
+        meter.observe(other, KW11);
         assert_eq!(meter.energy(), Mwh(0));
     }
 
@@ -157,22 +157,13 @@ mod tests {
     fn a_fall_and_a_jump_are_told_and_kept_as_they_are() {
         let mut meter = Meter::new(reading(0, 10_000, 1));
         assert_eq!(
-            meter.observe(reading(1_000, 9_000, 1), KW11, 1),
+            meter.observe(reading(1_000, 9_000, 1), KW11),
             Observed::Fell(Mwh(1_000))
         );
         assert_eq!(meter.last.register_mwh, Mwh(9_000));
         assert_eq!(
-            meter.observe(reading(2_000, 9_000_000, 1), KW11, 1),
+            meter.observe(reading(2_000, 9_000_000, 1), KW11),
             Observed::Jumped(Mwh(8_991_000))
-        );
-    }
-
-    #[test]
-    fn a_fast_simulation_may_deliver_fast() {
-        let mut meter = Meter::new(reading(0, 0, 1));
-        assert_eq!(
-            meter.observe(reading(60_000, 11_000_000, 1), KW11, 60),
-            Observed::Plausible
         );
     }
 }

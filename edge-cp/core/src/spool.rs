@@ -19,6 +19,25 @@ pub struct Spool {
     stored_next: u64,
     sending: Sending,
     ahead: Option<u64>,
+    /// Set while another agent is obeyed: what was sent is kept aside by central, and stays here too.
+    apart: Option<Apart>,
+}
+
+/// How far central is with keeping aside what an agent has that is not obeyed.
+#[derive(Debug, Clone, Copy)]
+struct Apart {
+    /// The next record to be sent.
+    next: u64,
+    /// Central takes no more: it has as many as it keeps, or does not know this agent yet.
+    paused: Option<Paused>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paused {
+    /// Until the next sync.
+    ForNow,
+    /// Until this agent is obeyed.
+    ForGood,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +75,11 @@ pub enum EvtOutcome {
         /// It could not take the run.
         refused: bool,
     },
+    /// Another agent with this identity is obeyed.
+    NotObeyed {
+        /// The next number that it has not kept aside; none when it keeps nothing of this agent.
+        aside: Option<u64>,
+    },
     /// It has too much to do, and says when to come back.
     Busy {
         /// In so many milliseconds.
@@ -79,6 +103,39 @@ impl Spool {
                 failures: 0,
             },
             ahead: None,
+            apart: None,
+        }
+    }
+
+    /// This agent is the one that is obeyed: what it has is sent from its beginning.
+    pub(crate) const fn obeyed(&mut self) {
+        self.apart = None;
+    }
+
+    /// Another agent is obeyed. Everything stays here; a copy of it goes to central once.
+    pub(crate) fn not_obeyed(&mut self) {
+        let apart = self.apart.get_or_insert(Apart {
+            next: self.first,
+            paused: None,
+        });
+        if apart.paused == Some(Paused::ForNow) {
+            apart.paused = None;
+        }
+    }
+
+    /// The next record to be sent, if one is to be.
+    const fn to_send(&self) -> Option<u64> {
+        let from = match self.apart {
+            None => self.first,
+            Some(Apart {
+                paused: Some(_), ..
+            }) => return None,
+            Some(Apart { next, .. }) => next,
+        };
+        if from < self.stored_next {
+            Some(from)
+        } else {
+            None
         }
     }
 
@@ -137,7 +194,7 @@ impl Spool {
     pub const fn due_mono_ms(&self) -> Option<u64> {
         match self.sending {
             Sending::Flight { since_mono_ms, .. } => Some(since_mono_ms + EVT_TIMEOUT_MS + 1),
-            Sending::Rest { due_mono_ms, .. } if self.first < self.stored_next => Some(due_mono_ms),
+            Sending::Rest { due_mono_ms, .. } if self.to_send().is_some() => Some(due_mono_ms),
             Sending::Rest { .. } => None,
         }
     }
@@ -159,17 +216,15 @@ impl Spool {
                 due_mono_ms,
                 failures,
             } => {
-                if mono_ms < due_mono_ms || self.first >= self.stored_next {
-                    return None;
-                }
+                let from = self.to_send().filter(|_| mono_ms >= due_mono_ms)?;
                 self.sending = Sending::Flight {
-                    from: self.first,
+                    from,
                     since_mono_ms: mono_ms,
                     failures,
                 };
                 Some(SendRun {
                     first: self.first,
-                    from: self.first,
+                    from,
                     until: self.stored_next,
                 })
             }
@@ -195,6 +250,19 @@ impl Spool {
                     due_mono_ms: mono_ms + told_ms(*retry_after_ms, random),
                     failures,
                 };
+                None
+            }
+            EvtOutcome::NotObeyed { aside } => {
+                let paused = match *aside {
+                    None => Some(Paused::ForNow),
+                    Some(next) if next <= from => Some(Paused::ForGood),
+                    Some(_) => None,
+                };
+                self.apart = Some(Apart {
+                    next: aside.unwrap_or(self.first).clamp(self.first, self.next),
+                    paused,
+                });
+                self.rest(mono_ms, 0, random);
                 None
             }
             EvtOutcome::Unanswered => {
@@ -350,6 +418,19 @@ mod tests {
         spool.number();
         assert_eq!(spool.poll(0, 0).map(|r| r.until), Some(6));
         assert_eq!(spool.unstored(), 1);
+    }
+
+    #[test]
+    fn what_is_not_stored_is_not_freed() {
+        let mut spool = spool();
+        spool.number();
+        spool.poll(0, 0);
+        // The number is not beyond the spool, and its record may still be lost with the power.
+        assert_eq!(spool.answered(&answer("e1", 7), 1, 0), None);
+        assert_eq!((spool.depth(), spool.ahead()), (6, None));
+        spool.stored();
+        assert!(spool.poll(60_000, 0).is_some());
+        assert_eq!(spool.answered(&answer("e1", 7), 60_001, 0), Some(7));
     }
 
     #[test]

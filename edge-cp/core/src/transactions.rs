@@ -445,8 +445,7 @@ pub(crate) fn claim(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
     if let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) {
         run.start_number = Some(start_number);
         if last.at > run.meter.start.at {
-            run.meter
-                .observe(last, c.spec.power_max(), d.identity.speed);
+            run.meter.observe(last, c.spec.power_max());
         }
     }
 }
@@ -484,9 +483,7 @@ pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwR
         // Another meter epoch needs records, which begin with its session.
         && reading.meter_epoch == waiting.meter.last.meter_epoch
     {
-        waiting
-            .meter
-            .observe(reading.clone(), c.spec.power_max(), d.identity.speed);
+        waiting.meter.observe(reading.clone(), c.spec.power_max());
     }
     let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) else {
         return;
@@ -525,9 +522,7 @@ fn take_reading(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: Reading) 
         return;
     };
     let before = run.meter.last.register_mwh;
-    let observed = run
-        .meter
-        .observe(reading.clone(), power_max, d.identity.speed);
+    let observed = run.meter.observe(reading.clone(), power_max);
     let (what, old) = match observed {
         Observed::Plausible => return,
         Observed::Reset(old) => (
@@ -669,9 +664,7 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
     if let Some(waiting) = waiting {
         if let Some(reading) = reading {
             waiting.meter.rewind_to(&reading);
-            waiting
-                .meter
-                .observe(reading, c.spec.power_max(), d.identity.speed);
+            waiting.meter.observe(reading, c.spec.power_max());
         }
         waiting.over = Some((over.reason, at));
         waiting.end_wall = Some(over.at);

@@ -95,7 +95,8 @@ pub(super) struct Swarm {
     /// Records that each charge point begins with, as after days offline; needs --state-dir
     #[arg(long, value_name = "N", default_value_t = 0)]
     backlog: u64,
-    /// How many times faster than real the chargers run; times of records stay real
+    /// How many times as strong as real the chargers and their cars are: at 60 an hour's energy
+    /// flows in a minute
     #[arg(long, value_name = "X", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     sim_speed: u32,
     /// So many charge points begin in a second; 0 is all at once

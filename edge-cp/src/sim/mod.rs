@@ -43,8 +43,8 @@ const TICK_SOON: Duration = Duration::from_millis(100);
 const SAVE_EVERY_MS: u64 = 1_000;
 /// The file's size is a multiple of this: a block of nearly every file system.
 const ROOM_BYTES: usize = 4_096;
-/// Time between readings at real speed, in milliseconds; faster simulations read more often, down
-/// to the lower bound, so that energy limits are met closely.
+/// Time between readings at real strength, in milliseconds; stronger simulations read more often,
+/// down to the lower bound, so that energy limits are met closely.
 const READING_MS_MAX: u64 = 1_000;
 const READING_MS_MIN: u64 = 100;
 /// A timer and the clock are not read in the same moment.

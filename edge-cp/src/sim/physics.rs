@@ -116,7 +116,8 @@ pub struct PlantSpec {
     pub connectors: Vec<ConnectorSpec>,
     /// Its cars and habits.
     pub settings: SimulatorConfig,
-    /// How many times faster than real it runs.
+    /// How many times as strong as a real one it is already made: meters are read so much more
+    /// often.
     pub speed: u32,
 }
 
@@ -228,11 +229,10 @@ impl Plant {
             self.wall = end;
             return facts;
         }
-        let speed = u64::from(spec.speed.max(1));
-        self.owed_ms += left * speed;
+        self.owed_ms += left;
         while self.owed_ms >= STEP_MS {
             self.owed_ms -= STEP_MS;
-            let back = i64::try_from(self.owed_ms / speed).unwrap_or(0);
+            let back = i64::try_from(self.owed_ms).unwrap_or(0);
             self.wall = end.plus_ms(-back);
             self.step(spec, &mut facts);
         }
@@ -748,7 +748,7 @@ fn end_tx(
 mod tests {
     use super::*;
 
-    fn spec(settings: SimulatorConfig, speed: u32) -> PlantSpec {
+    fn spec(settings: SimulatorConfig) -> PlantSpec {
         PlantSpec {
             cp: CpId::new("CP-001").unwrap(),
             connectors: vec![ConnectorSpec {
@@ -759,7 +759,7 @@ mod tests {
                 plug: None,
             }],
             settings,
-            speed,
+            speed: 1,
         }
     }
 
@@ -784,7 +784,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_comes_is_shown_each_register_with_its_own_time() {
-        let spec = spec(SimulatorConfig::default(), 1);
+        let spec = spec(SimulatorConfig::default());
         let mut plant = charging(&spec);
         plant.advance(&spec, 60_000);
         let now = plant.wall;
@@ -803,7 +803,7 @@ mod tests {
 
     #[test]
     fn an_hour_of_eleven_kilowatts_is_eleven_kilowatt_hours_to_the_milliwatt_hour() {
-        let spec = spec(SimulatorConfig::default(), 1);
+        let spec = spec(SimulatorConfig::default());
         let mut plant = charging(&spec);
         plant.advance(&spec, 3_600_000);
         assert_eq!(delivered(&plant, &spec), 11_000_000);
@@ -811,22 +811,20 @@ mod tests {
 
     #[test]
     fn time_in_one_piece_or_in_many_comes_to_the_same() {
-        for speed in [1, 7, 60] {
-            let spec = spec(SimulatorConfig::default(), speed);
-            let mut at_once = charging(&spec);
-            let mut in_pieces = at_once.clone();
-            at_once.advance(&spec, 1_234_567);
-            let mut left = 1_234_567;
-            while left > 0 {
-                let piece = left.min(37 + left % 911);
-                in_pieces.advance(&spec, piece);
-                left -= piece;
-                // As a restart does it.
-                let json = serde_json::to_string(&in_pieces).unwrap();
-                in_pieces = serde_json::from_str(&json).unwrap();
-            }
-            assert_eq!(at_once, in_pieces, "speed {speed}");
+        let spec = spec(SimulatorConfig::default());
+        let mut at_once = charging(&spec);
+        let mut in_pieces = at_once.clone();
+        at_once.advance(&spec, 1_234_567);
+        let mut left = 1_234_567;
+        while left > 0 {
+            let piece = left.min(37 + left % 911);
+            in_pieces.advance(&spec, piece);
+            left -= piece;
+            // As a restart does it.
+            let json = serde_json::to_string(&in_pieces).unwrap();
+            in_pieces = serde_json::from_str(&json).unwrap();
         }
+        assert_eq!(at_once, in_pieces);
     }
 
     #[test]
@@ -835,7 +833,7 @@ mod tests {
             battery_wh: 10_000,
             ..SimulatorConfig::default()
         };
-        let spec = spec(settings, 1);
+        let spec = spec(settings);
         let mut plant = charging(&spec);
         let mut last = MilliWatt(11_000_000);
         for minute in 0..600 {
@@ -861,7 +859,7 @@ mod tests {
 
     #[test]
     fn limits_are_obeyed_and_below_six_amperes_it_pauses() {
-        let spec = spec(SimulatorConfig::default(), 1);
+        let spec = spec(SimulatorConfig::default());
         for (ma, phases, milliwatt) in [
             (10_000, None, 6_900_000),
             (16_000, Some(1), 3_680_000),
@@ -894,7 +892,7 @@ mod tests {
 
     #[test]
     fn a_repeated_start_is_the_same_and_another_is_refused() {
-        let spec = spec(SimulatorConfig::default(), 1);
+        let spec = spec(SimulatorConfig::default());
         let mut plant = charging(&spec);
         let (verdict, _, facts) = plant.command(&spec, &mut PlainNames, &START);
         assert_eq!(verdict, HwVerdict::Accepted);
@@ -928,7 +926,7 @@ mod tests {
     #[test]
     fn no_energy_flows_in_the_dark_and_what_was_is_told_when_the_light_is_back() {
         for lose in [false, true] {
-            let spec = spec(SimulatorConfig::default(), 1);
+            let spec = spec(SimulatorConfig::default());
             let mut plant = charging(&spec);
             plant.advance(&spec, 10_000);
             let before = delivered(&plant, &spec);
@@ -951,7 +949,7 @@ mod tests {
 
     #[test]
     fn a_new_car_comes_with_the_configured_charge() {
-        let spec = spec(SimulatorConfig::default(), 60);
+        let spec = spec(SimulatorConfig::default());
         let mut plant = charging(&spec);
         plant.advance(&spec, 100_000);
         plant.plug(&spec, &mut PlainNames, ONE, false);

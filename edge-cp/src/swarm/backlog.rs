@@ -8,7 +8,7 @@ use edge_core::{
     hardware::{HwAnswer, HwCommand, HwFact},
 };
 use ev_contract::{
-    ids::{ConnectorId, SessionId},
+    ids::{BootId, ConnectorId, SessionId},
     time::{Now, UnixMs},
 };
 use rand::Rng;
@@ -85,7 +85,6 @@ impl Past {
             cp_id: config.id.clone(),
             connectors: config.connectors.clone(),
             free_vending: false,
-            speed: 1,
         };
         let spec = PlantSpec {
             cp: config.id.clone(),
@@ -100,7 +99,7 @@ impl Past {
         let mut plant = Plant::new(&spec, began);
         let greeting = plant.snapshot(&spec);
         let mut past = Self {
-            core: ChargePoint::boot(identity, stored, now),
+            core: ChargePoint::boot(identity, stored, BootId::from_number(0), now),
             plant,
             spec,
             began,

@@ -286,7 +286,7 @@ fn configs(spec: &Spec, names: &[CpId], groups: &[Group]) -> Vec<Arc<ChargePoint
             credentials[n].clone_from(&group.credentials);
         }
     }
-    let connectors = spec.connector_specs();
+    let (connectors, simulator) = (spec.connector_specs(), spec.strong_simulator());
     names
         .iter()
         .zip(credentials)
@@ -297,7 +297,7 @@ fn configs(spec: &Spec, names: &[CpId], groups: &[Group]) -> Vec<Arc<ChargePoint
                 time_zone: spec.time_zone.clone(),
                 connectors: connectors.clone(),
                 credentials,
-                simulator: spec.simulator.clone(),
+                simulator: simulator.clone(),
             })
         })
         .collect()

@@ -5,7 +5,7 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, time::Duration};
 use ev_client::Tls;
 use ev_contract::{
     ids::{ConnectorId, CpId, SiteId},
-    limits::CONNECTORS_MAX,
+    limits::{CONNECTOR_MA_MAX, CONNECTORS_MAX},
     units::MilliAmp,
     v1::ConnectorSpec,
 };
@@ -22,9 +22,11 @@ pub const BACKLOG_MAX: u64 = 1_000_000;
 /// Most local sessions that are begun in a second.
 pub const STARTS_PER_S_MAX: f64 = 20_000.0;
 /// What a connector of the swarm gives: 11 kW.
-const MAX_MA: MilliAmp = MilliAmp(16_000);
+const MAX_MA: u32 = 16_000;
 const PHASES: u8 = 3;
 const VOLTS: u16 = 230;
+/// See [`crate::config::ChargePointConfig::times_as_strong`].
+const SPEED_MAX: u32 = CONNECTOR_MA_MAX / MAX_MA;
 
 /// A swarm.
 #[derive(Debug, Clone)]
@@ -47,7 +49,7 @@ pub struct Spec {
     pub sources: Option<Sources>,
     /// Where stores and simulated chargers are kept; in memory, if nowhere.
     pub state_dir: Option<PathBuf>,
-    /// How many times faster than real the chargers run.
+    /// How many times as strong as real the chargers are.
     pub speed: u32,
     /// So many charge points begin in a second; all at once, if none.
     pub ramp_per_s: Option<u32>,
@@ -202,6 +204,12 @@ impl Spec {
                 self.connectors
             ));
         }
+        if !(1..=SPEED_MAX).contains(&self.speed) {
+            faults.push(format!(
+                "--sim-speed: {} is not within 1 to {SPEED_MAX}: no connector that is sold is stronger",
+                self.speed
+            ));
+        }
         let per_source = match self.lines {
             Lines::Own(_) => {
                 let sources = self.sources.map_or(1, |sources| sources.count);
@@ -244,13 +252,22 @@ impl Spec {
         }
     }
 
-    /// The connectors of each charge point.
+    /// The simulator, with cars as strong as the connectors.
+    #[must_use]
+    pub fn strong_simulator(&self) -> SimulatorConfig {
+        SimulatorConfig {
+            car_power_w: self.simulator.car_power_w * u64::from(self.speed),
+            ..self.simulator.clone()
+        }
+    }
+
+    /// The connectors of each charge point, so many times as strong as the speed says.
     #[must_use]
     pub fn connector_specs(&self) -> Vec<ConnectorSpec> {
         (1..=self.connectors)
             .map(|n| ConnectorSpec {
                 connector: ConnectorId(n),
-                max_ma: MAX_MA,
+                max_ma: MilliAmp(MAX_MA * self.speed),
                 phases: PHASES,
                 volts: VOLTS,
                 plug: None,
@@ -316,7 +333,7 @@ pub(crate) mod tests {
     #[test]
     fn each_fault_names_its_option_and_what_would_be_right() {
         type Change = fn(&mut Spec);
-        let table: [(Change, &str, &str); 12] = [
+        let table: [(Change, &str, &str); 13] = [
             (|s| s.nats_url = "nats://".into(), "--nats-url", "127.0.0.1"),
             (|s| s.names.count = 0, "--count", "1 to 200000"),
             (|s| s.names.count = COUNT_MAX + 1, "--count", "1 to 200000"),
@@ -328,6 +345,7 @@ pub(crate) mod tests {
                 "Europe/Berlin",
             ),
             (|s| s.connectors = 33, "--connectors", "1 to 32"),
+            (|s| s.speed = 251, "--sim-speed", "1 to 250"),
             (
                 |s| s.names.count = 30_000,
                 "--source",

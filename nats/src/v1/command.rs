@@ -9,7 +9,7 @@ use super::{EndReason, Limits};
 use crate::{
     codes::Code,
     connector::Service,
-    ids::{CommandId, ConnectorId, CpId, DriverId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, DriverId, Epoch, SessionId},
     time::UnixMs,
     units::MilliAmp,
     wire::Tag,
@@ -24,6 +24,8 @@ pub struct StartCommand {
     pub tag: Tag<Self>,
     /// The charge point.
     pub to: CpId,
+    /// The start of its agent that is obeyed. Another one neither acts on this nor answers.
+    pub boot: BootId,
     /// `<session>-start`
     pub command_id: CommandId,
     /// The session.
@@ -58,6 +60,8 @@ pub struct StopCommand {
     pub tag: Tag<Self>,
     /// The charge point.
     pub to: CpId,
+    /// The start of its agent that is obeyed. Another one neither acts on this nor answers.
+    pub boot: BootId,
     /// `<session>-stop`
     pub command_id: CommandId,
     /// The session.
@@ -76,6 +80,8 @@ pub struct LimitCommand {
     pub tag: Tag<Self>,
     /// The charge point.
     pub to: CpId,
+    /// The start of its agent that is obeyed. Another one neither acts on this nor answers.
+    pub boot: BootId,
     /// Drawn by whoever asks.
     pub command_id: CommandId,
     /// Which connector.
@@ -101,6 +107,8 @@ pub struct UnlockCommand {
     pub tag: Tag<Self>,
     /// The charge point.
     pub to: CpId,
+    /// The start of its agent that is obeyed. Another one neither acts on this nor answers.
+    pub boot: BootId,
     /// From the operator's request.
     pub command_id: CommandId,
     /// Which connector.
@@ -119,6 +127,8 @@ pub struct ServiceCommand {
     pub tag: Tag<Self>,
     /// The charge point.
     pub to: CpId,
+    /// The start of its agent that is obeyed. Another one neither acts on this nor answers.
+    pub boot: BootId,
     /// One per change of mind.
     pub command_id: CommandId,
     /// Which connector.
@@ -139,6 +149,8 @@ pub struct ResetCommand {
     pub tag: Tag<Self>,
     /// The charge point.
     pub to: CpId,
+    /// The start of its agent that is obeyed. Another one neither acts on this nor answers.
+    pub boot: BootId,
     /// From the operator's request.
     pub command_id: CommandId,
     /// Not after this.
@@ -147,7 +159,8 @@ pub struct ResetCommand {
     pub ts: UnixMs,
 }
 
-/// `ping`: are you there? Answered `done`, stored nowhere.
+/// `ping`: are you there? Answered `done`, stored nowhere. An agent that knows that it is not obeyed does
+/// not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PingCommand {
     /// `cmd.ping`
@@ -209,6 +222,8 @@ pub struct CommandReply {
     pub cp_id: CpId,
     /// The spool epoch in use.
     pub epoch: Epoch,
+    /// Which start of the agent answers.
+    pub boot: BootId,
     /// Which command; none for a ping.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_id: Option<CommandId>,

@@ -47,7 +47,7 @@ pub struct StopRequest {
     pub to: String,
     /// The asker's own id for this wish; a repeat repeats it.
     pub request_id: String,
-    /// Milliseconds since 1970; at most 30 s ahead; the same in every repeat.
+    /// Milliseconds since 1970; not judged, since a stop is never too late; the same in every repeat.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,

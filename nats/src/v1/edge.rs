@@ -6,7 +6,10 @@ use super::{EndReason, Origin};
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Phase, Service},
-    ids::{ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
+    limits::{
+        CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
+    },
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
     wire::{DecodeError, EncodeError, Tag},
@@ -106,7 +109,7 @@ pub enum EdgeFact {
         connector: ConnectorId,
         /// How it began.
         origin: Origin,
-        /// For whom, where known.
+        /// For whom, as the charge point says: kept for operators, believed by nobody.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         driver_id: Option<DriverId>,
         /// What was shown to the reader.
@@ -214,6 +217,39 @@ impl EdgeFact {
             Self::Connector { .. } | Self::Booted { .. } => None,
         }
     }
+
+    /// The reading that it has, if it has one.
+    #[must_use]
+    pub const fn reading(&self) -> Option<&Reading> {
+        match self {
+            Self::Started { reading, .. } | Self::Checkpoint { reading, .. } => Some(reading),
+            Self::Phase { reading, .. }
+            | Self::EnergyEnded { reading, .. }
+            | Self::Ended { reading, .. } => reading.as_ref(),
+            Self::Accepted { .. }
+            | Self::OpenedAtEdge { .. }
+            | Self::Connector { .. }
+            | Self::Booted { .. }
+            | Self::Anomaly { .. } => None,
+        }
+    }
+
+    /// Its name, as it stands in `kind`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Accepted { .. } => "accepted",
+            Self::OpenedAtEdge { .. } => "opened_at_edge",
+            Self::Started { .. } => "started",
+            Self::Phase { .. } => "phase",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::EnergyEnded { .. } => "energy_ended",
+            Self::Ended { .. } => "ended",
+            Self::Connector { .. } => "connector",
+            Self::Booted { .. } => "booted",
+            Self::Anomaly { .. } => "anomaly",
+        }
+    }
 }
 
 /// A run of spool records.
@@ -226,6 +262,8 @@ pub struct EvtRequest {
     pub to: String,
     /// The spool's epoch.
     pub epoch: Epoch,
+    /// Which start of the agent sends them.
+    pub boot: BootId,
     /// The lowest number that the spool still holds.
     pub first: u64,
     /// The number of the first record in `records`; the others follow without gaps.
@@ -247,6 +285,10 @@ pub struct EvtReply {
     pub epoch: String,
     /// The next number that central wants; 0 when it says nothing.
     pub next: u64,
+    /// Of an agent that is not obeyed (`identity_in_use`): records below this number lie in the
+    /// ledger word for word, and need not be sent again. They stay on its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<u64>,
     /// Why nothing was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
@@ -281,6 +323,30 @@ impl ConnectorSpec {
     pub fn power_max(&self) -> MilliWatt {
         MilliWatt(u64::from(self.max_ma.0) * u64::from(self.volts) * u64::from(self.phases))
     }
+
+    /// Whether it is within what is sold. What is beyond is a mistake, or a claim.
+    #[must_use]
+    pub fn is_sold(&self) -> bool {
+        self.max_ma.0 <= CONNECTOR_MA_MAX
+            && self.volts <= CONNECTOR_VOLTS_MAX
+            && (1..=CONNECTOR_PHASES_MAX).contains(&self.phases)
+            && self.power_max().0 <= CONNECTOR_MILLIWATT_MAX
+    }
+}
+
+/// A start of an agent, and what it follows: by this central tells a restart from a second agent
+/// with a copy of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boot {
+    /// Drawn by the process.
+    pub id: BootId,
+    /// How many starts the store has seen, this one among them. Counted on the disk before anything is
+    /// sent.
+    pub count: u64,
+    /// The last boot of this store that central has confirmed, as far as the store knows: this one
+    /// itself once its `sync` was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<BootId>,
 }
 
 /// A charge point presents itself: at boot, after each reconnect, and from time to time.
@@ -295,6 +361,8 @@ pub struct SyncRequest {
     pub cp_id: CpId,
     /// The spool's epoch.
     pub epoch: Epoch,
+    /// Which start of the agent this is.
+    pub boot: Boot,
     /// Its site.
     pub site_id: SiteId,
     /// The site's IANA time zone.
@@ -303,9 +371,6 @@ pub struct SyncRequest {
     pub connectors: Vec<ConnectorSpec>,
     /// The agent's version.
     pub version: String,
-    /// How many times faster than real its simulated charger runs; 1 for real hardware.
-    #[serde(default = "one")]
-    pub sim_speed: u32,
     /// The lowest number that the spool still holds.
     pub first: u64,
     /// The number that the next record will get.
@@ -313,10 +378,6 @@ pub struct SyncRequest {
     /// The sessions that it has open.
     #[serde(default)]
     pub sessions: Vec<SessionId>,
-}
-
-fn one() -> u32 {
-    1
 }
 
 /// Answer to [`SyncRequest`].
@@ -348,8 +409,10 @@ pub struct Heartbeat {
     pub to: String,
     /// The charge point; must be the subject's.
     pub cp_id: CpId,
-    /// The spool's epoch. Two at once mean two agents with one identity.
+    /// The spool's epoch.
     pub epoch: Epoch,
+    /// Which start of the agent speaks. Two by turns mean two agents with one identity.
+    pub boot: BootId,
     /// The agent's time.
     pub ts: UnixMs,
     /// Its clock less central's, where it knows.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Fault, Service},
-    ids::{ConnectorId, CpId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, SessionId, SiteId},
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
     wire::Tag,
@@ -85,6 +85,12 @@ pub struct ChargePointView {
     /// The epoch of its spool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<String>,
+    /// The start of its agent that is obeyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<BootId>,
+    /// The last agent with this identity that was not obeyed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_agent: Option<OtherAgentView>,
     /// The next spool record that central wants.
     #[serde(default)]
     pub next_record: u64,
@@ -123,6 +129,22 @@ pub struct ChargePointView {
     pub out_of_service: bool,
     /// By number. Empty for one that has never presented itself.
     pub connectors: Vec<ConnectorView>,
+}
+
+/// An agent that presented itself as a charge point while another one was obeyed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherAgentView {
+    /// The epoch of its spool. The same as the obeyed one's: it has a copy of the store.
+    pub epoch: String,
+    /// Its start.
+    pub boot: BootId,
+    /// When it first presented itself.
+    pub since: UnixMs,
+    /// When its last heartbeat came, as far as the replica that answers has heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_at: Option<UnixMs>,
+    /// Records of such agents that are kept word for word in the ledger and are no part of any session.
+    pub kept: u64,
 }
 
 wire_enum! {
@@ -282,7 +304,7 @@ pub struct SessionEndRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a stop; with `write_off` as in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -305,7 +327,7 @@ pub struct SessionAdjustRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Which session.
     pub session_id: String,
@@ -326,7 +348,7 @@ pub struct DriverBlockRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Whom. Running sessions go on.
     pub driver_id: String,
@@ -346,7 +368,7 @@ pub struct TariffSetRequest {
     pub to: String,
     /// The asker's own id for this wish.
     pub request_id: String,
-    /// As in a stop.
+    /// As in a start.
     pub expires_at: i64,
     /// Its name; central counts the versions.
     pub tariff_id: String,

@@ -81,6 +81,8 @@ wire_enum! {
         Overlap = "overlap",
         /// It ended without an end reading.
         NoEndReading = "no_end_reading",
+        /// The charge point named a driver to whom central had not given it: nobody's.
+        DriverClaimed = "driver_claimed",
     }
 }
 
@@ -124,7 +126,7 @@ pub struct Receipt {
     pub status: Status,
     /// Why it ended.
     pub end: EndReason,
-    /// When central accepted it or learned of it.
+    /// When central accepted it; for one that began at the charge point when that was, by its word.
     pub accepted_at: UnixMs,
     /// When energy began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,6 +136,8 @@ pub struct Receipt {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// When central learned that it had.
+    pub received_at: UnixMs,
     /// What the meters counted; empty when no energy began.
     #[serde(default)]
     pub meters: Vec<MeterSpan>,
@@ -167,6 +171,26 @@ pub struct Receipt {
     /// Where each period began.
     #[serde(default)]
     pub periods: Vec<Period>,
+}
+
+impl Receipt {
+    /// What reports file it under: when it ended, or, where the charge point was not sure of the time,
+    /// when central learned of it.
+    #[must_use]
+    pub fn filed_at(&self) -> UnixMs {
+        if self.clock_was_sure() {
+            self.ended_at
+        } else {
+            self.received_at
+        }
+    }
+
+    /// Whether the charge point was sure of the time all along. Else what it says of times is kept as it
+    /// is, and nothing is concluded from it.
+    #[must_use]
+    pub fn clock_was_sure(&self) -> bool {
+        !self.flags.contains(&Flag::ClockUnsure)
+    }
 }
 
 /// A correction of a receipt, which itself stays as it is.

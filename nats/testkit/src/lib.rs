@@ -27,6 +27,9 @@ pub use leaf::LeafServer;
 pub use nats::NatsServer;
 pub use ports::free_port;
 pub use process::{Process, ProcessBuilder, hush};
-pub use programs::{crash_program, nats_server_program, our_program, workspace_root};
+pub use programs::{
+    crash_program, nats_server_program, our_program, workspace_root, wrong_clock_env,
+    wrong_clock_library,
+};
 pub use proxy::TcpProxy;
 pub use wait::{PATIENCE, wait_for, wait_until};

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
-use crate::programs::our_program;
+use crate::programs::{our_program, wrong_clock_env, wrong_clock_library};
 use crate::wait::wait_for;
 
 /// Lines of a log that a failed test shows: enough for a panic with its
@@ -187,6 +187,19 @@ impl Process {
         if let Some(value) = value {
             self.spec.env.push((key.into(), value.into()));
         }
+    }
+
+    /// Gives the next run a wall clock whose offset stands in a file: see [`wrong_clock_env`].
+    ///
+    /// # Errors
+    /// When libfaketime is not installed.
+    pub fn set_clock_by(&mut self, file: &Path) -> Result<()> {
+        let library = wrong_clock_library()
+            .context("a wrong clock needs Debian's package libfaketime: install it")?;
+        for (key, value) in wrong_clock_env(&library, file) {
+            self.set_env(key, value.to_str());
+        }
+        Ok(())
     }
 
     #[must_use]

@@ -26,6 +26,32 @@ pub fn our_program(name: &str) -> Result<PathBuf> {
     existing(name, &program_dir()?, BUILD_LINE)
 }
 
+/// The library that shows a process another time: where Debian's package libfaketime puts the one for
+/// programs with threads.
+#[must_use]
+pub fn wrong_clock_library() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?;
+    let mut found: Vec<PathBuf> = folders
+        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found.into_iter().next()
+}
+
+/// What makes a process read its wall clock's offset from a file, such as `+7200` in seconds, again
+/// once a second. The monotonic clock of a host never jumps.
+#[must_use]
+pub fn wrong_clock_env(library: &Path, file: &Path) -> [(&'static str, PathBuf); 5] {
+    [
+        ("LD_PRELOAD", library.to_owned()),
+        ("FAKETIME_TIMESTAMP_FILE", file.to_owned()),
+        ("FAKETIME_CACHE_DURATION", "1".into()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
+        ("NO_FAKE_STAT", "1".into()),
+    ]
+}
+
 /// Path of one of our own programs in a build with crash points: in `EV_CRASH_BIN_DIR` if set, else
 /// in the folder `crash` beside the ordinary ones.
 ///

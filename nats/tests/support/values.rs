@@ -779,6 +779,7 @@ fn operator() -> Vec<Case> {
 fn commands() -> Vec<Case> {
     let start = StartCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: CommandId::start(session()),
         session_id: session(),
@@ -799,6 +800,7 @@ fn commands() -> Vec<Case> {
     };
     let stop = StopCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: CommandId::stop(session()),
         session_id: session(),
@@ -807,6 +809,7 @@ fn commands() -> Vec<Case> {
     };
     let limit = LimitCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "c-1".parse().expect("an id"),
         connector: ONE,
@@ -822,6 +825,7 @@ fn commands() -> Vec<Case> {
     };
     let unlock = UnlockCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "r-9".parse().expect("an id"),
         connector: ONE,
@@ -830,6 +834,7 @@ fn commands() -> Vec<Case> {
     };
     let service = ServiceCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "r-10".parse().expect("an id"),
         connector: ONE,
@@ -839,6 +844,7 @@ fn commands() -> Vec<Case> {
     };
     let reset = ResetCommand {
         tag: Tag::new(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         to: "CP-001".parse().expect("an id"),
         command_id: "r-11".parse().expect("an id"),
         expires_at: UnixMs(EXPIRES),
@@ -853,6 +859,7 @@ fn commands() -> Vec<Case> {
         tag: Tag::new(),
         to: "central".into(),
         cp_id: "CP-001".parse().expect("an id"),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         epoch: "e-7f3a".parse().expect("an id"),
         command_id: Some(CommandId::start(session())),
         outcome: Outcome::Refused,
@@ -887,18 +894,25 @@ fn charge_point() -> Vec<Case> {
         tag: Tag::new(),
         to: "central".into(),
         cp_id: "CP-001".parse().expect("an id"),
+        boot: Boot {
+            id: "00c0ffee00c0ffee".parse().expect("an id"),
+            count: 7,
+            after: Some("0123456789abcdef".parse().expect("an id")),
+        },
         epoch: "e-7f3a".parse().expect("an id"),
         site_id: "north".parse().expect("an id"),
         time_zone: "Europe/Berlin".into(),
         connectors: vec![connector_spec()],
         version: "0.1.0".into(),
-        sim_speed: 60,
         first: 5,
         next: 8,
         sessions: vec![session()],
     };
     let sync_min = SyncRequest {
-        sim_speed: 1,
+        boot: Boot {
+            after: None,
+            ..sync.boot
+        },
         sessions: vec![],
         ..sync.clone()
     };
@@ -920,6 +934,7 @@ fn charge_point() -> Vec<Case> {
     let evt = EvtRequest {
         tag: Tag::new(),
         to: "central".into(),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         epoch: "e-7f3a".parse().expect("an id"),
         first: 1,
         from: 1,
@@ -934,10 +949,12 @@ fn charge_point() -> Vec<Case> {
         to: "CP-001".into(),
         epoch: "e-7f3a".into(),
         next: 11,
+        aside: Some(9),
         error: Some(Code::Overloaded.about("500 records wait")),
         ts: T,
     };
     let evt_reply_min = EvtReply {
+        aside: None,
         error: None,
         ..evt_reply.clone()
     };
@@ -945,6 +962,7 @@ fn charge_point() -> Vec<Case> {
         tag: Tag::new(),
         to: "central".into(),
         cp_id: "CP-001".parse().expect("an id"),
+        boot: "00c0ffee00c0ffee".parse().expect("an id"),
         epoch: "e-7f3a".parse().expect("an id"),
         ts: T,
         clock_offset_ms: Some(-12),
@@ -1224,6 +1242,7 @@ fn receipt() -> Receipt {
         started_at: Some(T.plus_ms(4_000)),
         energy_ended_at: Some(T.plus_ms(2_404_000)),
         ended_at: T.plus_ms(12_004_000),
+        received_at: T.plus_ms(12_005_000),
         meters: vec![MeterSpan {
             meter_id: "M-4711".into(),
             meter_epoch: 1,
@@ -1375,6 +1394,14 @@ fn charge_point_view() -> ChargePointView {
         health: vec![Code::StorageFailed.to_string()],
         access_expires_at: Some(T),
         epoch: Some("e-7f3a".into()),
+        boot: Some("00c0ffee00c0ffee".parse().expect("an id")),
+        other_agent: Some(OtherAgentView {
+            epoch: "e-7f3a".into(),
+            boot: "0123456789abcdef".parse().expect("an id"),
+            since: T,
+            last_heard_at: Some(T),
+            kept: 12,
+        }),
         next_record: 8,
         quarantined: 1,
         missing: 2,
@@ -1402,6 +1429,8 @@ fn charge_point_view_min() -> ChargePointView {
         health: vec![],
         access_expires_at: None,
         epoch: None,
+        boot: None,
+        other_agent: None,
         next_record: 0,
         quarantined: 0,
         missing: 0,

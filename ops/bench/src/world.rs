@@ -13,12 +13,12 @@ use central_core::{
 };
 use ev_contract::{
     connector::Service,
-    ids::{ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId, SiteId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, RequestId, SessionId, SiteId},
     time::{Now, UnixMs},
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
-        ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee, IdleFrom,
-        LimitsRequest, Origin, PriceComponent, Reach, Reading, SyncRequest, TariffScope,
+        Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
+        IdleFrom, LimitsRequest, Origin, PriceComponent, Reach, Reading, SyncRequest, TariffScope,
         TariffTerms, TimeQuality,
     },
     wire::{CENTRAL, Tag},
@@ -435,6 +435,11 @@ impl World {
             tag: Tag::new(),
             to: CENTRAL.to_owned(),
             cp_id: cabinet.cp.clone(),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             epoch: cabinet.epoch.clone(),
             site_id: SiteId::new(format!("site-{:04}", n / AT_A_SITE))?,
             time_zone: "Europe/Berlin".into(),
@@ -446,7 +451,6 @@ impl World {
                 volts: 230,
                 plug: Some("type2".into()),
             }],
-            sim_speed: 1,
             first: 1,
             next: 1,
             sessions: Vec::new(),
@@ -479,6 +483,7 @@ impl World {
         cabinet.next += 1;
         Command::Intake(Run {
             cp: cabinet.cp.clone(),
+            boot: BootId::from_number(1),
             epoch: cabinet.epoch.clone(),
             first: 1,
             from: record.seq,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use edge_core::{
     ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row,
-    Stored,
+    Standing, Stored,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{
@@ -17,7 +17,7 @@ use edge_core::{
 };
 use ev_contract::{
     connector::{Fault, FaultEffect, Service},
-    ids::{CommandId, ConnectorId, CpId, DriverId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, DriverId, Epoch, SessionId},
     time::{Now, UnixMs},
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
@@ -33,6 +33,7 @@ use crate::input::Choices;
 
 /// More inputs than this show nothing that fewer do not.
 const INPUTS_MAX: usize = 400;
+const BOOT: BootId = BootId::from_number(1);
 const T0: UnixMs = UnixMs(1_760_000_000_000);
 
 pub fn run(bytes: &[u8]) {
@@ -98,7 +99,6 @@ fn identity() -> Identity {
         cp_id: cp(),
         connectors: vec![connector(1), connector(2)],
         free_vending: false,
-        speed: 1,
     }
 }
 
@@ -127,7 +127,7 @@ impl Cabinet {
             wall: T0,
         };
         Self {
-            core: ChargePoint::boot(identity(), disk.stored(), now),
+            core: ChargePoint::boot(identity(), disk.stored(), BOOT, now),
             disk,
             unstored: Vec::new(),
             disk_fails: false,
@@ -143,7 +143,7 @@ impl Cabinet {
     fn restart(&mut self) {
         self.unstored.clear();
         self.asked.clear();
-        self.core = ChargePoint::boot(identity(), self.disk.stored(), self.now);
+        self.core = ChargePoint::boot(identity(), self.disk.stored(), BOOT, self.now);
     }
 
     fn step(&mut self, c: &mut Choices<'_>) {
@@ -196,6 +196,7 @@ impl Cabinet {
                     ts: c.time(T0),
                     epoch: if c.rarely(8) { c.text() } else { "e1".into() },
                     next: c.number(),
+                    standing: Standing::Obeyed,
                 });
             }
             6 => self.feed(c, |_| Input::UplinkUp),
@@ -323,6 +324,8 @@ impl Disk {
     fn stored(&self) -> Stored {
         Stored {
             epoch: epoch(),
+            boots: 1,
+            confirmed: None,
             first: self.spool.keys().next().copied().unwrap_or(self.next),
             next: self.next,
             connectors: self.connectors.values().cloned().collect(),
@@ -354,6 +357,7 @@ impl Disk {
                 Row::DropTx(origin) => {
                     self.txs.remove(&origin);
                 }
+                Row::Confirmed(_) => {}
                 Row::Connector(row) => {
                     self.connectors.insert(row.connector, through_json(&*row));
                 }
@@ -457,6 +461,11 @@ fn command(c: &mut Choices<'_>, now: UnixMs) -> Command {
         0..=3 => Command::Start(StartCommand {
             tag: Tag::new(),
             to,
+            boot: if c.rarely(16) {
+                BootId::from_number(2)
+            } else {
+                BOOT
+            },
             command_id: CommandId::start(about),
             session_id: about,
             connector: connector(c),
@@ -480,6 +489,11 @@ fn command(c: &mut Choices<'_>, now: UnixMs) -> Command {
         4..=5 => Command::Stop(StopCommand {
             tag: Tag::new(),
             to,
+            boot: if c.rarely(16) {
+                BootId::from_number(2)
+            } else {
+                BOOT
+            },
             command_id: CommandId::stop(about),
             session_id: about,
             reason: reason(c),
@@ -488,6 +502,11 @@ fn command(c: &mut Choices<'_>, now: UnixMs) -> Command {
         6 => Command::SetLimit(LimitCommand {
             tag: Tag::new(),
             to,
+            boot: if c.rarely(16) {
+                BootId::from_number(2)
+            } else {
+                BOOT
+            },
             command_id: drawn,
             connector: connector(c),
             max_ma: MilliAmp(u32::try_from(c.number()).unwrap_or(u32::MAX)),
@@ -499,6 +518,11 @@ fn command(c: &mut Choices<'_>, now: UnixMs) -> Command {
         7 => Command::Unlock(UnlockCommand {
             tag: Tag::new(),
             to,
+            boot: if c.rarely(16) {
+                BootId::from_number(2)
+            } else {
+                BOOT
+            },
             command_id: drawn,
             connector: connector(c),
             expires_at: c.time(now),
@@ -507,6 +531,11 @@ fn command(c: &mut Choices<'_>, now: UnixMs) -> Command {
         8 => Command::SetService(ServiceCommand {
             tag: Tag::new(),
             to,
+            boot: if c.rarely(16) {
+                BootId::from_number(2)
+            } else {
+                BOOT
+            },
             command_id: drawn,
             connector: connector(c),
             service: c.of(Service::ALL),
@@ -518,6 +547,7 @@ fn command(c: &mut Choices<'_>, now: UnixMs) -> Command {
                 Command::Reset(ResetCommand {
                     tag: Tag::new(),
                     to,
+                    boot: BOOT,
                     command_id: drawn,
                     expires_at: c.time(now),
                     ts: c.time(now),

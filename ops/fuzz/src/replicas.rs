@@ -15,15 +15,15 @@ use ev_contract::{
     codes::Code,
     connector::{Fault, FaultEffect, Phase, Service},
     ids::{
-        ConnectorId, CpId, DriverId, Epoch, OperatorId, ReplicaId, RequestId, SessionId, SiteId,
-        TariffId,
+        BootId, ConnectorId, CpId, DriverId, Epoch, OperatorId, ReplicaId, RequestId, SessionId,
+        SiteId, TariffId,
     },
     time::{Now, UnixMs},
     units::{Amount, Currency, MilliAmp, MilliWatt, Mwh},
     v1::{
-        ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee, IdleFrom,
-        LimitsRequest, Origin, Outcome, PriceComponent, Reach, Reading, SyncRequest, TariffScope,
-        TariffTerms, TimeQuality,
+        Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
+        IdleFrom, LimitsRequest, Origin, Outcome, PriceComponent, Reach, Reading, SyncRequest,
+        TariffScope, TariffTerms, TimeQuality,
     },
     wire::{CENTRAL, Tag},
 };
@@ -294,12 +294,16 @@ impl World {
                 tag: Tag::new(),
                 to: CENTRAL.into(),
                 cp_id,
+                boot: Boot {
+                    id: BootId::from_number(u64::from(c.rarely(8))),
+                    count: c.number(),
+                    after: c.maybe(|c| BootId::from_number(u64::from(c.yes()))),
+                },
                 epoch: epoch(usize::from(c.rarely(8))),
                 site_id: SiteId::new("SITE-A").expect("a valid id"),
                 time_zone: c.of(&["Europe/Berlin", "UTC", "Asia/Kathmandu"]).into(),
                 connectors,
                 version: "1".into(),
-                sim_speed: c.of(&[1, 60, 0, u32::MAX]),
                 first: 1,
                 next: c.number(),
                 sessions: Vec::new(),
@@ -437,6 +441,7 @@ impl World {
         }
         Command::Intake(Run {
             cp,
+            boot: BootId::from_number(u64::from(c.rarely(12))),
             epoch: epoch(usize::from(c.rarely(12))),
             first: if c.rarely(8) {
                 c.number()
@@ -517,6 +522,7 @@ impl World {
             cp: cp(c.below(2)),
             session: self.session(c),
             verb: c.of(&[Verb::Start, Verb::Stop]),
+            boot: BootId::from_number(u64::from(c.rarely(12))),
             epoch: epoch(usize::from(c.rarely(8))),
             outcome: c.of(Outcome::ALL),
             code: c.maybe(|c| c.of(Code::ALL)),

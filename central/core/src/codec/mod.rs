@@ -18,7 +18,10 @@ use std::{
 };
 
 use ev_contract::{
-    ids::{ConnectorId, CpId, DriverId, Epoch, OperatorId, RequestId, SessionId, SiteId, TariffId},
+    ids::{
+        BootId, ConnectorId, CpId, DriverId, Epoch, OperatorId, RequestId, SessionId, SiteId,
+        TariffId,
+    },
     time::UnixMs,
     units::{Amount, Currency, MilliAmp, MilliWatt, Mwh},
     v1::{ConnectorSpec, Tariff, TariffTerms},
@@ -616,6 +619,15 @@ macro_rules! numbers {
 }
 
 numbers!(u8, u16, u32, u64);
+
+impl Coded for BootId {
+    fn put(&self, w: &mut Writer) {
+        w.number(self.number());
+    }
+    fn get(r: &mut Reader<'_>) -> Got<Self> {
+        r.number().map(Self::from_number)
+    }
+}
 
 impl Coded for i64 {
     fn put(&self, w: &mut Writer) {

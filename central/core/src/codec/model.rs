@@ -7,9 +7,9 @@ use ev_contract::{
     ids::{ConnectorId, SessionId},
     units::Amount,
     v1::{
-        Adjustment, ComponentPrice, ConnectorSpec, EndReason, Flag, IdleFee, IdleFrom, Limits,
-        MeterSpan, Period, ReceiptLine, Tariff, TariffElement, TariffScope, TariffTerms, Tax,
-        TaxLine,
+        Adjustment, Boot, ComponentPrice, ConnectorSpec, EndReason, Flag, IdleFee, IdleFrom,
+        Limits, MeterSpan, Period, ReceiptLine, Tariff, TariffElement, TariffScope, TariffTerms,
+        Tax, TaxLine,
     },
     wire::Tag,
 };
@@ -20,7 +20,8 @@ use crate::{
     keys::Asker,
     model::{
         Adjustments, Answer, Bill, ChargePoint, Connector, Driver, Enrolment, Horizon, Metering,
-        Pause, Reported, Request, ScopeTariffs, Session, SessionSet, Spool, Stage, StopOrder,
+        OtherAgent, Pause, Reported, Request, ScopeTariffs, Session, SessionSet, Spool, Stage,
+        StopOrder,
     },
 };
 
@@ -46,9 +47,10 @@ fields! {
     }
     Basis { seq, digest }
     Bill {
-        number, operator, status, end, started_at, energy_ended_at, ended_at, meters, periods,
-        energy_mwh, idle_s, lines, exact, net, taxes, total, rounding
+        number, operator, status, end, started_at, energy_ended_at, ended_at, received_at, meters,
+        periods, energy_mwh, idle_s, lines, exact, net, taxes, total, rounding
     }
+    Boot { id, count, after }
     ComponentPrice { component, price }
     ConnectorSpec { connector, max_ma, phases, volts, plug }
     Driver { open, blocked }
@@ -65,8 +67,9 @@ fields! {
     Pause { since, register_mwh }
     Period { at, phase, register_mwh }
     Request { content, expires_at, answer }
+    OtherAgent { epoch, boot, at, next, kept }
     ScopeTariffs { current, scheduled }
-    Spool { next, quarantined, missing, anomalies }
+    Spool { next, quarantined, missing, anomalies, last }
     StopOrder { reason, at }
     Tax { name, percent }
     TaxLine { name, percent, amount }
@@ -283,14 +286,16 @@ impl Coded for ChargePoint {
             connectors,
             version,
             epoch,
-            sim_speed,
+            boot,
+            other,
         } = self;
         site.put(w);
         time_zone.put(w);
         connectors.put(w);
         version.put(w);
         epoch.put(w);
-        sim_speed.put(w);
+        boot.put(w);
+        other.put(w);
     }
     fn get(r: &mut Reader<'_>) -> Got<Self> {
         Ok(Self {
@@ -299,7 +304,8 @@ impl Coded for ChargePoint {
             connectors: Coded::get(r)?,
             version: Coded::get(r)?,
             epoch: Coded::get(r)?,
-            sim_speed: Coded::get(r)?,
+            boot: Coded::get(r)?,
+            other: Coded::get(r)?,
         })
     }
 }
@@ -609,6 +615,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max,
             plug_wait_s,
@@ -646,6 +653,7 @@ impl Coded for Session {
         tariff.put(w);
         put_some(limited.then_some(limits), w);
         accepted_at.put(w);
+        w.signed(learned_at.0.wrapping_sub(accepted_at.0));
         w.signed(start_by.0.wrapping_sub(accepted_at.0));
         idle_s_max.put(w);
         plug_wait_s.put(w);
@@ -673,6 +681,7 @@ impl Coded for Session {
         let tariff = Coded::get(r)?;
         let limits = some(limits, r)?.unwrap_or_default();
         let accepted_at: ev_contract::time::UnixMs = Coded::get(r)?;
+        let learned_at = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         let start_by = ev_contract::time::UnixMs(accepted_at.0.wrapping_add(r.signed()?));
         Ok(Self {
             id,
@@ -688,6 +697,7 @@ impl Coded for Session {
             tariff,
             limits,
             accepted_at,
+            learned_at,
             start_by,
             idle_s_max: Coded::get(r)?,
             plug_wait_s: Coded::get(r)?,

@@ -133,6 +133,7 @@ words! {
         RecordsMissing = 7,
         Overlap = 8,
         NoEndReading = 9,
+        DriverClaimed = 10,
     }
     Code {
         Unrecognised = 0,
@@ -182,5 +183,6 @@ words! {
         DriverNotFound = 44,
         ReasonRequired = 45,
         AmountInvalid = 46,
+        IdentityInUse = 47,
     }
 }

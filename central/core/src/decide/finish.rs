@@ -55,6 +55,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
     let ended_at = ended
         .ended_at
         .max(energy_ended_at.unwrap_or(session.accepted_at));
+    let received_at = ctx.now.wall;
     let terms = &session.tariff.terms;
     // What ended energy says whether the car stood for the fee, not what ended the session.
     let idle_s = meter.as_ref().map_or(0, |meter| {
@@ -77,6 +78,7 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
             energy_ended_at,
             ended_at,
             idle_s,
+            received_at,
             meters,
             periods,
         },

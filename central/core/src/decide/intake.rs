@@ -9,19 +9,19 @@ use ev_contract::{
     ids::{ConnectorId, CpId, SessionId},
     time::UnixMs,
     units::Mwh,
-    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading},
+    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, TimeQuality},
 };
 
 use super::{
     Ctx, Incoming, Run,
     finish::{self, Correction, Ended},
-    metering::{self, Capability, Step},
+    metering::{self, Believable, Capability, Step},
     session::{open_phase, tariff_at},
 };
 use crate::{
     frame::{Evidence, Write},
     keys::Key,
-    model::{Reported, Session, Spool, Stage},
+    model::{ChargePoint, OtherAgent, Reported, Session, Spool, Stage},
     pricing,
     tx::Tx,
 };
@@ -81,11 +81,22 @@ impl Share {
 
 /// Takes in a run; `Err` when the charge point never presented itself.
 pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) -> Result<(), Code> {
-    if tx.charge_point(&run.cp).is_none() {
+    let Some(present) = tx.charge_point(&run.cp) else {
         return Err(Code::UnknownChargePoint);
+    };
+    if !present.obeys(&run.epoch, run.boot) {
+        keep_apart(tx, run, &present, share);
+        return Ok(());
     }
     let before = tx.spool(&run.cp, &run.epoch).unwrap_or_default();
     let mut spool = before.clone();
+    let last = spool.next.checked_sub(1).and_then(|n| run.at(n));
+    if let (Some(known), Some(last)) = (spool.last, last)
+        && known != fingerprint(last)
+    {
+        keep_doubles(tx, run, &mut spool);
+        spool.last = Some(fingerprint(last));
+    }
     if run.first > spool.next {
         spool.missing += run.first - spool.next;
         if share.flags {
@@ -99,6 +110,7 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
             Vec::new(),
         );
         spool.next = run.first;
+        spool.last = None;
     }
     if run.from <= spool.next {
         let next = spool.next;
@@ -113,12 +125,88 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
                 take(tx, ctx, run, seq, incoming, &mut spool);
             }
             spool.next = seq + 1;
+            spool.last = Some(fingerprint(incoming));
         }
     }
     if spool != before {
         tx.put(Write::Spool(run.cp.clone(), run.epoch.clone(), spool));
     }
     Ok(())
+}
+
+/// Keeps the records of an agent that is not obeyed: word for word in the ledger, up to a bound. They
+/// are no part of any session, and its spool goes on to hold them.
+fn keep_apart(tx: &mut Tx<'_, '_>, run: &Run, present: &ChargePoint, share: Share) {
+    let Some(other) = present
+        .other
+        .as_deref()
+        .filter(|o| o.epoch == run.epoch && o.boot.id == run.boot)
+    else {
+        return;
+    };
+    let mut other = other.clone();
+    let next = other.next.max(run.first);
+    let room = usize::try_from(OtherAgent::KEPT_MAX.saturating_sub(other.kept)).unwrap_or(0);
+    let wanted = (run.from..)
+        .zip(&run.records)
+        .skip_while(|(seq, _)| *seq < next);
+    for (seq, incoming) in wanted.take(share.most.min(room)) {
+        if seq != other.next.max(run.first) {
+            break;
+        }
+        let why = format!(
+            "sent by boot {} while boot {} is obeyed",
+            run.boot, present.boot.id
+        );
+        keep(tx, run, seq, why, incoming.raw.to_vec());
+        other.next = seq + 1;
+        other.kept += 1;
+    }
+    if present.other.as_deref() != Some(&other) {
+        tx.put(Write::ChargePoint(
+            run.cp.clone(),
+            Arc::new(ChargePoint {
+                other: Some(Box::new(other)),
+                ..present.clone()
+            }),
+        ));
+    }
+}
+
+/// Records whose numbers central has from another store with the same epoch: a copy that ran before
+/// this one. From where on they differ cannot be told, so that all that come again are kept.
+fn keep_doubles(tx: &mut Tx<'_, '_>, run: &Run, spool: &mut Spool) {
+    let next = spool.next;
+    let doubles = (run.from..)
+        .zip(&run.records)
+        .take_while(|(seq, _)| *seq < next);
+    for (seq, incoming) in doubles {
+        let why = "another copy of the store has sent another record with this number".to_owned();
+        set_aside(tx, run, seq, incoming, why, spool);
+    }
+}
+
+/// What a record keeps when its agent mends its time: what it is, about what, and the register.
+fn fingerprint(incoming: &Incoming) -> u32 {
+    let mut hasher = blake3::Hasher::new();
+    match &incoming.record {
+        Ok(record) => {
+            let fact = &record.fact;
+            hasher.update(fact.kind().as_bytes());
+            if let Some(session) = fact.session() {
+                hasher.update(session.uuid().as_bytes());
+            }
+            if let Some(reading) = fact.reading() {
+                hasher.update(&reading.register_mwh.0.to_be_bytes());
+            }
+        }
+        Err(_) => {
+            hasher.update(&incoming.raw);
+        }
+    }
+    let mut short = [0; 4];
+    short.copy_from_slice(&hasher.finalize().as_bytes()[..4]);
+    u32::from_be_bytes(short)
 }
 
 fn take(
@@ -199,7 +287,7 @@ fn fact(
     record: &EdgeRecord,
     spool: &mut Spool,
 ) -> Result<Option<Flag>, Unusable> {
-    let at = metering::believable(record.at, ctx.now.wall);
+    let now = ctx.now.wall;
     match &record.fact {
         EdgeFact::Accepted { session_id, .. } => {
             let session = own(tx, run, *session_id)?;
@@ -241,12 +329,14 @@ fn fact(
                     id: *session_id,
                     connector: *connector,
                     origin: *origin,
-                    driver: driver_id.clone(),
+                    claims_driver: driver_id.is_some(),
                     token: token.clone(),
-                    at,
+                    at: record.at.min(now),
+                    quality: record.quality,
+                    now,
                 },
             )
-            .map(|()| None)
+            .map(|()| driver_id.as_ref().map(|_| Flag::DriverClaimed))
         }
         EdgeFact::Started {
             session_id,
@@ -257,6 +347,7 @@ fn fact(
             match session.stage {
                 Stage::Ordered | Stage::Taken { .. } => {
                     let mut session = Session::clone(&session);
+                    let believable = Believable::of(&session, now);
                     session.stage = Stage::Energy {
                         phase: Phase::Charging,
                         meter: metering::begin(
@@ -264,7 +355,7 @@ fn fact(
                             reading,
                             device_tx,
                             Phase::Charging,
-                            ctx.now.wall,
+                            believable,
                         ),
                     };
                     tx.put(Write::Session(Arc::new(session)));
@@ -306,6 +397,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
@@ -321,6 +413,7 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
+            let at = Believable::of(&session, now).nearest(record.at);
             Ok(ended(
                 tx,
                 ctx,
@@ -370,19 +463,7 @@ fn fact(
 }
 
 fn meter_name_len(fact: &EdgeFact) -> usize {
-    match fact {
-        EdgeFact::Started { reading, .. } | EdgeFact::Checkpoint { reading, .. } => {
-            reading.meter_id.len()
-        }
-        EdgeFact::Phase { reading, .. }
-        | EdgeFact::EnergyEnded { reading, .. }
-        | EdgeFact::Ended { reading, .. } => reading.as_ref().map_or(0, |r| r.meter_id.len()),
-        EdgeFact::Accepted { .. }
-        | EdgeFact::OpenedAtEdge { .. }
-        | EdgeFact::Connector { .. }
-        | EdgeFact::Booted { .. }
-        | EdgeFact::Anomaly { .. } => 0,
-    }
+    fact.reading().map_or(0, |r| r.meter_id.len())
 }
 
 fn known_connector(tx: &mut Tx<'_, '_>, cp: &CpId, connector: ConnectorId) -> Result<(), Unusable> {
@@ -409,11 +490,26 @@ struct Opened {
     id: SessionId,
     connector: ConnectorId,
     origin: Origin,
-    driver: Option<ev_contract::ids::DriverId>,
+    claims_driver: bool,
     token: Option<String>,
+    /// As the charge point says.
     at: UnixMs,
+    quality: TimeQuality,
+    /// When central learns of it.
+    now: UnixMs,
 }
 
+/// How a session can have begun at a charge point. That central or an operator began it is not for
+/// a charge point to say.
+const fn origin_at_edge(claimed: Origin) -> Origin {
+    match claimed {
+        Origin::Local | Origin::Free => claimed,
+        Origin::App | Origin::Operator | Origin::Unknown | Origin::Unrecognised => Origin::Unknown,
+    }
+}
+
+/// Opens a session that is nobody's: who charges is known only where central named that driver to
+/// the charge point.
 fn open_at_edge(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
@@ -424,7 +520,8 @@ fn open_at_edge(
     let Some(present) = tx.charge_point(&run.cp) else {
         return Err("the charge point has not presented itself".into());
     };
-    let tariff = if opened.origin == Origin::Free {
+    let origin = origin_at_edge(opened.origin);
+    let tariff = if origin == Origin::Free {
         pricing::free_tariff()
     } else {
         tariff_at(tx, ctx, &run.cp, &present).ok()
@@ -441,8 +538,8 @@ fn open_at_edge(
     }
     let mut session = Session {
         id: opened.id,
-        origin: opened.origin,
-        driver: opened.driver.clone(),
+        origin,
+        driver: None,
         request: None,
         token: opened.token,
         cp: run.cp.clone(),
@@ -454,16 +551,22 @@ fn open_at_edge(
         tariff,
         limits: ev_contract::v1::Limits::default(),
         accepted_at: opened.at,
+        learned_at: opened.now,
         start_by: opened.at,
         plug_wait_s: 0,
         stage: Stage::Taken {
             phase: Phase::Preparing,
         },
         stop: None,
-        counts: opened.driver.is_some(),
-        flags: std::collections::BTreeSet::new(),
+        counts: false,
+        flags: opened
+            .claims_driver
+            .then_some(Flag::DriverClaimed)
+            .into_iter()
+            .collect(),
         json: false,
     };
+    metering::note_clock(&mut session.flags, opened.quality);
     for other in &connector.open {
         if tx
             .session(*other)
@@ -478,11 +581,6 @@ fn open_at_edge(
         opened.connector,
         Arc::new(connector),
     ));
-    if let Some(id) = opened.driver {
-        let mut driver = tx.driver(&id).unwrap_or_default();
-        driver.open.insert(session.id);
-        tx.put(Write::Driver(id, driver));
-    }
     tx.put(Write::Session(Arc::new(session)));
     Ok(())
 }
@@ -497,7 +595,7 @@ fn meter_into(
     reading: Option<&Reading>,
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
-    let now = ctx.now.wall;
+    let believable = Believable::of(session, ctx.now.wall);
     let patience_ms = pricing::patience_ms(&session.tariff.terms);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
@@ -506,7 +604,7 @@ fn meter_into(
                 let phase = phase.unwrap_or(Phase::Charging);
                 session.stage = Stage::Energy {
                     phase,
-                    meter: metering::begin(&mut session.flags, reading, "", phase, now),
+                    meter: metering::begin(&mut session.flags, reading, "", phase, believable),
                 };
             } else if let Some(phase) = phase {
                 session.stage = Stage::Taken { phase };
@@ -532,23 +630,20 @@ fn meter_into(
                 &mut session.flags,
                 reading,
                 *current,
-                now,
+                believable,
                 can,
                 patience_ms,
             )
         }
-        Stage::Standing { meter, .. } => {
-            let phase = Phase::Idle;
-            metering::read(
-                meter,
-                &mut session.flags,
-                reading?,
-                phase,
-                now,
-                can,
-                patience_ms,
-            )
-        }
+        Stage::Standing { meter, .. } => metering::read(
+            meter,
+            &mut session.flags,
+            reading?,
+            Phase::Idle,
+            believable,
+            can,
+            patience_ms,
+        ),
         Stage::Ended { .. } => None,
     }
 }
@@ -661,7 +756,8 @@ fn late(
         .meter
         .clone()
         .or_else(|| receipt.meters.last().cloned());
-    let at = metering::believable(reading.at, ctx.now.wall);
+    let believable = Believable::of(session, ctx.now.wall);
+    let at = believable.nearest(reading.at);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
         // Central saw no energy begin: the meter counts from here.
@@ -677,7 +773,7 @@ fn late(
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let since = receipt.started_at.unwrap_or(session.accepted_at);
     let (since, at) = (
-        metering::flowed_since(since, &session.flags, reading, at),
+        metering::flowed_since(since, &session.flags, reading, believable.past(reading.at)),
         at.max(since),
     );
     let another = reading.meter_id != last.meter_id || reading.meter_epoch != last.meter_epoch;

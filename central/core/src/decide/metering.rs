@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use ev_contract::{
     connector::Phase,
-    limits::CLOCK_TOLERANCE_MS,
     time::UnixMs,
     units::Mwh,
-    v1::{Flag, MeterSpan, Period, Reading, TimeQuality},
+    v1::{Flag, MeterSpan, Origin, Period, Reading, TimeQuality},
 };
 
 use crate::model::{ChargePoint, Metering, Pause, Session};
@@ -29,15 +28,8 @@ impl Capability {
     /// Of the connector of a session; without limit when it is no longer there.
     pub fn of(session: &Session, cp: Option<&ChargePoint>) -> Self {
         let milliwatt_max = cp
-            .and_then(|cp| {
-                let spec = cp.connector(session.connector)?;
-                Some(
-                    spec.power_max()
-                        .0
-                        .saturating_mul(u64::from(cp.sim_speed.max(1))),
-                )
-            })
-            .unwrap_or(u64::MAX);
+            .and_then(|cp| cp.connector(session.connector))
+            .map_or(u64::MAX, |spec| spec.power_max().0);
         Self { milliwatt_max }
     }
 
@@ -51,9 +43,35 @@ impl Capability {
     }
 }
 
-/// A time that a charge point gives, not beyond what central can believe.
-pub(super) fn believable(at: UnixMs, now: UnixMs) -> UnixMs {
-    at.min(now.plus_ms(CLOCK_TOLERANCE_MS))
+/// When what a charge point says of a session can have been: not after central takes it in, and, where
+/// central opened the session, not before that. What a charge point claims beyond is its clock's error.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Believable {
+    from: UnixMs,
+    until: UnixMs,
+}
+
+impl Believable {
+    /// Of a session, by word that is taken in now.
+    pub const fn of(session: &Session, now: UnixMs) -> Self {
+        let from = match session.origin {
+            Origin::App | Origin::Operator => session.accepted_at,
+            Origin::Local | Origin::Free | Origin::Unknown | Origin::Unrecognised => {
+                UnixMs(i64::MIN)
+            }
+        };
+        Self { from, until: now }
+    }
+
+    /// The nearest time to a claimed one that can be.
+    pub fn nearest(self, claimed: UnixMs) -> UnixMs {
+        self.past(claimed).max(self.from)
+    }
+
+    /// A claimed time, but not a later one than now: how far the clock went back can still be seen.
+    pub fn past(self, claimed: UnixMs) -> UnixMs {
+        claimed.min(self.until)
+    }
 }
 
 /// Flags a session of which something was written under an unsure clock.
@@ -90,10 +108,10 @@ pub(super) fn begin(
     reading: &Reading,
     device_tx: &str,
     phase: Phase,
-    now: UnixMs,
+    believable: Believable,
 ) -> Metering {
     note_clock(flags, reading.quality);
-    let at = believable(reading.at, now);
+    let at = believable.nearest(reading.at);
     Metering {
         started_at: at,
         device_tx: device_tx.to_owned(),
@@ -216,12 +234,12 @@ pub(super) fn read(
     flags: &mut BTreeSet<Flag>,
     reading: &Reading,
     phase: Phase,
-    now: UnixMs,
+    believable: Believable,
     can: Capability,
     patience_ms: Option<i64>,
 ) -> Option<Flag> {
     let before = meter.last_at;
-    let odd = take(meter, flags, reading, phase, now, can);
+    let odd = take(meter, flags, reading, phase, believable, can);
     let sure = reading.quality == TimeQuality::Synced && odd.is_none();
     if let Some(patience_ms) = patience_ms {
         pause(meter, reading, before, phase, sure, patience_ms);
@@ -234,12 +252,12 @@ fn take(
     flags: &mut BTreeSet<Flag>,
     reading: &Reading,
     phase: Phase,
-    now: UnixMs,
+    believable: Believable,
     can: Capability,
 ) -> Option<Flag> {
     note_clock(flags, reading.quality);
-    let mut at = believable(reading.at, now);
-    let since = flowed_since(meter.last_at, flags, reading, at);
+    let since = flowed_since(meter.last_at, flags, reading, believable.past(reading.at));
+    let mut at = believable.nearest(reading.at);
     if at < meter.last_at {
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ev_contract::{
     codes::Code,
-    ids::{Epoch, SessionId},
+    ids::{BootId, Epoch, SessionId},
     limits,
     time::Now,
     v1::{EdgeRecord, Outcome, SyncRequest},
@@ -87,7 +87,7 @@ pub enum Command {
     Intake(Run),
     /// A charge point has answered a command about a session.
     Answered(CommandAnswer),
-    /// A stopped session is out of reach for long.
+    /// A session that was stopped, or whose start is over, is out of reach.
     Release(SessionId),
     /// Old things may go.
     Forget(Forget),
@@ -102,12 +102,22 @@ pub struct Run {
     pub cp: CpId,
     /// Of which spool.
     pub epoch: Epoch,
+    /// Which start of its agent sends it.
+    pub boot: BootId,
     /// The lowest number that the spool still holds.
     pub first: u64,
     /// The number of the first record here.
     pub from: u64,
     /// The records.
     pub records: Vec<Incoming>,
+}
+
+impl Run {
+    /// The record with this number, if it is here.
+    fn at(&self, seq: u64) -> Option<&Incoming> {
+        let index = usize::try_from(seq.checked_sub(self.from)?).ok()?;
+        self.records.get(index)
+    }
 }
 
 /// One record of a run.
@@ -139,6 +149,8 @@ pub struct CommandAnswer {
     pub verb: Verb,
     /// Under which epoch.
     pub epoch: Epoch,
+    /// Which start of its agent answered.
+    pub boot: BootId,
     /// What became of it.
     pub outcome: Outcome,
     /// Why not.
@@ -186,7 +198,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
             }
         },
         Command::Sync(cp, sync) => {
-            sync::present(&mut tx, cp, sync);
+            sync::present(&mut tx, ctx, cp, sync);
             Kind::Synced
         }
         Command::Intake(run) => return take_in(overlay, ctx, run),
@@ -195,7 +207,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
             Kind::CommandAnswered
         }
         Command::Release(session) => {
-            upkeep::release(&mut tx, *session);
+            upkeep::release(&mut tx, ctx, *session);
             Kind::Released
         }
         Command::Forget(forget) => {

@@ -28,7 +28,7 @@ pub struct Ask {
     pub asker: Asker,
     /// Under which id.
     pub request: RequestId,
-    /// Until when it may be decided.
+    /// Until when it may be decided, unless it is a stop; see [`Wish::is_stop`].
     pub expires_at: UnixMs,
     /// Of the content; see [`Wish::content`].
     pub content: [u8; 16],
@@ -139,6 +139,20 @@ pub enum Wish {
 }
 
 impl Wish {
+    /// Whether it stops a session and does nothing else. That is never too late, and done twice it is
+    /// done once: so no clock refuses it, neither the asker's nor central's.
+    #[must_use]
+    pub const fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Stop { .. }
+                | Self::End {
+                    write_off: false,
+                    ..
+                }
+        )
+    }
+
     /// A digest of what is wanted and until when: the same id with another one is another request.
     #[must_use]
     pub fn content(&self, expires_at: UnixMs) -> [u8; 16] {
@@ -209,12 +223,19 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
     if tx.request(&ask.asker, &ask.request).is_some() {
         return Verdict::Known;
     }
-    if ask.expires_at <= tx.horizon() {
-        return Verdict::Forgotten;
-    }
+    let horizon = tx.horizon();
     let now = ctx.now.wall;
     let latest = now.plus_ms(REQUEST_LIFE_MS_MAX + CLOCK_TOLERANCE_MS);
-    let outcome = if ask.expires_at < now {
+    let mut expires_at = ask.expires_at;
+    let outcome = if wish.is_stop() {
+        // Only how long the answer is kept follows from it. Forgotten, the same bytes may be decided
+        // anew: what they stop by then was to be stopped.
+        let earliest = now.max(horizon.plus_ms(1));
+        expires_at = expires_at.clamp(earliest, earliest.plus_ms(REQUEST_LIFE_MS_MAX));
+        wanted(tx, ctx, ask, wish)
+    } else if expires_at <= horizon {
+        return Verdict::Forgotten;
+    } else if ask.expires_at < now {
         Err(Refusal::new(
             Code::Expired,
             format!("by {} ms", now.ms_since(ask.expires_at)),
@@ -256,7 +277,7 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
         Arc::new(Request {
             content: ask.content,
             // Its own, however far: forgotten before, the same bytes could be decided anew.
-            expires_at: ask.expires_at,
+            expires_at,
             answer,
         }),
     ));

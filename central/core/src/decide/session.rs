@@ -146,6 +146,7 @@ pub(super) fn start(
         tariff,
         limits,
         accepted_at: now,
+        learned_at: now,
         start_by: now.plus_ms(ctx.settings.start_deadline_ms),
         plug_wait_s: ctx.settings.plug_wait_s,
         stage: Stage::Ordered,

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     frame::Write,
     model::{Session, Stage},
+    ripe,
     tx::Tx,
 };
 
@@ -26,6 +27,19 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
         return;
     };
     if session.cp != answer.cp {
+        return;
+    }
+    let ends_something = matches!(
+        answer.outcome,
+        Outcome::Refused | Outcome::Absent | Outcome::Ended
+    );
+    // Of two agents with one identity only the one that is obeyed ends something here. What an agent
+    // said before it was started anew is asked again.
+    if ends_something
+        && !tx
+            .charge_point(&answer.cp)
+            .is_some_and(|cp| cp.boot.id == answer.boot)
+    {
         return;
     }
     match (answer.verb, answer.outcome) {
@@ -97,12 +111,14 @@ fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: &Session, reason: End
     );
 }
 
-/// A stopped session whose charge point cannot be reached no longer counts against its driver.
-pub(super) fn release(tx: &mut Tx<'_, '_>, id: SessionId) {
+/// A session whose charge point cannot be reached no longer counts against its driver, if it was
+/// stopped or its start is over. It stays open, and does not count again when the charge point is back.
+pub(super) fn release(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, id: SessionId) {
     let Some(session) = tx.session(id) else {
         return;
     };
-    if session.is_ended() || session.stop.is_none() || !session.counts {
+    let may = session.stop.is_some() || ripe::start_is_over(&session, ctx.now.wall);
+    if session.is_ended() || !may || !session.counts {
         return;
     }
     let mut session = Session::clone(&session);

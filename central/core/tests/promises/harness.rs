@@ -14,19 +14,23 @@ use central_core::{
 use ev_contract::{
     codes::Code,
     connector::{Fault, FaultEffect, Phase, Service},
-    ids::{ConnectorId, CpId, DriverId, Epoch, OperatorId, ReplicaId, RequestId, SessionId},
+    ids::{
+        BootId, ConnectorId, CpId, DriverId, Epoch, OperatorId, ReplicaId, RequestId, SessionId,
+    },
     time::{Now, UnixMs},
     units::{MilliAmp, Mwh},
     v1::{
-        ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee, IdleFrom,
-        LimitsRequest, Origin, Outcome, PriceComponent, Reach, Reading, Receipt, SyncRequest,
-        TariffScope, TariffTerms, TimeQuality,
+        Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
+        IdleFrom, LimitsRequest, Origin, Outcome, PriceComponent, Reach, Reading, Receipt,
+        SyncRequest, TariffScope, TariffTerms, TimeQuality,
     },
     wire::Tag,
 };
 use uuid::Uuid;
 
 /// When every story begins.
+/// Which start of an agent commands are addressed to, where it makes no difference.
+pub const BOOT: BootId = BootId::from_number(1);
 pub const T0: UnixMs = UnixMs(1_760_000_000_000);
 pub const SECOND: i64 = 1_000;
 pub const MINUTE: i64 = 60 * SECOND;
@@ -508,6 +512,7 @@ impl World {
             session,
             verb,
             epoch: got.epoch.unwrap_or_else(|| cabinet.epoch.clone()),
+            boot: cabinet.boot.id,
             outcome: got.outcome,
             code: got.code,
             raw: None,
@@ -551,6 +556,7 @@ impl Got {
 pub struct Cabinet {
     pub id: CpId,
     pub epoch: Epoch,
+    pub boot: Boot,
     pub connectors: u16,
     pub site: String,
     /// The number of the next record.
@@ -564,6 +570,11 @@ impl Cabinet {
         Self {
             id: cp_id(id),
             epoch: epoch(spool),
+            boot: Boot {
+                id: BootId::from_number(1),
+                count: 1,
+                after: None,
+            },
             connectors: 1,
             site: "hafen".into(),
             next: 1,
@@ -579,6 +590,7 @@ impl Cabinet {
                 to: "central".into(),
                 cp_id: self.id.clone(),
                 epoch: self.epoch.clone(),
+                boot: self.boot,
                 site_id: ev_contract::ids::SiteId::new(&self.site).unwrap(),
                 time_zone: "Europe/Berlin".into(),
                 connectors: (1..=self.connectors)
@@ -591,7 +603,6 @@ impl Cabinet {
                     })
                     .collect(),
                 version: "0.1.0".into(),
-                sim_speed: 1,
                 first: self.first,
                 next: self.next,
                 sessions: Vec::new(),
@@ -616,6 +627,7 @@ impl Cabinet {
         Command::Intake(Run {
             cp: self.id.clone(),
             epoch: self.epoch.clone(),
+            boot: self.boot.id,
             first: self.first,
             from: records.first().map_or(self.next, |r| r.seq),
             records: records.into_iter().map(incoming).collect(),

@@ -471,6 +471,7 @@ impl Story {
                     } else {
                         cabinet.epoch.clone()
                     },
+                    boot: cabinet.boot.id,
                     outcome: Outcome::ALL[outcome],
                     code: Some(Code::Late),
                     raw: None,

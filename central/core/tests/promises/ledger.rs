@@ -263,6 +263,7 @@ fn a_start_its_stop_and_the_next_start_may_stand_in_one_frame() {
         session: id,
         verb: Verb::Stop,
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         outcome: Outcome::Absent,
         code: None,
         raw: None,
@@ -579,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"e9c3d03e749dd022e71cc24d954d0165"
+        *"c0f4268362fb0bf42c3e03ac137bdc94"
     );
 }
 

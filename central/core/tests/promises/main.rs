@@ -5,6 +5,7 @@
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
 //! - [`money`]: what fees are for, and which price applies when
+//! - [`twins`]: two agents with one identity
 //! - [`enrolments`]: charge points that central knows before they connect
 //! - [`overdue`]: sessions that have been in a phase for too long
 //! - [`ledger`]: validity, duplicates, forgetting, the audit, snapshots
@@ -38,5 +39,7 @@ mod requests;
 mod spools;
 #[cfg(test)]
 mod stops;
+#[cfg(test)]
+mod twins;
 #[cfg(test)]
 mod verify;

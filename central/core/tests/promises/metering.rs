@@ -1,9 +1,15 @@
 //! From registers to energy and money.
 
+use central_core::{
+    overdue,
+    ripe::{Keep, to_forget},
+};
 use ev_contract::{
+    connector::Phase,
     ids::SessionId,
     time::UnixMs,
-    v1::{Flag, PriceComponent, Reading, TariffScope, TimeQuality},
+    units::Mwh,
+    v1::{EdgeFact, EdgeRecord, Flag, PriceComponent, Reading, TariffScope, TimeQuality},
 };
 
 use crate::harness::*;
@@ -345,8 +351,99 @@ fn times_from_the_future_are_not_believed() {
     let last = one.record(UnixMs(i64::MAX), ended(id, None));
     world.run(0, &one.run(vec![end, last]));
     let receipt = world.receipt(id);
-    assert!(receipt.ended_at <= T0.plus_ms(ev_contract::limits::CLOCK_TOLERANCE_MS));
+    assert_eq!((receipt.ended_at, receipt.received_at), (T0, T0));
     assert_eq!(receipt.idle_s, 0);
+}
+
+#[test]
+fn nothing_of_a_session_that_central_opened_was_before_that_or_after_it_was_told() {
+    // The charge point's clock is a second and a half ahead, or behind.
+    for off in [1_500, -1_500, 2 * HOUR, -2 * HOUR] {
+        let (mut world, mut one, mut two) = World::with_charge_points(1);
+        world.later(HOUR);
+        let asked = start("alice", "r1", "CP-1").expiring(world.now.plus_ms(20 * SECOND));
+        let id = world.ask(0, &asked).session();
+        let accepted_at = world.now;
+        let told = |world: &mut World, cabinet: &mut Cabinet, fact: EdgeFact, wait| {
+            let at = world.later(wait).plus_ms(off);
+            let record = cabinet.record(at, fact);
+            assert!(world.run(0, &cabinet.run(vec![record])));
+        };
+        let read = |world: &World, wait, mwh| reading(world.now.plus_ms(wait + off), mwh);
+        told(&mut world, &mut one, accepted(id), 100);
+        let first = started(id, read(&world, 100, 1_000_000));
+        told(&mut world, &mut one, first, 100);
+        let paused = phase(
+            id,
+            Phase::SuspendedEv,
+            Some(read(&world, MINUTE, 1_050_000)),
+        );
+        told(&mut world, &mut one, paused, MINUTE);
+        let last = energy_ended(id, Some(read(&world, 100, 1_050_000)));
+        told(&mut world, &mut one, last, 100);
+        told(&mut world, &mut one, ended(id, None), 100);
+        let receipt = world.receipt(id);
+        let mut times = vec![accepted_at];
+        times.extend(receipt.started_at);
+        times.extend(receipt.periods.iter().map(|period| period.at));
+        times.extend(receipt.energy_ended_at);
+        times.extend([receipt.ended_at, receipt.received_at]);
+        assert_eq!(receipt.received_at, world.now);
+        assert!(times.is_sorted(), "{off} ms off: {times:?}");
+        assert!(receipt.energy_mwh == Mwh(50_000), "{off} ms off");
+
+        // So her next session, elsewhere, does not overlap.
+        let asked = start("alice", "r2", "CP-2").expiring(world.now.plus_ms(20 * SECOND));
+        let next = world.ask(0, &asked).session();
+        let begun = vec![accepted(next), started(next, read(&world, 0, 0))];
+        world.take(0, &mut two, begun);
+        let begun_at = world.session(next).meter().unwrap().started_at;
+        assert!(receipt.ended_at <= begun_at, "{off} ms off");
+    }
+}
+
+#[test]
+fn what_was_lived_through_under_an_unsure_clock_is_filed_under_when_it_was_told() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    world.later(HOUR);
+    let id = world.session_id();
+    // The cabinet booted without its uplink in 1970, and its car was there and gone.
+    let at_1970 = |minute: i64| UnixMs(minute * MINUTE);
+    let facts = [
+        (0, opened(id, None)),
+        (0, started(id, unsure(reading(at_1970(0), 1_000_000)))),
+        (1, ended(id, Some(unsure(reading(at_1970(1), 1_050_000))))),
+    ];
+    let records = facts.map(|(minute, fact)| EdgeRecord {
+        quality: TimeQuality::Unsure,
+        ..one.record(at_1970(minute), fact)
+    });
+    let run = one.run(records.to_vec());
+    assert!(world.run(0, &run));
+    let receipt = world.receipt(id);
+    assert_eq!(receipt.ended_at, at_1970(1), "what was claimed is kept");
+    assert_eq!(receipt.filed_at(), world.now);
+    assert!(!receipt.clock_was_sure());
+    // It is in nobody's way since 1970, and is not forgotten at once as one of then.
+    let session = world.session(id);
+    assert_eq!(session.learned_at, world.now);
+    let keep = Keep {
+        refusals_ms: HOUR,
+        answers_ms: HOUR,
+        sessions_ms: HOUR,
+    };
+    let forgets = |now| to_forget(world.state(0), keep, now, |_| true).map(|f| f.sessions);
+    assert!(forgets(world.now).is_none_or(|gone| gone.is_empty()));
+    assert_eq!(forgets(world.now.plus_ms(HOUR)), Some(vec![id]));
+}
+
+#[test]
+fn a_session_told_late_is_not_stuck_since_1970() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.session_id();
+    let begun = started(id, unsure(reading(UnixMs(0), 0)));
+    world.take(0, &mut one, vec![opened(id, None), begun]);
+    assert_eq!(overdue::since(world.session(id)), Some(world.now));
 }
 
 #[test]

@@ -44,8 +44,15 @@ fn each_change_of_service_is_a_revision_and_a_repeated_wish_is_none() {
     world.ask(0, &service("c", Some(1), true)).done();
     assert_eq!(revision(&world), 2);
     // The order stands until a report obeys the newest revision.
-    let order =
-        |world: &World| service_order(&cp_id("CP-1"), ConnectorId(1), &world.connector("CP-1"), T0);
+    let order = |world: &World| {
+        service_order(
+            &cp_id("CP-1"),
+            ConnectorId(1),
+            &world.connector("CP-1"),
+            BOOT,
+            T0,
+        )
+    };
     assert_eq!(
         order(&world).map(|o| (o.revision, o.service)),
         Some((2, Service::In))

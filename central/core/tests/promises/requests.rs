@@ -37,7 +37,7 @@ fn a_start_command_keeps_the_deadline_of_its_ledger_record() {
     let (mut world, ..) = World::with_charge_points(1);
     let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
     for wait in [0, HOUR] {
-        match order(world.session(id), T0.plus_ms(wait)) {
+        match order(world.session(id), BOOT, T0.plus_ms(wait)) {
             Some(Order::Start(command)) => {
                 assert_eq!(command.expires_at, T0.plus_ms(REQUEST_LIFE_MS_MAX));
                 assert_eq!(command.session_id, id);

@@ -7,7 +7,7 @@ use central_core::{
 use ev_contract::{
     codes::Code,
     connector::{FaultEffect, Phase, Service},
-    ids::ConnectorId,
+    ids::{BootId, ConnectorId},
     v1::{EdgeFact, EdgeRecord, EndCode, Flag, Origin, Outcome, Status},
 };
 
@@ -195,10 +195,11 @@ fn an_empty_spool_that_begins_above_is_a_gap_too() {
 }
 
 #[test]
-fn another_epoch_is_another_spool_and_the_old_one_is_still_heard() {
+fn another_epoch_is_another_spool_and_the_old_one_is_kept_apart() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
     let mut replaced = Cabinet::new("CP-1", "e1b");
+    replaced.boot.id = BootId::from_number(2);
     world.run(0, &replaced.sync());
     // Numbered from one again, and not taken for repeats.
     world.take(
@@ -214,9 +215,20 @@ fn another_epoch_is_another_spool_and_the_old_one_is_still_heard() {
     );
     assert_eq!(world.spool(&replaced).next, 2);
     assert!(world.connector("CP-1").reported.unwrap().plugged);
-    // The old disk turns up with what it had.
+    // The old disk turns up with what it had: in a second agent, for all that central can know.
+    world.run(0, &one.sync());
     world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_050_000)))]);
-    assert_eq!(world.spool(&one).next, 4);
+    assert_eq!(world.spool(&one).next, 3);
+    assert!(!world.session(id).is_ended());
+    // An operator makes it a store of its own: then its records count.
+    let mut renewed = Cabinet::new("CP-1", "e1c");
+    renewed.boot.id = BootId::from_number(3);
+    world.run(0, &renewed.sync());
+    world.take(
+        0,
+        &mut renewed,
+        vec![ended(id, Some(reading(T0, 1_050_000)))],
+    );
     assert!(world.session(id).is_ended());
 }
 
@@ -244,6 +256,7 @@ fn what_cannot_be_read_is_kept_word_for_word_and_the_rest_is_taken() {
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         first: 1,
         from,
         records: vec![
@@ -366,7 +379,7 @@ fn a_session_that_began_at_the_cabinet_is_taken_as_it_is() {
         0,
         &mut one,
         vec![
-            opened(id, Some("alice")),
+            opened(id, None),
             started(id, reading(T0, 5_000_000)),
             ended(id, Some(reading(T0, 5_100_000))),
         ],
@@ -378,25 +391,64 @@ fn a_session_that_began_at_the_cabinet_is_taken_as_it_is() {
     assert_eq!(receipt.number, "CP-1-1-000001");
     assert_eq!(receipt.energy_mwh.0, 100_000);
     assert_eq!(receipt.total.to_string(), "1.05");
-    assert!(world.driver("alice").open.is_empty());
+    assert!(receipt.flags.is_empty(), "{:?}", receipt.flags);
+    assert!(world.evidence().is_empty());
 }
 
 #[test]
-fn an_open_local_session_counts_for_its_driver_and_its_connector() {
+fn a_driver_whom_a_charge_point_names_is_neither_locked_out_nor_billed() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.session_id();
     world.take(0, &mut one, vec![opened(id, Some("alice"))]);
-    let elsewhere = start("alice", "r1", "CP-2");
-    assert_eq!(world.ask(0, &elsewhere).code(), Code::LimitReached);
+    let session = world.session(id);
+    assert_eq!((&session.driver, session.counts), (&None, false));
+    // The connector is occupied, by nobody that anybody knows.
+    for driver in ["alice", "bob"] {
+        let there = start(driver, "r1", "CP-1");
+        assert_eq!(world.ask(0, &there).code(), Code::Occupied);
+    }
+    // Hers is not hers to stop, and does not hang.
     assert_eq!(
-        world.ask(0, &start("bob", "r1", "CP-1")).code(),
-        Code::Occupied
+        world.ask(0, &stop("alice", "s1", id)).code(),
+        Code::SessionNotFound
     );
-    assert_eq!(
-        world.ask(0, &start("alice", "r2", "CP-1")).code(),
-        Code::OccupiedByYou
+    // Elsewhere she charges as ever.
+    let own = world.ask(0, &start("alice", "r2", "CP-2")).session();
+    world.take(
+        0,
+        &mut one,
+        vec![
+            started(id, reading(T0, 0)),
+            ended(id, Some(reading(T0, 90_000))),
+        ],
     );
-    world.ask(0, &stop("alice", "s1", id)).session();
+    assert_eq!(world.receipt(id).driver_id, None);
+    assert_eq!(world.receipt(id).flags, [Flag::DriverClaimed]);
+    let alices = world.state(0).sessions_of(&driver("alice"), None);
+    assert_eq!(alices.map(|e| e.value.id).collect::<Vec<_>>(), [own]);
+    // What it said is kept for operators, word for word.
+    assert_eq!(world.evidence().len(), 1);
+    assert_eq!(world.evidence()[0].why, "driver_claimed");
+    assert!(!world.evidence()[0].raw.is_empty());
+}
+
+#[test]
+fn a_charge_point_cannot_say_that_central_began_a_session() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    for claimed in [Origin::App, Origin::Operator] {
+        let id = world.session_id();
+        let fact = EdgeFact::OpenedAtEdge {
+            session_id: id,
+            connector: ConnectorId(1),
+            origin: claimed,
+            driver_id: None,
+            token: None,
+        };
+        world.take(0, &mut one, vec![fact.clone(), fact]);
+        assert_eq!(world.session(id).origin, Origin::Unknown);
+        world.take(0, &mut one, vec![ended(id, None)]);
+    }
+    assert_eq!(world.spool(&one).quarantined, 0);
 }
 
 #[test]
@@ -426,7 +478,7 @@ fn a_local_start_that_crosses_an_accepted_one_is_a_second_session() {
     world.catch_up_all();
     // Decided at the same time as Alice's request is.
     let local = world.session_id();
-    let record = one.record(T0, opened(local, Some("bob")));
+    let record = one.record(T0, opened(local, None));
     let run = one.run(vec![record]);
     let frames = [
         world.cut(0, &[start("alice", "r1", "CP-1").command()]),
@@ -454,7 +506,6 @@ fn a_local_start_that_crosses_an_accepted_one_is_a_second_session() {
     assert!(world.driver("alice").open.is_empty());
     let connector = world.connector("CP-1");
     assert_eq!(connector.open.iter().copied().collect::<Vec<_>>(), [local]);
-    assert!(world.driver("bob").open.contains(&local));
     world.take(
         0,
         &mut one,
@@ -633,6 +684,7 @@ fn a_run_that_is_too_large_for_one_record_is_taken_in_several() {
     let run = Command::Intake(Run {
         cp: one.id.clone(),
         epoch: one.epoch.clone(),
+        boot: one.boot.id,
         first: 1,
         from: 1,
         records: vec![

@@ -4,11 +4,14 @@ use central_core::{
     decide::{Command, Verb, Wish},
     effects::{Order, order, standing_stop},
     model::{Answer, Stage},
+    ripe::{Keep, to_forget, to_release},
 };
 use ev_contract::{
     codes::Code,
     connector::Phase,
     ids::SessionId,
+    limits::CLOCK_TOLERANCE_MS,
+    units::Mwh,
     v1::{EndCode, Outcome, Status},
 };
 
@@ -36,7 +39,93 @@ fn a_stop_is_accepted_however_often_it_is_asked() {
         "the first stop is the stop"
     );
     assert_eq!(world.session(id).phase(), Phase::Stopping);
-    assert!(matches!(order(world.session(id), T0), Some(Order::Stop(_))));
+    assert!(matches!(
+        order(world.session(id), BOOT, T0),
+        Some(Order::Stop(_))
+    ));
+}
+
+#[test]
+fn no_clock_refuses_a_stop() {
+    let end = |id: &str, session, write_off| {
+        let wish = Wish::End {
+            session,
+            reason: "cable damaged".into(),
+            write_off,
+        };
+        op(id, wish)
+    };
+    let hours = [-49, -2, 0, 2, 49].map(|hours| T0.plus_ms(hours * HOUR));
+    let odd = [0, -1, i64::MIN, i64::MAX].map(ev_contract::time::UnixMs);
+    for (n, expires_at) in hours.into_iter().chain(odd).enumerate() {
+        // What was answered an hour ago may be forgotten, also what comes from a phone that is so
+        // far behind.
+        for horizon in [None, Some(T0.plus_ms(-HOUR))] {
+            let (mut world, mut one, mut two) = World::with_charge_points(2);
+            let id = world.charging(&mut one, "alice", "r1");
+            let other = world.charging(&mut two, "bob", "r2");
+            if let Some(until) = horizon {
+                let forget = central_core::frame::Forget {
+                    horizon: central_core::model::Horizon { until },
+                    others_until: until,
+                    before: 0,
+                    sessions: Vec::new(),
+                };
+                assert!(world.run(0, &Command::Forget(forget)));
+            }
+            world.catch_up_all();
+            let stopping = stop("alice", &format!("s{n}"), id).expiring(expires_at);
+            let told = world.ask(1, &stopping);
+            assert!(
+                matches!(told, Told::Answer(Answer::Stopping { .. })),
+                "{told:?}"
+            );
+            assert_eq!(world.ask(1, &stopping), told);
+            let ending = end(&format!("e{n}"), other, false).expiring(expires_at);
+            assert!(world.ask(0, &ending).session() == other);
+            // A write-off is more than a stop.
+            let off = end(&format!("w{n}"), other, true).expiring(expires_at);
+            let told = world.ask(0, &off);
+            let in_time = expires_at == T0;
+            assert_eq!(
+                in_time,
+                matches!(told, Told::Answer(Answer::Done { .. })),
+                "{told:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_a_stop_is_kept_as_long_as_any_other_whatever_its_expiry() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let mallory = |name: &str, at| stop("mallory", name, id).expiring(at);
+    let stops = [
+        mallory("behind", T0.plus_ms(-2 * HOUR)),
+        mallory("ahead", T0.plus_ms(2 * HOUR)),
+        mallory("never", ev_contract::time::UnixMs(i64::MAX)),
+    ];
+    for asking in &stops {
+        assert_eq!(world.ask(0, asking).code(), Code::SessionNotFound);
+    }
+    let before = world.state(0).basis().seq;
+    let mut forget = |until| {
+        let forget = central_core::frame::Forget {
+            horizon: central_core::model::Horizon { until },
+            others_until: until,
+            before,
+            sessions: Vec::new(),
+        };
+        assert!(world.run(0, &Command::Forget(forget)));
+        stops
+            .iter()
+            .map(|s| world.told(0, s).is_some())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(forget(T0.plus_ms(-1)), [true, true, true]);
+    assert_eq!(forget(T0), [false, true, true]);
+    assert_eq!(forget(T0.plus_ms(30 * SECOND)), [false, false, false]);
 }
 
 #[test]
@@ -56,12 +145,12 @@ fn a_stop_holds_until_the_charge_point_confirms() {
     ] {
         world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
         assert!(
-            matches!(order(world.session(id), at), Some(Order::Stop(_))),
+            matches!(order(world.session(id), BOOT, at), Some(Order::Stop(_))),
             "{outcome}"
         );
     }
     world.take(0, &mut one, vec![ended(id, Some(reading(at, 1_100_000)))]);
-    assert_eq!(order(world.session(id), at), None);
+    assert_eq!(order(world.session(id), BOOT, at), None);
 }
 
 #[test]
@@ -261,7 +350,7 @@ fn a_stopped_session_out_of_reach_no_longer_counts_and_is_not_over() {
         "the connector is not free"
     );
     assert!(
-        matches!(order(world.session(id), T0), Some(Order::Stop(_))),
+        matches!(order(world.session(id), BOOT, T0), Some(Order::Stop(_))),
         "the stop stands"
     );
 
@@ -274,6 +363,112 @@ fn a_stopped_session_out_of_reach_no_longer_counts_and_is_not_over() {
     );
     let third = start("alice", "r3", "CP-1");
     assert_eq!(world.ask(0, &third).code(), Code::LimitReached);
+}
+
+#[test]
+fn what_was_written_off_is_not_forgotten_while_its_stop_stands() {
+    const DAY: i64 = 24 * HOUR;
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    world.ask(0, &write_off("w1", id)).done();
+    world.later(31 * DAY);
+    let keep = Keep {
+        refusals_ms: HOUR,
+        answers_ms: 30 * DAY,
+        sessions_ms: 30 * DAY,
+    };
+    let forgets = |world: &World| {
+        let forget = to_forget(world.state(0), keep, world.now, |_| true);
+        forget.map(|f| f.sessions).unwrap_or_default()
+    };
+    assert!(forgets(&world).is_empty(), "the stop is made from it");
+    assert!(world.answered(&one, Verb::Stop, id, Got::outcome(Outcome::Absent)));
+    assert_eq!(forgets(&world), [id]);
+}
+
+/// What stops counting when all charge points have been out of reach for so long.
+fn released(world: &World, silent_ms: Option<i64>) -> Vec<SessionId> {
+    to_release(world.state(0), 3 * MINUTE, world.now, |_| silent_ms)
+}
+
+/// After the deadline of a start, by whichever clock.
+fn past_the_deadline(world: &World, id: SessionId) -> i64 {
+    world.session(id).start_by.ms_since(world.now) + 2 * CLOCK_TOLERANCE_MS + 1
+}
+
+#[test]
+fn what_was_never_taken_stops_counting_once_its_start_is_over_and_nobody_answers() {
+    let (mut world, mut one, _) = World::with_charge_points(2);
+    let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
+    world.catch_up_all();
+    let elsewhere = |id: &str, world: &World| {
+        start("alice", id, "CP-2").expiring(world.now.plus_ms(20 * SECOND))
+    };
+    let asked = elsewhere("r2", &world);
+    assert_eq!(world.ask(0, &asked).code(), Code::LimitReached);
+    let release = Command::Release(id);
+    let wait = past_the_deadline(&world, id);
+    world.later(wait - 1);
+    assert!(released(&world, Some(HOUR)).is_empty(), "it may take it");
+    assert!(!world.run(0, &release));
+    world.later(1);
+    assert!(released(&world, None).is_empty(), "it can still be asked");
+    assert_eq!(released(&world, Some(1)), [id]);
+    assert!(world.run(1, &release));
+    assert!(!world.run(0, &release), "once");
+    assert!(
+        world.connector("CP-1").open.contains(&id),
+        "it is open, and its connector is not free"
+    );
+    let asked = elsewhere("r3", &world);
+    let other = world.ask(0, &asked).session();
+
+    // It had taken it after all: that is shown and billed, and does not count again.
+    world.take(0, &mut one, vec![accepted(id), started(id, reading(T0, 0))]);
+    assert_eq!(world.session(id).phase(), Phase::Charging);
+    assert!(world.driver("alice").open.iter().eq([&other]));
+    let at = world.later(MINUTE);
+    world.take(0, &mut one, vec![ended(id, Some(reading(at, 50_000)))]);
+    assert_eq!(world.receipt(id).energy_mwh, Mwh(50_000));
+    assert!(world.driver("alice").open.iter().eq([&other]));
+}
+
+#[test]
+fn what_was_taken_counts_until_it_is_stopped_and_its_charge_point_silent_for_minutes() {
+    let (mut world, mut one, mut two) = World::with_charge_points(1);
+    let charging = world.charging(&mut one, "alice", "r1");
+    let taken = world.ask(0, &start("bob", "r1", "CP-2")).session();
+    world.take(0, &mut two, vec![accepted(taken)]);
+    let at = world.later(HOUR);
+    assert!(released(&world, Some(HOUR)).is_empty());
+    let asked = stop("alice", "s1", charging).expiring(at.plus_ms(20 * SECOND));
+    world.ask(0, &asked);
+    world.later(3 * MINUTE);
+    assert!(released(&world, Some(HOUR)).is_empty(), "just stopped");
+    world.later(1);
+    assert!(released(&world, Some(3 * MINUTE)).is_empty(), "just silent");
+    assert_eq!(released(&world, Some(3 * MINUTE + 1)), [charging]);
+    assert!(!world.run(0, &Command::Release(taken)));
+}
+
+#[test]
+fn a_replaced_charge_point_never_says_what_became_of_a_session() {
+    let (mut world, mut one, mut two) = World::with_charge_points(1);
+    let stopped = world.charging(&mut one, "alice", "r1");
+    world.ask(0, &stop("alice", "s1", stopped));
+    let untaken = world.ask(0, &start("bob", "r1", "CP-2")).session();
+    let wait = past_the_deadline(&world, untaken).max(3 * MINUTE + 1);
+    world.later(wait);
+    assert!(released(&world, None).is_empty());
+    for cabinet in [&mut one, &mut two] {
+        cabinet.epoch = epoch("new-disk");
+        world.run(0, &cabinet.sync());
+    }
+    let mut both = released(&world, None);
+    both.sort_unstable();
+    let mut expected = [stopped, untaken];
+    expected.sort_unstable();
+    assert_eq!(both, expected, "although both are in reach");
 }
 
 #[test]
@@ -316,7 +511,7 @@ fn the_stop_of_what_was_written_off_stands_until_the_charge_point_confirms() {
         world.ask(0, &write_off("w1", id)).done();
         assert!(world.session(id).is_ended());
         assert!(world.connector("CP-1").standing_stops.contains(&id));
-        assert_eq!(standing_stop(world.session(id), T0).session_id, id);
+        assert_eq!(standing_stop(world.session(id), BOOT, T0).session_id, id);
         for outcome in [Outcome::Stopping, Outcome::NotYet, Outcome::Taken] {
             world.answered(&one, Verb::Stop, id, Got::outcome(outcome));
             assert!(

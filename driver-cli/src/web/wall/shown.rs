@@ -159,6 +159,7 @@ pub fn needs_attention(cp: &ChargePointView) -> bool {
         || !cp.health.is_empty()
         || cp.quarantined > 0
         || cp.missing > 0
+        || cp.other_agent.is_some()
         || cp
             .connectors
             .iter()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use edge_core::{
     ChargePoint, Command, Draw, Effects, Identity, Input, LocalAnswer, LocalStart, ReplyTo, Row,
-    Stored,
+    Standing, Stored,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{
@@ -17,7 +17,7 @@ use edge_core::{
 use ev_contract::{
     codes::Code,
     connector::Service,
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     time::{Now, UnixMs},
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
@@ -31,6 +31,7 @@ use uuid::Uuid;
 pub const ONE: ConnectorId = ConnectorId(1);
 pub const TWO: ConnectorId = ConnectorId(2);
 pub const EPOCH: &str = "e1";
+pub const BOOT: BootId = BootId::from_number(1);
 /// On a quarter hour, so that tests know when the next one is.
 const BEGIN: i64 = 1_800_000_000_000;
 
@@ -38,7 +39,6 @@ pub struct Bench {
     pub core: ChargePoint,
     pub mono_ms: u64,
     pub wall: UnixMs,
-    pub speed: u32,
     /// Counts draws: the next ids and numbers follow from it.
     pub drawn: u64,
     pub records: Vec<EdgeRecord>,
@@ -67,6 +67,8 @@ impl Bench {
         let wall = UnixMs(BEGIN);
         let stored = Stored {
             epoch: Epoch::new(EPOCH).unwrap(),
+            boots: 1,
+            confirmed: None,
             first: 1,
             next: 1,
             connectors: vec![],
@@ -74,12 +76,11 @@ impl Bench {
             commands: vec![],
             txs: vec![],
         };
-        let core = ChargePoint::boot(identity(1), stored, Now { mono_ms: 0, wall });
+        let core = ChargePoint::boot(identity(), stored, BOOT, Now { mono_ms: 0, wall });
         Self {
             core,
             mono_ms: 0,
             wall,
-            speed: 1,
             drawn: 0,
             records: vec![],
             sessions: BTreeMap::new(),
@@ -116,6 +117,8 @@ impl Bench {
         self.mono_ms = 0;
         let stored = Stored {
             epoch: Epoch::new(EPOCH).unwrap(),
+            boots: 1,
+            confirmed: None,
             first: 1,
             next: self.records.len() as u64 + 1,
             connectors: self.connectors.values().cloned().collect(),
@@ -123,7 +126,7 @@ impl Bench {
             commands: self.commands.values().cloned().collect(),
             txs: self.txs.values().map(stored).collect(),
         };
-        self.core = ChargePoint::boot(identity(self.speed), stored, self.now());
+        self.core = ChargePoint::boot(identity(), stored, BOOT, self.now());
     }
 
     pub fn now(&self) -> Now {
@@ -146,6 +149,7 @@ impl Bench {
                 Row::Tx(row) => {
                     self.txs.insert(row.origin.0.clone(), *row);
                 }
+                Row::Confirmed(_) => {}
                 Row::Connector(row) => {
                     self.connectors.insert(row.connector, *row);
                 }
@@ -191,6 +195,7 @@ impl Bench {
             ts: self.wall,
             epoch: EPOCH.into(),
             next: self.records.len() as u64 + 1,
+            standing: Standing::Obeyed,
         });
     }
 
@@ -317,6 +322,7 @@ impl Bench {
         StartCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: BOOT,
             command_id: CommandId::start(id),
             session_id: id,
             connector,
@@ -345,6 +351,7 @@ impl Bench {
         Command::Stop(StopCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: BOOT,
             command_id: CommandId::stop(id),
             session_id: id,
             reason: EndReason::new(code, source),
@@ -368,6 +375,7 @@ impl Bench {
         self.command(Command::SetService(ServiceCommand {
             tag: Tag::new(),
             to: cp(),
+            boot: BOOT,
             command_id: CommandId::new(format!("service-{revision}")).unwrap(),
             connector: ONE,
             service,
@@ -439,7 +447,7 @@ impl Bench {
     }
 }
 
-pub fn identity(speed: u32) -> Identity {
+pub fn identity() -> Identity {
     Identity {
         cp_id: cp(),
         connectors: [ONE, TWO]
@@ -452,7 +460,6 @@ pub fn identity(speed: u32) -> Identity {
             })
             .to_vec(),
         free_vending: false,
-        speed,
     }
 }
 

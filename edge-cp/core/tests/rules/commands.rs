@@ -1,11 +1,11 @@
 use edge_core::{
-    Command, LocalAnswer, Row,
+    Command, EvtOutcome, Input, LocalAnswer, ReplyTo, Row, Standing,
     hardware::{HwCommand, HwVerdict},
 };
 use ev_contract::{
     codes::Code,
     connector::{Fault, FaultEffect, Service},
-    ids::{CommandId, ConnectorId, Epoch},
+    ids::{BootId, CommandId, ConnectorId, Epoch},
     units::MilliAmp,
     v1::{
         EdgeFact, EndSource, LimitCommand, Outcome, PingCommand, ResetCommand, StartCommand,
@@ -14,7 +14,7 @@ use ev_contract::{
     wire::Tag,
 };
 
-use crate::bench::{Bench, ONE, cp, outcome, session, stops};
+use crate::bench::{BOOT, Bench, ONE, cp, outcome, session, stops};
 
 /// What comes before a start, the start itself, and what becomes of it.
 type Case = (
@@ -278,6 +278,7 @@ fn a_limit_is_passed_on_bounded_and_falls_back_in_time() {
     let limit = |max: u32, n: u32, bench: &Bench| {
         Command::SetLimit(LimitCommand {
             tag: Tag::new(),
+            boot: BOOT,
             to: cp(),
             command_id: CommandId::new(format!("limit-{n}")).unwrap(),
             connector: ONE,
@@ -306,6 +307,7 @@ fn unlock_and_reset_are_answered_with_the_hardwares_word_or_none() {
     let unlock = |bench: &Bench, n: u32| {
         Command::Unlock(UnlockCommand {
             tag: Tag::new(),
+            boot: BOOT,
             to: cp(),
             command_id: CommandId::new(format!("unlock-{n}")).unwrap(),
             connector: ONE,
@@ -342,6 +344,7 @@ fn unlock_and_reset_are_answered_with_the_hardwares_word_or_none() {
     let mut bench = Bench::warm();
     let reset = Command::Reset(ResetCommand {
         tag: Tag::new(),
+        boot: BOOT,
         to: cp(),
         command_id: CommandId::new("reset-1").unwrap(),
         expires_at: bench.wall.plus_ms(10_000),
@@ -377,4 +380,140 @@ fn a_start_and_stop_without_a_car_can_be_repeated_for_ever() {
         assert_eq!(outcome(&bench.stop(id)).0, Outcome::Stopping);
         assert_eq!(bench.last_told(id), "failed driver -");
     }
+}
+
+/// Says that another agent with this identity is obeyed.
+fn not_obeyed(bench: &mut Bench) {
+    let (sent_mono_ms, ts) = (bench.mono_ms, bench.wall);
+    bench.feed(Input::Synced {
+        sent_mono_ms,
+        ts,
+        epoch: String::new(),
+        next: 0,
+        standing: Standing::NotObeyed,
+    });
+}
+
+#[test]
+fn what_is_for_another_start_of_the_agent_is_neither_done_nor_answered() {
+    let mut bench = Bench::warm();
+    let mut start = bench.start_command(1, ONE);
+    start.boot = BootId::from_number(2);
+    let fx = bench.start(start.clone());
+    assert!(fx.replies.is_empty() && fx.rows.is_empty(), "{fx:?}");
+    assert!(bench.core.open_sessions().next().is_none());
+    // The same, once it is for this one.
+    start.boot = BOOT;
+    let fx = bench.start(start);
+    assert_eq!(outcome(&fx), (Outcome::Taken, None));
+}
+
+#[test]
+fn a_stop_of_what_runs_here_is_carried_out_whoever_it_is_for() {
+    let (mut bench, id) = Bench::charging(|_| {});
+    let Command::Stop(mut stop) = bench.stop_command(id, EndSource::Driver) else {
+        unreachable!("it is a stop");
+    };
+    stop.boot = BootId::from_number(2);
+    let fx = bench.command(Command::Stop(stop));
+    assert!(fx.replies.is_empty(), "{fx:?}");
+    assert_eq!(stops(&fx.hardware), 1);
+}
+
+#[test]
+fn what_runs_on_an_agent_that_is_not_obeyed_goes_on_and_says_so() {
+    let (mut bench, id) = Bench::charging(|_| {});
+    not_obeyed(&mut bench);
+    let depth = bench.core.spool().depth();
+    assert!(bench.core.is_other());
+    let health = bench.core.health(ev_contract::v1::TimeQuality::Synced);
+    assert_eq!(health, ["identity_in_use"]);
+    assert_eq!(bench.pass(60_000), [], "a car is not cut off");
+    assert_eq!(bench.core.open_sessions().collect::<Vec<_>>(), [id]);
+    assert!(bench.core.spool().depth() > depth, "its energy is recorded");
+    let ping = PingCommand {
+        tag: Tag::new(),
+        to: cp(),
+        ts: bench.wall,
+    };
+    let fx = bench.feed(Input::Command {
+        command: Command::Ping(ping),
+        reply_to: ReplyTo(0),
+    });
+    assert!(
+        fx.replies.is_empty(),
+        "it does not speak for the charge point"
+    );
+    bench.sync();
+    assert!(!bench.core.is_other());
+    assert!(
+        bench
+            .core
+            .health(ev_contract::v1::TimeQuality::Synced)
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_copy_of_the_records_goes_up_once_and_all_stay_here() {
+    let (mut bench, _) = Bench::charging(|_| {});
+    bench.sync();
+    let (first, next) = (bench.core.spool().first(), bench.core.spool().next());
+    not_obeyed(&mut bench);
+    let run = bench.core.next_run(bench.now(), 0).unwrap();
+    assert_eq!((run.first, run.from), (first, first));
+    let answer = |aside| Input::Evt(EvtOutcome::NotObeyed { aside });
+    // Half of it lies in the ledger, then all.
+    bench.feed(answer(Some(first + 1)));
+    let run = bench.core.next_run(bench.now(), 0).unwrap();
+    assert_eq!((run.first, run.from), (first, first + 1));
+    let fx = bench.feed(answer(Some(next)));
+    assert!(fx.rows.iter().all(|row| !matches!(row, Row::Free { .. })));
+    assert_eq!(bench.core.next_run(bench.now(), 0), None);
+    assert_eq!(bench.core.spool().first(), first);
+    // It is obeyed again: everything is sent from the beginning.
+    bench.sync();
+    assert_eq!(bench.core.next_run(bench.now(), 0).unwrap().from, first);
+}
+
+#[test]
+fn what_central_keeps_no_more_of_is_not_sent_again_and_again() {
+    let (mut bench, _) = Bench::charging(|_| {});
+    not_obeyed(&mut bench);
+    let first = bench.core.spool().first();
+    let answer = |aside| Input::Evt(EvtOutcome::NotObeyed { aside });
+    assert!(bench.core.next_run(bench.now(), 0).is_some());
+    // It does not know this agent: the next sync tells it.
+    bench.feed(answer(None));
+    assert_eq!(bench.core.next_run(bench.now(), 0), None);
+    not_obeyed(&mut bench);
+    assert!(bench.core.next_run(bench.now(), 0).is_some());
+    // It has as many as it keeps.
+    bench.feed(answer(Some(first)));
+    not_obeyed(&mut bench);
+    bench.pass(120_000);
+    assert_eq!(bench.core.next_run(bench.now(), 0), None);
+}
+
+#[test]
+fn a_start_of_the_agent_is_confirmed_on_the_disk_once() {
+    let mut bench = Bench::cold();
+    let confirmed = |bench: &mut Bench| {
+        let (sent_mono_ms, ts) = (bench.mono_ms, bench.wall);
+        let fx = bench.feed(Input::Synced {
+            sent_mono_ms,
+            ts,
+            epoch: "e1".into(),
+            next: 1,
+            standing: Standing::Obeyed,
+        });
+        fx.rows
+            .iter()
+            .filter(|row| **row == Row::Confirmed(BOOT))
+            .count()
+    };
+    assert_eq!(bench.core.this_boot().after, None);
+    assert_eq!(confirmed(&mut bench), 1);
+    assert_eq!(bench.core.this_boot().after, Some(BOOT));
+    assert_eq!(confirmed(&mut bench), 0);
 }

@@ -23,6 +23,9 @@ use tokio::{
 
 use crate::plugged;
 
+/// The start of the agent of a cabinet that says itself what it sends.
+const BOOT: &str = "0000000000000001";
+
 /// What is another time or place in the copy: what is written, and what it becomes. Rates need several
 /// samples in their windows.
 const TIMES: [(&str, &str); 9] = [
@@ -277,7 +280,7 @@ impl Cabinet {
         let nats = site.asker(Role::ChargePoint, id).await?;
         let this = Self { nats, id };
         let sync = json!({
-            "type": "sync", "to": "central", "cp_id": id, "epoch": "e1",
+            "type": "sync", "to": "central", "cp_id": id, "epoch": "e1", "boot": {"id": BOOT, "count": 1},
             "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
@@ -287,23 +290,23 @@ impl Cabinet {
     }
 
     async fn send(&self, first: u64, records: Value) -> Result<()> {
-        let body = json!({"type": "evt", "to": "central", "epoch": "e1",
+        let body = json!({"type": "evt", "to": "central", "epoch": "e1", "boot": BOOT,
                           "first": first, "from": first, "records": records});
         let reply = self.ask("evt", &body).await?;
         ensure!(reply["next"].as_u64() > Some(first), "{reply}");
         Ok(())
     }
 
-    /// Says the same of itself each second, until it is aborted. With two epochs by turns.
-    fn beat(site: &Site, id: &'static str, epochs: &'static [&'static str], more: Value) -> Beat {
+    /// Says the same of itself each second, until it is aborted. With two boots by turns.
+    fn beat(site: &Site, id: &'static str, boots: &'static [&'static str], more: Value) -> Beat {
         let (keys, url) = (site.nats.keys().clone(), site.nats.url());
         let task = tokio::spawn(async move {
             let nats = keys.connect(&url, Role::ChargePoint, id).await?;
             let mut every = tokio::time::interval(Duration::from_secs(1));
-            for epoch in epochs.iter().cycle() {
+            for boot in boots.iter().cycle() {
                 every.tick().await;
                 let mut beat = json!({
-                    "type": "hb", "to": "central", "cp_id": id, "epoch": epoch, "ts": now_ms(),
+                    "type": "hb", "to": "central", "cp_id": id, "epoch": "e1", "boot": boot, "ts": now_ms(),
                     "uptime_s": 60, "version": "raw", "spool_depth": 0, "connectors": []
                 });
                 for (key, value) in more.as_object().into_iter().flatten() {
@@ -339,7 +342,7 @@ fn record(seq: u64, fact: Value) -> Value {
 async fn what_charge_points_say_and_send() -> Result<()> {
     let site = plugged(Charger::Orderly, 1).await?;
     let cabinet = Cabinet::start(&site, "CP-RAW").await?;
-    let healthy = Cabinet::beat(&site, "CP-RAW", &["e1"], json!({"clock_offset_ms": 20}));
+    let healthy = Cabinet::beat(&site, "CP-RAW", &[BOOT], json!({"clock_offset_ms": 20}));
     let prometheus = Prometheus::start(&site).await?;
     // Junk is kept aside; a gap is recorded; what the agent itself finds impossible is counted.
     cabinet.send(1, json!([{"seq": 1, "what": "junk"}])).await?;
@@ -372,7 +375,7 @@ async fn what_charge_points_say_and_send() -> Result<()> {
     let _wrong = Cabinet::beat(
         &site,
         "CP-RAW",
-        &["e1", "e2"],
+        &[BOOT, "0000000000000002"],
         json!({
             "clock_offset_ms": -90_000, "spool_depth": 5_000, "access_expires_at": soon,
             "health": ["storage_failed", "charger_offline", "clock_unsure", "spool_behind_central"]

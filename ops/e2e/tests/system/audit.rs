@@ -373,7 +373,7 @@ async fn who_speaks_for_another_is_written_down() -> Result<()> {
         Role::ChargePoint,
         "CP-008",
         "hb",
-        json!({"type": "hb", "to": "central", "cp_id": "CP-001", "epoch": "e-1", "ts": now_ms(),
+        json!({"type": "hb", "to": "central", "cp_id": "CP-001", "epoch": "e-1", "boot": "0000000000000001", "ts": now_ms(),
                "uptime_s": 1, "version": "1", "spool_depth": 0}),
     )
     .await?;
@@ -398,7 +398,7 @@ async fn who_speaks_for_another_is_written_down() -> Result<()> {
         Role::ChargePoint,
         "CP-002",
         "evt",
-        json!({"type": "evt", "to": "central", "epoch": "e-x", "first": 1, "from": 1,
+        json!({"type": "evt", "to": "central", "epoch": "e-x", "boot": "0000000000000001", "first": 1, "from": 1,
                "records": [record]}),
     )
     .await?;

@@ -6,6 +6,7 @@ mod attacks;
 mod audit;
 mod charging;
 mod clients;
+mod clocks;
 mod crash_points;
 mod day_two;
 mod door;
@@ -24,6 +25,7 @@ mod renewal;
 mod reports;
 mod storms;
 mod swarm;
+mod twins;
 
 use anyhow::{Result, ensure};
 use ev_contract::{

@@ -13,6 +13,9 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// The start of the agent of a cabinet that says itself what it sends.
+const BOOT: &str = "0000000000000001";
+
 struct Cabinet {
     nats: Driver,
     id: &'static str,
@@ -31,7 +34,7 @@ impl Cabinet {
 
     async fn sync(&self, epoch: &str) -> Result<SyncReply> {
         let body = json!({
-            "type": "sync", "to": "central", "cp_id": self.id, "epoch": epoch,
+            "type": "sync", "to": "central", "cp_id": self.id, "epoch": epoch, "boot": {"id": BOOT, "count": 1},
             "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
@@ -43,7 +46,7 @@ impl Cabinet {
     }
 
     async fn send(&self, epoch: &str, first: u64, from: u64, records: Value) -> Result<EvtReply> {
-        let body = json!({"type": "evt", "to": "central", "epoch": epoch,
+        let body = json!({"type": "evt", "to": "central", "epoch": epoch, "boot": BOOT,
                           "first": first, "from": from, "records": records});
         Ok(wire::decode(
             &self.ask("evt", &body).await?,
@@ -209,7 +212,7 @@ async fn an_unlock_that_has_to_wait_is_not_refused() -> Result<()> {
             let command: Value = wire::decode(&message.payload, Encoding::MsgPack)?;
             let outcome = outcomes.next().unwrap_or("done");
             let mut answer = json!({"type": "cmd.reply", "to": "central", "cp_id": "CP-RAW",
-                "epoch": "e1", "command_id": command["command_id"], "outcome": outcome,
+                "epoch": "e1", "boot": BOOT, "command_id": command["command_id"], "outcome": outcome,
                 "ts": now_ms()});
             if outcome == "not_yet" {
                 answer["code"] = "clock_unsure".into();

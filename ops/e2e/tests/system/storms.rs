@@ -5,9 +5,9 @@ use anyhow::{Context, Result, ensure};
 use ev_client::Pauses;
 use ev_contract::{
     codes::{Code, Problem},
-    ids::{ConnectorId, CpId, Epoch, SiteId},
+    ids::{BootId, ConnectorId, CpId, Epoch, SiteId},
     units::MilliAmp,
-    v1::{ConnectorSpec, ErrorReply, EvtReply, EvtRequest, Status, SyncReply, SyncRequest},
+    v1::{Boot, ConnectorSpec, ErrorReply, EvtReply, EvtRequest, Status, SyncReply, SyncRequest},
     wire::{self, CENTRAL, Encoding, Tag},
 };
 use ev_e2e::{Charger, Driver, Layout, Site, StartOptions};
@@ -131,6 +131,7 @@ async fn a_charge_point_that_floods_is_told_when_to_come_back_and_others_charge(
     let evt = bytes(&EvtRequest {
         tag: Tag::new(),
         to: CENTRAL.into(),
+        boot: BootId::from_number(1),
         epoch: "e-wild".parse()?,
         first: 1,
         from: 1,
@@ -274,6 +275,11 @@ fn sync(cp: &CpId) -> Result<SyncRequest> {
         tag: Tag::new(),
         to: CENTRAL.into(),
         cp_id: cp.clone(),
+        boot: Boot {
+            id: BootId::from_number(1),
+            count: 1,
+            after: None,
+        },
         epoch: "e-wild".parse::<Epoch>()?,
         site_id: "SITE-A".parse::<SiteId>()?,
         time_zone: "Europe/Berlin".into(),
@@ -285,7 +291,6 @@ fn sync(cp: &CpId) -> Result<SyncRequest> {
             plug: None,
         }],
         version: Uuid::nil().to_string(),
-        sim_speed: 1,
         first: 1,
         next: 1,
         sessions: Vec::new(),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use central_core::decide::{Incoming, Run, Verb};
 use edge_core::{
-    ChargePoint, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row, Stored,
+    ChargePoint, Draw, Effects, Identity, Input, LocalStart, ReplyTo, Row, Stored,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{HwAnswer, HwCommand, HwFact, OriginKey},
@@ -15,7 +15,7 @@ use edge_core::{
     transactions::TxRow,
 };
 use ev_contract::{
-    ids::{CommandId, ConnectorId, CpId, Epoch, SessionId},
+    ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
     time::Now,
     units::MilliAmp,
     v1::{ConnectorSpec, EdgeFact, EdgeRecord, Outcome, SyncRequest},
@@ -50,6 +50,8 @@ const HISTORY_MAX: usize = 32;
 #[derive(Debug, Clone)]
 struct Disk {
     epoch: Epoch,
+    boots: u64,
+    confirmed: Option<BootId>,
     sessions: BTreeMap<SessionId, SessionRow>,
     commands: BTreeMap<CommandId, CommandRow>,
     txs: BTreeMap<OriginKey, TxRow>,
@@ -62,6 +64,8 @@ impl Disk {
     fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            boots: 0,
+            confirmed: None,
             sessions: BTreeMap::new(),
             commands: BTreeMap::new(),
             txs: BTreeMap::new(),
@@ -76,6 +80,8 @@ impl Disk {
     fn read(&self) -> Result<Stored, String> {
         Ok(Stored {
             epoch: self.epoch.clone(),
+            boots: self.boots,
+            confirmed: self.confirmed,
             first: self.spool.keys().next().copied().unwrap_or(self.next),
             next: self.next,
             connectors: reread(&self.connectors)?,
@@ -228,6 +234,8 @@ impl Cabinet {
         self.waiters.clear();
         self.sync_due_ms = net.t_ms;
         self.beat_due_ms = net.t_ms;
+        self.disk.boots += 1;
+        let boot = BootId::from_number(self.dice.roll());
         let stored = match self.disk.read() {
             Ok(stored) => stored,
             Err(why) => {
@@ -240,9 +248,8 @@ impl Cabinet {
             cp_id: self.cp.clone(),
             connectors: self.specs.clone(),
             free_vending: false,
-            speed: 1,
         };
-        self.core = Some(ChargePoint::boot(identity, stored, self.now(net)));
+        self.core = Some(ChargePoint::boot(identity, stored, boot, self.now(net)));
         net.note(|| format!("{} begins life {}", self.cp, self.life));
         net.schedule(
             net.t_ms + 1,
@@ -516,11 +523,11 @@ impl Cabinet {
             to: CENTRAL.to_owned(),
             cp_id: self.cp.clone(),
             epoch: core.spool().epoch().clone(),
+            boot: core.this_boot(),
             site_id: fixed("site"),
             time_zone: "Europe/Berlin".into(),
             connectors: self.specs.clone(),
             version: "1".into(),
-            sim_speed: 1,
             first: core.spool().first(),
             next: core.spool().next(),
             sessions: core.open_sessions().collect(),
@@ -586,6 +593,7 @@ impl Cabinet {
                 ts,
                 next,
                 epoch,
+                standing,
             } => {
                 if life == self.life {
                     self.sync_due_ms = net.t_ms + SYNC_EVERY_MS;
@@ -594,22 +602,13 @@ impl Cabinet {
                         ts,
                         epoch,
                         next,
+                        standing,
                     };
                     self.feed(net, input);
                 }
             }
-            ToCabinet::Evt {
-                life,
-                epoch,
-                next,
-                refused,
-            } => {
+            ToCabinet::Evt { life, outcome } => {
                 if life == self.life {
-                    let outcome = EvtOutcome::Answered {
-                        epoch,
-                        next,
-                        refused,
-                    };
                     self.feed(net, Input::Evt(outcome));
                 }
             }
@@ -745,6 +744,7 @@ impl Cabinet {
                 Row::DropTx(origin) => {
                     self.disk.txs.remove(&origin);
                 }
+                Row::Confirmed(boot) => self.disk.confirmed = Some(boot),
                 Row::Connector(row) => {
                     self.disk.connectors.insert(row.connector, *row);
                 }
@@ -835,6 +835,7 @@ impl Cabinet {
         let Some(core) = &mut self.core else {
             return;
         };
+        let boot = core.this_boot().id;
         let Some(run) = core.next_run(now, random) else {
             return;
         };
@@ -852,6 +853,7 @@ impl Cabinet {
             run: Box::new(Run {
                 cp: self.cp.clone(),
                 epoch: self.disk.epoch.clone(),
+                boot,
                 first: run.first,
                 from: run.from,
                 records,

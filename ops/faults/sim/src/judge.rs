@@ -59,6 +59,8 @@ struct Given {
     expires_at: UnixMs,
     pos: u64,
     forgotten: bool,
+    /// It was given before, and forgotten.
+    anew: bool,
 }
 
 /// What a cabinet has on its disk, or had: it never forgets here.
@@ -192,6 +194,17 @@ impl Judge {
         }
     }
 
+    /// A replica answers, orders or decides something. One whose clock is off, while the server's is
+    /// right, does nothing of that. Seconds more than the design names are forgiven: several replicas
+    /// that are off alike outvote the server.
+    pub fn spoke(&mut self, replica: usize, off_ms: i64) {
+        const OFF_MS_MAX: i64 = 60_000;
+        if off_ms.abs() > OFF_MS_MAX {
+            let what = format!("replica {replica} speaks with a clock that is {off_ms} ms off");
+            self.fail("a wrong clock says nothing", what);
+        }
+    }
+
     /// How much has landed.
     #[must_use]
     pub const fn pos(&self) -> u64 {
@@ -256,7 +269,7 @@ impl Judge {
                         .insert((cp.clone(), *id), Connector::clone(value));
                 }
                 Write::Session(session) => {
-                    self.session(record, session);
+                    self.session(record, frame.at, session);
                     sessions.push(session.id);
                 }
                 Write::Adjustments(id, value) => {
@@ -420,7 +433,7 @@ impl Judge {
         }
     }
 
-    fn session(&mut self, record: &Record, new: &Session) {
+    fn session(&mut self, record: &Record, now: UnixMs, new: &Session) {
         let id = new.id;
         let at = (new.cp.clone(), new.connector);
         let ended_now = match self.cases.get(&id) {
@@ -450,6 +463,15 @@ impl Judge {
                     }
                 } else if old.stop.is_some() && new.stop != old.stop {
                     wrong = Some(("stop stops", format!("the stop of {id} is gone")));
+                } else if !old.counts && new.counts {
+                    wrong = Some(("open sessions of a driver", format!("{id} counts again")));
+                } else if old.counts && !new.counts {
+                    // The clocks of replicas differ: what is over for one may not be for another.
+                    let over = matches!(old.stage, Stage::Ordered) && now > old.start_by;
+                    if old.stop.is_none() && !over {
+                        let what = format!("{id} may charge, was not stopped, and does not count");
+                        wrong = Some(("open sessions of a driver", what));
+                    }
                 } else if rank(&old.stage) > rank(&new.stage) {
                     let what = format!("{id} went from {:?} back to {:?}", old.stage, new.stage);
                     wrong = Some(("stages go forward", what));
@@ -619,7 +641,16 @@ impl Judge {
         request: &central_core::model::Request,
     ) {
         let key = (asker.clone(), id.clone());
-        if let Some(first) = self.given.get(&key) {
+        // A stop that was forgotten is decided anew, since that does no harm.
+        let stops = match &request.answer {
+            Answer::Stopping { .. } => true,
+            Answer::Refused { code, .. } => {
+                matches!(code, Code::SessionNotFound | Code::SessionEnded)
+            }
+            Answer::Started { .. } | Answer::Done { .. } => false,
+        };
+        let anew = self.given.get(&key).is_some_and(|first| first.forgotten) && stops;
+        if let Some(first) = self.given.get(&key).filter(|_| !anew) {
             let what = format!(
                 "{id} of {} was {:?}, then {:?}",
                 asker.as_str(),
@@ -645,6 +676,7 @@ impl Judge {
                 expires_at: request.expires_at,
                 pos: self.pos,
                 forgotten: false,
+                anew,
             },
         );
     }
@@ -871,6 +903,7 @@ impl Judge {
                 self.told.insert(key, (content, said.clone()));
             }
             Some((_, first)) if first == said => {}
+            Some(_) if self.given.get(&key).is_some_and(|given| given.anew) => {}
             Some((_, first)) => {
                 let what = format!("{id}: first {first:?}, then {said:?}");
                 self.fail("ask twice, get one", what);

@@ -8,7 +8,7 @@ use central_core::{
     state::State,
 };
 use edge_core::{
-    Answer as EdgeAnswer, Command as EdgeCommand,
+    Answer as EdgeAnswer, Command as EdgeCommand, EvtOutcome, Standing,
     hardware::{HwAnswer, HwCommand, HwFact},
 };
 use ev_contract::{
@@ -45,6 +45,7 @@ pub enum Subject {
 }
 
 /// A question to central.
+#[expect(clippy::large_enum_variant, reason = "few are on their way at a time")]
 #[derive(Debug, Clone)]
 pub enum Question {
     /// A request.
@@ -134,6 +135,8 @@ pub enum ToCabinet {
         ts: UnixMs,
         /// The wanted number.
         next: u64,
+        /// Whether it is obeyed.
+        standing: Standing,
         /// Of which epoch.
         epoch: String,
     },
@@ -141,12 +144,8 @@ pub enum ToCabinet {
     Evt {
         /// In which life it was asked.
         life: u32,
-        /// Of which epoch.
-        epoch: String,
-        /// The wanted number.
-        next: u64,
-        /// Nothing was taken.
-        refused: bool,
+        /// What became of it.
+        outcome: EvtOutcome,
     },
 }
 
@@ -618,6 +617,14 @@ impl Net {
         let index = usize::try_from(pos).ok()?.checked_sub(1)?;
         let (frame, bytes, landed_ms) = self.ledger.get(index)?;
         Some((Arc::clone(frame), Rc::clone(bytes), landed_ms + lag))
+    }
+
+    /// When the message at a position landed, by the server's clock, which is right.
+    #[must_use]
+    pub fn landed_at(&self, pos: u64) -> Option<UnixMs> {
+        let index = usize::try_from(pos).ok()?.checked_sub(1)?;
+        let (_, _, landed_ms) = self.ledger.get(index)?;
+        Some(BEGIN.plus_ms(i64::try_from(*landed_ms).unwrap_or(i64::MAX)))
     }
 
     /// Where the ledger ends, as the server says: a deposed leader does not know the newest.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use central_core::{
+    clocks::{Clocks, Judged},
     decide::{
         Ask, Command, CommandAnswer, Ctx, Known, Run, Settings, Unrecorded, Verb, Wish, decide,
         known,
@@ -15,13 +16,15 @@ use central_core::{
     effects::{self, Order},
     frame::{Forget, Frame, Record, Write},
     keys::{Asker, EventId},
+    model::Answer,
     ripe::{self, Keep},
     state::{Alarm, Applied, Log, State},
     tx::Overlay,
 };
-use edge_core::Command as EdgeCommand;
+use edge_core::{Command as EdgeCommand, EvtOutcome, Standing};
 use ev_contract::{
-    ids::{ConnectorId, CpId, DriverId, ReplicaId, SessionId},
+    codes::Code,
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, ReplicaId, SessionId},
     limits::OFFLINE_AFTER_MS,
     time::{Now, UnixMs},
     v1::{PingCommand, Reach, SyncRequest},
@@ -54,6 +57,8 @@ const OTHERS_AFTER_MS: u64 = 2_000;
 const RECORD_WAIT_MS: u64 = 10_000;
 /// How long the appender of an end has, before other replicas copy its receipt.
 const OTHERS_COPY_AFTER_MS: u64 = 15_000;
+/// After it has begun to hear, silence means nothing for so long.
+const SETTLE_MS: u64 = 30_000;
 /// Stopped sessions whose charge point is silent for so long no longer count.
 const RELEASE_AFTER_MS: u64 = 60_000;
 /// Between two looks for old things.
@@ -182,6 +187,7 @@ pub struct Replica {
     pub lag: (u64, u64),
     /// Its wall clock is off by so much.
     pub off_ms: i64,
+    clocks: Clocks,
     /// What it has applied.
     pub log: Log,
     id: ReplicaId,
@@ -216,6 +222,7 @@ impl Replica {
             cut_until_ms: 0,
             lag: (0, 0),
             off_ms: 0,
+            clocks: Clocks::default(),
             log: Log::default(),
             id: format!("central-{index}")
                 .parse()
@@ -256,6 +263,7 @@ impl Replica {
         self.uncopied.clear();
         self.probes.clear();
         self.behind = None;
+        self.clocks = Clocks::default();
         self.log = match net.snapshot.as_deref().map(decode_state) {
             None => Log::default(),
             Some(Ok(state)) => {
@@ -291,11 +299,10 @@ impl Replica {
 
     /// What a snapshot says has yet to be done.
     fn after_snapshot(&mut self, net: &Net) {
-        let now = self.wall(net);
         let mut orders = Vec::new();
         let mut receipts = Vec::new();
         for session in self.log.state().sessions_oldest_first() {
-            if effects::order(session, now).is_some() {
+            if effects::has_order(session) {
                 orders.push((
                     Subject::Session(session.id),
                     u64::from(session.stop.is_some()),
@@ -315,7 +322,7 @@ impl Replica {
             }
         }
         for ((cp, id), connector) in self.log.state().connectors() {
-            if effects::service_order(cp, id, connector, now).is_some() {
+            if effects::has_service_order(connector) {
                 orders.push((Subject::Service(cp.clone(), id), connector.service_revision));
             }
             orders.extend(
@@ -344,6 +351,11 @@ impl Replica {
         }
     }
 
+    /// Whether its clock goes with others.
+    fn clock_is_right(&self, net: &Net) -> bool {
+        self.clocks.judge(self.now(net)) == Judged::Right
+    }
+
     fn cut(&self, net: &Net) -> bool {
         net.t_ms < self.cut_until_ms
     }
@@ -364,6 +376,17 @@ impl Replica {
         {
             self.serving = Serving::Barrier;
             self.push(net, Kind::Barrier);
+        }
+        if !self.cut(net) && net.t_ms >= net.ledger_down_until_ms {
+            let mono_ms = self.now(net).mono_ms;
+            self.clocks.server_said(net.wall(), mono_ms, mono_ms);
+        }
+        if !self.clock_is_right(net) {
+            if self.serving == Serving::Yes {
+                self.waiting.clear();
+                self.probes.clear();
+            }
+            return;
         }
         self.answer_late(net);
         let due: Vec<u64> = self
@@ -434,6 +457,9 @@ impl Replica {
     }
 
     fn question(&mut self, net: &mut Net, question: Question) {
+        if !self.clock_is_right(net) {
+            return;
+        }
         let kind = match question {
             Question::Request(ask, wish) => Kind::Request(ask, wish),
             Question::Query { driver, session } => Kind::Query {
@@ -546,6 +572,9 @@ impl Replica {
         if let Serving::Replaying { .. } = self.serving {
             return;
         }
+        if !self.clock_is_right(net) {
+            return;
+        }
         let now = self.now(net);
         let (mut due, later): (VecDeque<Item>, VecDeque<Item>) = std::mem::take(&mut self.waiting)
             .into_iter()
@@ -611,6 +640,7 @@ impl Replica {
             attempts: 0,
             items,
         });
+        net.judge.spoke(self.index, self.off_ms);
         let id = self.in_flight[self.in_flight.len() - 1].frame.id;
         self.append(net, id);
     }
@@ -684,6 +714,15 @@ impl Replica {
             if net.judge.broken.is_some() {
                 return;
             }
+            let live = !matches!(self.serving, Serving::Replaying { .. });
+            if live
+                && frame.by != self.id
+                && let Some(landed_at) = net.landed_at(next)
+            {
+                let mono_ms = self.now(net).mono_ms;
+                self.clocks
+                    .frame_landed(&frame.by, frame.at, landed_at, mono_ms);
+            }
             next += 1;
         }
         if let Serving::Replaying { target } = self.serving
@@ -731,6 +770,9 @@ impl Replica {
         let in_flight = self.in_flight.remove(index);
         if self.serving == Serving::Barrier {
             self.serving = Serving::Yes;
+        }
+        if !self.clock_is_right(net) {
+            return;
         }
         let all_valid = applied.valid.iter().all(|valid| *valid);
         for (item, part) in in_flight.items {
@@ -787,11 +829,22 @@ impl Replica {
     /// Answers an item from the applied state.
     fn settle(&mut self, net: &mut Net, item: Item, unrecorded: Option<Unrecorded>) {
         match item.kind {
-            Kind::Request(ask, _) => {
+            Kind::Request(ask, wish) => {
                 let said = self.known(&ask).unwrap_or(match unrecorded {
                     Some(Unrecorded::Forgotten) => Said::Forgotten,
                     Some(Unrecorded::Unpresented | Unrecorded::TooMany) | None => Said::Undecided,
                 });
+                let is_for_its_expiry = match &said {
+                    Said::Forgotten => true,
+                    Said::Answer(Answer::Refused { code, .. }) => {
+                        matches!(code, Code::Expired | Code::ExpiryTooFar)
+                    }
+                    Said::Answer(_) | Said::Reused | Said::Undecided => false,
+                };
+                if wish.is_stop() && is_for_its_expiry {
+                    let what = format!("{} is told {said:?}", ask.request);
+                    net.judge.fail("no clock refuses a stop", what);
+                }
                 if !item.told {
                     self.answer(net, &ask, &said);
                 }
@@ -822,33 +875,57 @@ impl Replica {
                 sync,
                 sent,
             } => {
+                let obeyed = self.obeys(&sync.cp_id, &sync.epoch, sync.boot.id);
                 let message = ToCabinet::Synced {
                     life: sent.1,
+                    standing: if obeyed {
+                        Standing::Obeyed
+                    } else {
+                        Standing::NotObeyed
+                    },
                     sent_mono_ms: sent.0,
                     ts: self.wall(net),
-                    next: self.wanted(&sync.cp_id, &sync.epoch),
+                    next: if obeyed {
+                        self.wanted(&sync.cp_id, &sync.epoch)
+                    } else {
+                        0
+                    },
                     epoch: sync.epoch.to_string(),
                 };
                 self.send(net, cabinet, message);
             }
             Kind::Run { cabinet, run, life } => {
-                let message = ToCabinet::Evt {
-                    life,
-                    epoch: run.epoch.to_string(),
-                    next: if unrecorded == Some(Unrecorded::Unpresented) {
-                        0
-                    } else {
-                        self.wanted(&run.cp, &run.epoch)
-                    },
-                    refused: unrecorded == Some(Unrecorded::Unpresented),
+                let unpresented = unrecorded == Some(Unrecorded::Unpresented);
+                let outcome = if unpresented || self.obeys(&run.cp, &run.epoch, run.boot) {
+                    EvtOutcome::Answered {
+                        epoch: run.epoch.to_string(),
+                        next: if unpresented {
+                            0
+                        } else {
+                            self.wanted(&run.cp, &run.epoch)
+                        },
+                        refused: unpresented,
+                    }
+                } else {
+                    let there = self.log.state().charge_point(&run.cp);
+                    let other = there.and_then(|e| e.value.other.as_deref());
+                    EvtOutcome::NotObeyed {
+                        aside: other.filter(|o| o.boot.id == run.boot).map(|o| o.next),
+                    }
                 };
+                let message = ToCabinet::Evt { life, outcome };
                 self.send(net, cabinet, message);
             }
             Kind::Answered(_) | Kind::Release(_) | Kind::Forget(_) | Kind::Barrier => {}
         }
     }
 
-    fn wanted(&self, cp: &CpId, epoch: &ev_contract::ids::Epoch) -> u64 {
+    fn obeys(&self, cp: &CpId, epoch: &Epoch, boot: BootId) -> bool {
+        let there = self.log.state().charge_point(cp);
+        there.is_some_and(|e| e.value.obeys(epoch, boot))
+    }
+
+    fn wanted(&self, cp: &CpId, epoch: &Epoch) -> u64 {
         self.log
             .state()
             .spool(&(cp.clone(), epoch.clone()))
@@ -856,6 +933,7 @@ impl Replica {
     }
 
     fn answer(&mut self, net: &mut Net, ask: &Ask, said: &Said) {
+        net.judge.spoke(self.index, self.off_ms);
         net.judge.said(&ask.asker, &ask.request, ask.content, said);
         if !self.cut(net) {
             net.to_asker(&mut self.dice, ask, said);
@@ -907,6 +985,7 @@ impl Replica {
     }
 
     fn send(&mut self, net: &mut Net, cabinet: usize, message: ToCabinet) {
+        net.judge.spoke(self.index, self.off_ms);
         if !self.cut(net) {
             net.to_cabinet(&mut self.dice, cabinet, message);
         }
@@ -915,13 +994,12 @@ impl Replica {
     // -- What follows from the state --------------------------------------------------------------
 
     fn follow(&mut self, net: &mut Net, applied: &Applied) {
-        let now = self.wall(net);
         let mine = applied.frame.as_ref().is_some_and(|f| f.by == self.id);
         for write in applied.writes() {
             match write {
                 Write::Session(session) => {
                     let subject = Subject::Session(session.id);
-                    if effects::order(session, now).is_some() {
+                    if effects::has_order(session) {
                         self.want(net, subject, u64::from(session.stop.is_some()), mine);
                     } else {
                         self.orders.remove(&subject);
@@ -937,7 +1015,7 @@ impl Replica {
                 }
                 Write::Connector(cp, id, connector) => {
                     let subject = Subject::Service(cp.clone(), *id);
-                    if effects::service_order(cp, *id, connector, now).is_some() {
+                    if effects::has_service_order(connector) {
                         self.want(net, subject, connector.service_revision, mine);
                     } else {
                         self.orders.remove(&subject);
@@ -996,6 +1074,9 @@ impl Replica {
     }
 
     fn attempt_orders(&mut self, net: &mut Net) {
+        if !self.clock_is_right(net) {
+            return;
+        }
         let now = net.t_ms;
         let mut due = Vec::new();
         for (subject, pending) in &mut self.orders {
@@ -1048,24 +1129,26 @@ impl Replica {
     fn command_of(&self, subject: &Subject, now: UnixMs) -> Option<(EdgeCommand, Verb)> {
         let state = self.log.state();
         match subject {
-            Subject::Session(id) => match effects::order(&state.session(*id)?.value, now)? {
-                Order::Start(command) => Some((EdgeCommand::Start(command), Verb::Start)),
-                Order::Stop(command) => Some((EdgeCommand::Stop(command), Verb::Stop)),
-            },
+            Subject::Session(id) => {
+                let session = &state.session(*id)?.value;
+                let boot = effects::boot(state, &session.cp)?;
+                match effects::order(session, boot, now)? {
+                    Order::Start(command) => Some((EdgeCommand::Start(command), Verb::Start)),
+                    Order::Stop(command) => Some((EdgeCommand::Stop(command), Verb::Stop)),
+                }
+            }
             Subject::Standing(id) => {
                 let session = &state.session(*id)?.value;
                 let at = (session.cp.clone(), session.connector);
                 let stands = state.connector(&at)?.value.standing_stops.contains(id);
-                stands.then(|| {
-                    (
-                        EdgeCommand::Stop(effects::standing_stop(session, now)),
-                        Verb::Stop,
-                    )
-                })
+                let boot = effects::boot(state, &session.cp).filter(|_| stands)?;
+                let stop = effects::standing_stop(session, boot, now);
+                Some((EdgeCommand::Stop(stop), Verb::Stop))
             }
             Subject::Service(cp, id) => {
                 let connector = &state.connector(&(cp.clone(), *id))?.value;
-                let command = effects::service_order(cp, *id, connector, now)?;
+                let command =
+                    effects::service_order(cp, *id, connector, effects::boot(state, cp)?, now)?;
                 Some((EdgeCommand::SetService(command), Verb::Stop))
             }
         }
@@ -1106,6 +1189,7 @@ impl Replica {
                 session,
                 verb,
                 epoch: answer.epoch.clone(),
+                boot: answer.boot,
                 outcome: answer.outcome,
                 code: answer.code,
                 raw: answer.raw.clone(),
@@ -1180,15 +1264,22 @@ impl Replica {
     }
 
     fn release(&mut self, net: &Net) {
-        let silent = |cp: &CpId| {
-            net.cabinet_of(cp).is_some_and(|cabinet| {
-                let silence =
-                    self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
-                silence > RELEASE_AFTER_MS
-            })
+        // What it could not hear says nothing.
+        let hears_from = self
+            .began_ms
+            .max(self.cut_until_ms)
+            .max(self.frozen_until_ms);
+        if net.t_ms < hears_from + SETTLE_MS {
+            return;
+        }
+        let silent_ms = |cp: &CpId| {
+            let cabinet = net.cabinet_of(cp)?;
+            let silence = self.heard[cabinet].map_or(net.t_ms - self.began_ms, |at| net.t_ms - at);
+            (self.reach(net, cabinet) == Reach::Offline)
+                .then(|| i64::try_from(silence).unwrap_or(i64::MAX))
         };
         let after = i64::try_from(RELEASE_AFTER_MS).unwrap_or(i64::MAX);
-        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent) {
+        for session in ripe::to_release(self.log.state(), after, self.wall(net), silent_ms) {
             self.push(net, Kind::Release(session));
         }
     }

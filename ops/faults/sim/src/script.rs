@@ -480,10 +480,14 @@ impl Script {
                 by_ms: if dice.chance(500) { by } else { -by },
             }
         } else {
-            let most = self.skew_ms_max.unsigned_abs();
+            let most = if dice.chance(300) {
+                hours
+            } else {
+                self.skew_ms_max.unsigned_abs()
+            };
             Action::ReplicaClock {
                 replica: dice.index(self.replicas),
-                off_ms: dice.below(2 * most + 1) as i64 - self.skew_ms_max,
+                off_ms: dice.below(2 * most + 1) as i64 - most as i64,
             }
         }
     }

@@ -23,7 +23,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use ev_testkit::Role;
+use ev_testkit::{Role, wrong_clock_library};
 use futures::{StreamExt, future::join_all};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
@@ -171,17 +171,6 @@ fn in_a_mount_namespace() -> Result<bool> {
     Err(error).context("run unshare")
 }
 
-/// Where Debian's package libfaketime puts the library for programs with threads.
-fn faketime() -> Option<PathBuf> {
-    let folders = std::fs::read_dir("/usr/lib").ok()?;
-    let mut found: Vec<PathBuf> = folders
-        .filter_map(|entry| Some(entry.ok()?.path().join("faketime/libfaketimeMT.so.1")))
-        .filter(|path| path.is_file())
-        .collect();
-    found.sort();
-    found.into_iter().next()
-}
-
 /// Ten of them: every second one unruly, every third one with two connectors.
 fn charge_points(faketime: bool) -> Vec<Place> {
     (1..=CHARGE_POINTS)
@@ -197,7 +186,7 @@ fn charge_points(faketime: bool) -> Vec<Place> {
 async fn play(args: &RunArgs, mounts: bool) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(rand::random);
     let mut mix = Mix::parse(&args.mix)?;
-    let faketime = faketime();
+    let faketime = wrong_clock_library();
     if faketime.is_none() {
         println!("libfaketime is not installed, so no clock is wrong");
     }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use ev_testkit::{Keys, Process, ProcessBuilder, Role, nats_server_program, our_program};
+use ev_testkit::{
+    Keys, Process, ProcessBuilder, Role, nats_server_program, our_program, wrong_clock_env,
+};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -240,13 +242,9 @@ impl System {
         if let (true, Some(library)) = (place.clocked, &self.plan.faketime) {
             let file = self.plan.dir.join(format!("{cp}.clock"));
             std::fs::write(&file, "+0\n").context("write a clock's offset")?;
-            command = command
-                .env("LD_PRELOAD", library)
-                .env("FAKETIME_TIMESTAMP_FILE", &file)
-                .env("FAKETIME_CACHE_DURATION", "1")
-                // A host's monotonic clock never jumps.
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-                .env("NO_FAKE_STAT", "1");
+            for (key, value) in wrong_clock_env(library, &file) {
+                command = command.env(key, value);
+            }
             clock = Some(file);
         }
         self.add(cp.clone(), command, disk, clock)

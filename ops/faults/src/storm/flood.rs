@@ -7,11 +7,11 @@ use async_nats::Client;
 use ev_client::Pauses;
 use ev_contract::{
     codes::Code,
-    ids::ConnectorId,
+    ids::{BootId, ConnectorId},
     subjects::{CP_EVENTS, CP_HEARTBEATS, CP_SYNCS},
     units::MilliAmp,
     v1::{
-        ConnectorSpec, DriverUpdate, ErrorReply, EvtReply, EvtRequest, Heartbeat, Status,
+        Boot, ConnectorSpec, DriverUpdate, ErrorReply, EvtReply, EvtRequest, Heartbeat, Status,
         SyncReply, SyncRequest,
     },
     wire::{self, CENTRAL, Encoding, Tag},
@@ -235,6 +235,11 @@ fn sync() -> SyncRequest {
         tag: Tag::new(),
         to: CENTRAL.into(),
         cp_id: id(WILD),
+        boot: Boot {
+            id: BootId::from_number(1),
+            count: 1,
+            after: None,
+        },
         epoch: id("e-wild"),
         site_id: id("SITE-A"),
         time_zone: "Europe/Berlin".into(),
@@ -246,7 +251,6 @@ fn sync() -> SyncRequest {
             plug: None,
         }],
         version: "wild".into(),
-        sim_speed: 1,
         first: 1,
         next: 1,
         sessions: Vec::new(),
@@ -258,6 +262,7 @@ fn evt(records: usize, bytes_each: usize) -> EvtRequest {
     EvtRequest {
         tag: Tag::new(),
         to: CENTRAL.into(),
+        boot: BootId::from_number(1),
         epoch: id("e-wild"),
         first: 1,
         from: 1,
@@ -270,6 +275,7 @@ fn heartbeat() -> Heartbeat {
         tag: Tag::new(),
         to: CENTRAL.into(),
         cp_id: id(WILD),
+        boot: BootId::from_number(1),
         epoch: id("e-wild"),
         ts: ev_contract::time::UnixMs(now_ms()),
         clock_offset_ms: None,

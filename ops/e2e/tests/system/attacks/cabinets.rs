@@ -96,6 +96,7 @@ impl Liar {
         let liar = Self { nats, next: 1 };
         let sync = json!({
             "type": "sync", "to": "central", "cp_id": "CP-666", "epoch": "e1",
+            "boot": {"id": "0000000000000001", "count": 1},
             "site_id": "SITE-R", "time_zone": "Europe/Berlin",
             "connectors": [{"connector": 1, "max_ma": 16_000, "phases": 3}],
             "version": "raw", "first": 1, "next": 1
@@ -118,7 +119,7 @@ impl Liar {
             .zip(facts)
             .map(|(seq, fact)| json!({"seq": seq, "at": now_ms(), "quality": "synced", "fact": fact}))
             .collect();
-        let evt = json!({"type": "evt", "to": "central", "epoch": "e1", "first": self.next,
+        let evt = json!({"type": "evt", "to": "central", "epoch": "e1", "boot": "0000000000000001", "first": self.next,
                          "from": self.next, "records": records});
         let reply = self.ask("evt", &evt).await?;
         self.next += records.len() as u64;

@@ -2,7 +2,7 @@
 //! from the payload.
 
 use central_core::{
-    decide::{Act, Announcement, Ask, Wish},
+    decide::{Act, Announcement, Ask, SeenPrice, Wish},
     keys::Asker,
     trail::{Cursor, Filter},
 };
@@ -19,7 +19,7 @@ use ev_contract::{
         AuditRequest, CpActRequest, CpLsRequest, DriverBlockRequest, EnrolRequest, EventsRequest,
         HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach, ReceiptRequest,
         ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest, StartRequest,
-        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRmRequest,
+        StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef, TariffRmRequest,
         TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
@@ -419,6 +419,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -604,6 +605,7 @@ impl Reader<'_> {
             cp: r.cp_id.parse()?,
             connector: r.connector,
             limits: bounded(r.limits)?,
+            seen: seen(r.tariff)?,
             reach: Reach::Unknown,
             json: self.encoding == Encoding::Json,
         };
@@ -675,6 +677,17 @@ fn text(name: &str, text: String) -> Result<String, Unread> {
     Ok(text)
 }
 
+fn seen(tariff: Option<TariffRef>) -> Result<Option<SeenPrice>, InvalidId> {
+    tariff
+        .map(|seen| {
+            Ok(SeenPrice {
+                tariff: seen.tariff_id.parse()?,
+                version: seen.version,
+            })
+        })
+        .transpose()
+}
+
 fn bounded(limits: Option<LimitsRequest>) -> Result<LimitsRequest, Unread> {
     let mut limits = limits.unwrap_or_default();
     limits.cost = limits.cost.map(|c| text("limits.cost", c)).transpose()?;
@@ -720,6 +733,11 @@ pub fn read_sync(message: &async_nats::Message) -> Result<(CpId, SyncRequest), (
     }
     if sync.version.len() > TEXT_BYTES_MAX {
         return Err(invalid("version: too long"));
+    }
+    if !(1..=sync.next).contains(&sync.first) || sync.next > u64::MAX / 2 {
+        return Err(invalid(
+            "first and next: records are numbered from 1, first is at most next",
+        ));
     }
     Ok((cp, sync))
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use async_nats::ServerAddr;
 use central_core::{decide::Settings, ripe::Keep};
 use ev_client::{Access, AccessError, Term, Tls};
 use ev_contract::ids::ReplicaId;
@@ -71,6 +72,11 @@ pub struct Config {
     /// What one driver, operator or charge point may ask.
     #[serde(default)]
     pub limits: Limits,
+    /// The folder in which this replica keeps which ledger it serves, see [`Config::state_dir`].
+    pub state_dir: Option<PathBuf>,
+    /// Where this was read.
+    #[serde(skip)]
+    pub path: PathBuf,
     /// The credentials file with which this replica watches who connects. Without it nobody does.
     pub doorkeeper_credentials: Option<PathBuf>,
     /// Connections that one credential may have open.
@@ -242,6 +248,7 @@ impl Config {
             key,
             why: why.into(),
         };
+        config.path = path.into();
         config
             .find_files(&Places::from_env())
             .map_err(|(key, why)| wrong(key, &why))?;
@@ -261,10 +268,12 @@ impl Config {
         let access = config
             .access()
             .map_err(|e| wrong(e.key(), &e.to_string()))?;
-        if access.servers().is_err() {
+        let is_ours = |server: &ServerAddr| !server.is_websocket();
+        if !access.servers().is_ok_and(|all| all.iter().all(is_ours)) {
             return Err(wrong(
                 "nats_url",
-                "give nats://HOST:PORT, several with commas",
+                "give nats://HOST:PORT, several with commas; wss:// is for charge points, drivers and \
+                 operators",
             ));
         }
         if !matches!(config.stream_replicas, 1 | 3 | 5) {
@@ -315,7 +324,11 @@ impl Config {
 
     /// Puts in place of folders that only systemd knows where they are.
     fn find_files(&mut self, places: &Places) -> Result<(), (&'static str, String)> {
+        if self.state_dir.is_none() {
+            self.state_dir.clone_from(&places.state);
+        }
         let files = [
+            ("state_dir", self.state_dir.as_mut()),
             ("credentials", Some(&mut self.credentials)),
             (
                 "doorkeeper_credentials",
@@ -331,6 +344,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The folder in which this replica keeps which ledger it serves: what is configured, else what systemd
+    /// gives the service, else where its credential lies.
+    #[must_use]
+    pub fn state_dir(&self) -> &Path {
+        let beside = self.credentials.parent().unwrap_or(Path::new("."));
+        self.state_dir.as_deref().unwrap_or(beside)
     }
 
     /// What the core needs of it.
@@ -421,6 +442,24 @@ mod tests {
             Path::new("/run/credentials/central.service/ca.crt")
         );
         assert_eq!(config.credentials, Path::new("central-1.creds"));
+    }
+
+    #[test]
+    fn what_a_replica_keeps_lies_where_it_is_told_or_beside_its_credential() {
+        let text = BASE.replace("central-1.creds", "/keys/central-1.creds");
+        let mut config = Config::parse(&text, "central.toml").unwrap();
+        config.state_dir = None;
+        assert_eq!(config.state_dir(), Path::new("/keys"));
+        let places = Places {
+            state: Some("/var/lib/central".into()),
+            ..Places::default()
+        };
+        config.find_files(&places).unwrap();
+        assert_eq!(config.state_dir(), Path::new("/var/lib/central"));
+        let text = format!("{text}state_dir = \"/srv/central\"\n");
+        let mut config = Config::parse(&text, "central.toml").unwrap();
+        config.find_files(&places).unwrap();
+        assert_eq!(config.state_dir(), Path::new("/srv/central"));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 /// How far this replica is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
+    /// The ledger cannot be read yet; why, in words.
+    Waiting(String),
     /// Reading the ledger.
     Replaying {
         /// What is applied.
@@ -35,6 +37,8 @@ pub struct Health {
     pub frame_since: Option<Instant>,
     /// What is wrong with this host's clock, in words.
     pub clock_off: Option<String>,
+    /// The server's words when it has no room for the frame that is under way.
+    pub full: Option<String>,
 }
 
 impl Health {
@@ -49,14 +53,12 @@ impl Health {
     #[must_use]
     pub fn starting() -> Self {
         Self {
-            stage: Stage::Replaying {
-                applied: 0,
-                target: 0,
-            },
+            stage: Stage::Waiting("not connected to nats-server".into()),
             connected: false,
             turned_at: Instant::now(),
             frame_since: None,
             clock_off: None,
+            full: None,
         }
     }
 
@@ -80,6 +82,11 @@ impl Health {
             Stage::Replaying { applied, target } => {
                 Some(format!("reading the ledger: {applied} of {target}"))
             }
+            Stage::Waiting(why) => Some(why.clone()),
+            Stage::Barrier | Stage::Serving if self.connected && self.full.is_some() => self
+                .full
+                .as_ref()
+                .map(|said| format!("the ledger is full: the server says: {said}")),
             Stage::Barrier => Some("waiting for the first frame to be applied".into()),
             Stage::Alarmed(why) => Some(format!("stopped answering: {why}")),
             Stage::Draining => Some("shutting down".into()),

@@ -10,7 +10,7 @@ use central_core::view::{Beat, Heard};
 use ev_contract::{
     codes::Code,
     ids::{BootId, CpId, Epoch},
-    limits::OFFLINE_AFTER_MS,
+    limits::{HEARTBEAT_MS, HEARTBEAT_MS_MAX, believed_beat_ms, longest_beat_ms, offline_after_ms},
     time::UnixMs,
     v1::{Heartbeat, Reach},
 };
@@ -18,7 +18,12 @@ use ev_contract::{
 /// An agent says for how many whole seconds it has run, and its words take a moment: below this the
 /// beginning is the same.
 const SAME_START_MS: i64 = 5_000;
-const OFFLINE_AFTER: Duration = Duration::from_millis(OFFLINE_AFTER_MS);
+/// Of one that has not been heard since this replica began nothing is known until one that beats as
+/// slowly as may be had its turn.
+const FIRST_BEAT_MAX: Duration = Duration::from_millis(longest_beat_ms(HEARTBEAT_MS_MAX) + 1_000);
+/// One whose connection has ended may be on its way back: as long as one that beats as usual may be
+/// silent.
+const LEFT_MAX: Duration = Duration::from_millis(offline_after_ms(HEARTBEAT_MS));
 /// Charge points that are remembered at once; who else calls is not heard. Five servers full of
 /// them, at some 400 bytes each.
 const EARS_MAX: usize = 131_072;
@@ -32,6 +37,10 @@ const VERSIONS_MAX: usize = 1_024;
 struct Ear {
     beat: Option<Beat>,
     heard_at: Instant,
+    /// The time between two of its heartbeats, as it announced that.
+    beat_ms: u64,
+    /// When a server closed the last connection of it, if nothing was heard since.
+    left_at: Option<Instant>,
     wall: UnixMs,
     /// When its agent began.
     started_at: Option<UnixMs>,
@@ -53,6 +62,8 @@ impl Ear {
         Self {
             beat: None,
             heard_at: now,
+            beat_ms: HEARTBEAT_MS,
+            left_at: None,
             wall,
             started_at: None,
             boot: None,
@@ -79,14 +90,25 @@ impl Ear {
 
     /// It is heard again. Says whether it was out of reach before.
     fn hears_again(&mut self, now: Instant, wall: UnixMs) -> bool {
-        let was_away = now - self.heard_at > OFFLINE_AFTER;
+        let was_away = self.is_away(now);
         if was_away {
             self.cut = Some(Box::new((self.wall, wall)));
             self.since = wall;
         }
         self.heard_at = now;
+        self.left_at = None;
         self.wall = wall;
         was_away
+    }
+
+    /// How long it may be silent.
+    const fn patience(&self) -> Duration {
+        Duration::from_millis(offline_after_ms(self.beat_ms))
+    }
+
+    /// It has been silent for too long, or has left and not come back.
+    fn is_away(&self, now: Instant) -> bool {
+        now - self.heard_at > self.patience() || self.left_at.is_some_and(|at| now - at > LEFT_MAX)
     }
 }
 
@@ -101,8 +123,9 @@ pub struct Listening {
 /// The longest time between two looks of a replica that does not stand still.
 const STILL_MAX: Duration = Duration::from_secs(5);
 /// After this replica has begun to hear, charge points come back to the same server, some later than
-/// others: an agent notices after 15 s at most, tries every 7 s and is heard every 5 s.
-pub const SETTLE: Duration = Duration::from_secs(30);
+/// others: an agent notices after 15 s at most, tries every 7 s and is heard every 5 s. One that is
+/// heard less often is waited for as much longer.
+const SETTLE: Duration = Duration::from_secs(30);
 
 impl Listening {
     /// Not yet.
@@ -132,10 +155,12 @@ impl Listening {
         self.since.is_some()
     }
 
-    /// Whether silence means something.
+    /// Whether the silence of a charge point means something that beats so often.
     #[must_use]
-    pub fn settled(&self) -> bool {
-        self.since.is_some_and(|since| since.elapsed() > SETTLE)
+    pub fn settled(&self, beat_ms: u64) -> bool {
+        let longer_ms = longest_beat_ms(beat_ms) - longest_beat_ms(HEARTBEAT_MS);
+        let settle = SETTLE + Duration::from_millis(longer_ms);
+        self.since.is_some_and(|since| since.elapsed() > settle)
     }
 }
 
@@ -212,6 +237,7 @@ impl Hearing {
             }
         };
         ear.hears_boot(heartbeat.boot, now);
+        ear.beat_ms = believed_beat_ms(u64::from(heartbeat.every_s) * 1_000);
         ear.started_at = ear
             .started_at
             .filter(|at| at.ms_since(started_at).abs() <= SAME_START_MS)
@@ -231,7 +257,7 @@ impl Hearing {
     /// What is not obeyed is no sign of the charge point's life.
     fn hear_other(&mut self, cp: CpId, now: Instant, wall: UnixMs) {
         if self.others.len() >= EARS_MAX {
-            self.others.retain(|_, (at, _)| now - *at <= OFFLINE_AFTER);
+            self.others.retain(|_, (at, _)| now - *at <= FIRST_BEAT_MAX);
         }
         if self.others.len() < EARS_MAX {
             self.others.insert(cp, (now, wall));
@@ -266,17 +292,34 @@ impl Hearing {
         }
     }
 
+    /// A server has closed the last connection of a charge point.
+    pub fn left(&mut self, cp: &CpId) {
+        if let Some(ear) = self.ears.get_mut(cp) {
+            ear.left_at.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// The time between two heartbeats of a charge point; of one that was not heard the longest.
+    #[must_use]
+    pub fn beat_ms(&self, cp: &CpId) -> u64 {
+        self.ears
+            .get(cp)
+            .map_or(HEARTBEAT_MS_MAX, |ear| ear.beat_ms)
+    }
+
     /// Whose reach is otherwise than was last told, and since when. `listening` says whether silence
-    /// means something; `new` whether one that is heard for the first time was out of reach before.
-    pub fn news(&mut self, listening: bool, new: bool) -> Vec<(CpId, Reach, UnixMs)> {
+    /// means something, and whether one that is heard for the first time was out of reach before.
+    pub fn news(&mut self, listening: &Listening) -> Vec<(CpId, Reach, UnixMs)> {
+        let now = Instant::now();
         let mut news = Vec::new();
         for (cp, ear) in &mut self.ears {
-            let online = ear.heard_at.elapsed() <= OFFLINE_AFTER;
-            if !online && !listening {
+            let online = !ear.is_away(now);
+            let settled = listening.settled(ear.beat_ms);
+            if !online && !settled {
                 continue;
             }
             let told = ear.told.replace(online);
-            if told == Some(online) || (told.is_none() && !new) {
+            if told == Some(online) || (told.is_none() && !settled) {
                 continue;
             }
             news.push(if online {
@@ -295,8 +338,7 @@ impl Hearing {
         }
         if self.swept_at.is_none_or(|at| now - at >= SWEEP_EVERY) {
             self.swept_at = Some(now);
-            self.ears
-                .retain(|_, ear| now - ear.heard_at <= OFFLINE_AFTER);
+            self.ears.retain(|_, ear| !ear.is_away(now));
         }
         self.ears.len() < EARS_MAX
     }
@@ -309,6 +351,12 @@ impl Hearing {
             .map_or_else(|| self.since.elapsed(), |ear| ear.heard_at.elapsed())
     }
 
+    fn patience(&self, cp: &CpId) -> Duration {
+        self.ears
+            .get(cp)
+            .map_or(FIRST_BEAT_MAX, |ear| ear.patience())
+    }
+
     /// When the agent of a charge point began, within some seconds.
     #[must_use]
     pub fn started_at(&self, cp: &CpId) -> Option<UnixMs> {
@@ -319,7 +367,8 @@ impl Hearing {
     /// obeyed.
     #[must_use]
     pub fn has_two_agents(&self, cp: &CpId) -> bool {
-        let lately = |at: Instant| at.elapsed() < OFFLINE_AFTER;
+        let patience = self.patience(cp);
+        let lately = |at: Instant| at.elapsed() < patience;
         let by_turns = self.ears.get(cp).and_then(|ear| ear.before.as_ref()?.1);
         by_turns.is_some_and(lately) || self.others.get(cp).is_some_and(|(at, _)| lately(*at))
     }
@@ -333,14 +382,10 @@ impl Default for Hearing {
 
 impl Heard for Hearing {
     fn reach(&self, cp: &CpId) -> Reach {
-        if self.silence(cp) <= OFFLINE_AFTER {
-            if self.ears.contains_key(cp) {
-                Reach::Online
-            } else {
-                Reach::Unknown
-            }
-        } else {
-            Reach::Offline
+        match self.ears.get(cp) {
+            Some(ear) if !ear.is_away(Instant::now()) => Reach::Online,
+            None if self.since.elapsed() <= FIRST_BEAT_MAX => Reach::Unknown,
+            Some(_) | None => Reach::Offline,
         }
     }
 
@@ -447,5 +492,65 @@ mod tests {
         assert_eq!(hearing.reach(&cp), Reach::Unknown);
         assert!(hearing.has_two_agents(&cp));
         assert_eq!(hearing.other_at(&cp), Some(AT));
+    }
+
+    #[test]
+    fn each_may_be_silent_for_as_long_as_it_announced_and_for_no_longer_than_may_be() {
+        for (every_s, patience_s) in [(0, 16), (5, 16), (30, 91), (60, 181), (u32::MAX, 181)] {
+            let cp: CpId = "CP-001".parse().unwrap();
+            let mut hearing = Hearing::new();
+            let beat = Heartbeat {
+                every_s,
+                ..heartbeat("e-1")
+            };
+            hearing.heartbeat(beat, AT, |_| None);
+            assert_eq!(hearing.reach(&cp), Reach::Online);
+            let ear = hearing.ears.get_mut(&cp).unwrap();
+            let patience = Duration::from_secs(patience_s);
+            let heard_at = ear.heard_at;
+            assert!(!ear.is_away(heard_at + patience), "{every_s}");
+            assert!(ear.is_away(heard_at + patience + Duration::from_millis(1)));
+        }
+    }
+
+    #[test]
+    fn one_that_has_left_is_missed_before_its_next_heartbeat_and_one_that_is_back_is_not() {
+        let cp: CpId = "CP-001".parse().unwrap();
+        let mut hearing = Hearing::new();
+        let beat = || Heartbeat {
+            every_s: 60,
+            ..heartbeat("e-1")
+        };
+        hearing.heartbeat(beat(), AT, |_| None);
+        hearing.left(&cp);
+        let left_at = hearing.ears[&cp].left_at.unwrap();
+        // Told again, it has not left later.
+        hearing.left(&cp);
+        assert_eq!(hearing.ears[&cp].left_at, Some(left_at));
+        assert!(!hearing.ears[&cp].is_away(left_at + LEFT_MAX));
+        assert!(hearing.ears[&cp].is_away(left_at + LEFT_MAX + Duration::from_millis(1)));
+        hearing.heartbeat(beat(), AT, |_| None);
+        assert!(!hearing.ears[&cp].is_away(left_at + 2 * LEFT_MAX));
+        hearing.left(&"CP-002".parse().unwrap());
+        assert_eq!(hearing.ears.len(), 1, "who was never heard is not made");
+    }
+
+    #[test]
+    fn a_replica_that_has_just_begun_calls_nobody_offline_who_may_only_be_slow() {
+        let cp: CpId = "CP-001".parse().unwrap();
+        let mut hearing = Hearing::new();
+        let now = Instant::now();
+        let Some(began) = now.checked_sub(Duration::from_secs(60)) else {
+            return;
+        };
+        hearing.since = began;
+        assert_eq!(hearing.reach(&cp), Reach::Unknown);
+        let listening = Listening {
+            since: Some(began),
+            looked: now,
+        };
+        assert!(listening.settled(HEARTBEAT_MS));
+        assert!(!listening.settled(HEARTBEAT_MS_MAX));
+        assert!(!listening.settled(hearing.beat_ms(&cp)));
     }
 }

@@ -1,35 +1,52 @@
 //! `/healthz`, `/readyz`, `/metrics`, `/metrics/nats`.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
-use anyhow::Context;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
+use ev_service::http::{Full, Limits};
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
-    door::Bridge,
+    HereBridge,
     health::Health,
     metrics::{self, Metrics},
+};
+
+/// Connections to one replica. Who watches asks every few seconds and is answered at once: a few
+/// would do. Each is a file, of which the unit allows many times as many.
+pub const CONNECTIONS_MAX: usize = 128;
+
+const LIMITS: Limits = Limits {
+    connections: CONNECTIONS_MAX,
+    // Who asks must not wait behind those who do not: it may be the one that restarts central.
+    full: Full::Pushes,
+    keep_alive: false,
+    // A request has some hundred bytes.
+    headers_within: Duration::from_secs(5),
+    // Metrics of 100,000 charge points are megabytes, on a slow line.
+    read_within: Duration::from_secs(30),
+    grace: Duration::from_secs(1),
 };
 
 #[derive(Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
-    bridge: Arc<OnceLock<Arc<Bridge>>>,
+    bridge: HereBridge,
     health: watch::Receiver<Health>,
 }
 
 /// Serves until `stop` is set.
-///
-/// # Errors
-/// When the listener fails.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
-    bridge: Arc<OnceLock<Arc<Bridge>>>,
+    bridge: HereBridge,
     health: watch::Receiver<Health>,
     mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
+) {
+    let counted = Arc::clone(&metrics);
     let app = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -40,13 +57,11 @@ pub async fn serve(
             bridge,
             health,
         });
-    axum::serve(listener, app)
-        .with_graceful_shutdown(async move {
-            // A closed channel means that everything has ended.
-            let _ = stop.wait_for(|stop| *stop).await;
-        })
-        .await
-        .context("serving HTTP")
+    let stop = async move {
+        // A closed channel means that everything has ended.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    ev_service::http::serve(LIMITS, listener, app, || counted.http_closed(), stop).await;
 }
 
 async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {
@@ -81,10 +96,15 @@ async fn exposition(State(shared): State<Shared>) -> Result<String, (StatusCode,
 
 async fn of_nats(State(shared): State<Shared>) -> Result<String, (StatusCode, String)> {
     let failed = |status, e: &dyn std::fmt::Display| (status, format!("{e}\n"));
-    let speaker = shared.bridge.get().filter(|bridge| bridge.speaks());
+    let here = shared
+        .bridge
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let speaker = here.filter(|bridge| bridge.speaks());
     let mut families = metrics::nats::speaks(speaker.is_some())
         .map_err(|e| failed(StatusCode::INTERNAL_SERVER_ERROR, &e))?;
-    if let Some(bridge) = speaker {
+    if let Some(bridge) = &speaker {
         let said = bridge
             .ask()
             .await

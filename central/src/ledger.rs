@@ -6,23 +6,29 @@ use anyhow::Context as _;
 use async_nats::{
     connection::State,
     jetstream::{
-        self,
+        self, ErrorCode,
         consumer::{DeliverPolicy, push},
+        context::{GetStreamErrorKind, PublishError, PublishErrorKind},
         response::Response,
         stream,
     },
 };
 use bytes::Bytes;
-use central_core::frame::{Decoded, Decoder, UnreadableFrame};
+use central_core::{
+    frame::{Basis, Decoded, Decoder, Frame, UnreadableFrame},
+    whole::{LedgerId, Shown},
+};
 use ev_contract::{
+    ids::ReplicaId,
     streams::{self, StreamDef},
     subjects,
     time::UnixMs,
 };
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
-use crate::metrics::Metrics;
+use crate::{engine, metrics::Metrics};
 
 /// How long one append waits for its acknowledgement before it is repeated. An fsync takes well
 /// under a second, an election of a stream leader a few.
@@ -49,7 +55,29 @@ pub async fn ensure(
     def: &StreamDef,
     replicas: usize,
 ) -> anyhow::Result<stream::Stream> {
-    let config = stream::Config {
+    ensure_as(js, def, config_of(def, replicas)).await
+}
+
+async fn ensure_as(
+    js: &jetstream::Context,
+    def: &StreamDef,
+    config: stream::Config,
+) -> anyhow::Result<stream::Stream> {
+    let stream = js
+        .get_or_create_stream(config)
+        .await
+        .with_context(|| format!("creating stream {}", def.name))?;
+    let there = &stream.cached_info().config;
+    anyhow::ensure!(
+        !def.append_only || (there.deny_delete && there.deny_purge),
+        "stream {} lets messages be removed: deny_delete and deny_purge must be set",
+        def.name
+    );
+    Ok(stream)
+}
+
+fn config_of(def: &StreamDef, replicas: usize) -> stream::Config {
+    stream::Config {
         name: def.name.into(),
         subjects: def.subjects.iter().map(|s| (*s).to_owned()).collect(),
         max_bytes: def.bytes_max,
@@ -64,27 +92,129 @@ pub async fn ensure(
         description: Some(def.description.into()),
         duplicate_window: Duration::from_secs(def.duplicates_s),
         ..stream::Config::default()
+    }
+}
+
+/// A stream; none where the server says that there is none.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn find(js: &jetstream::Context, name: &str) -> anyhow::Result<Option<stream::Stream>> {
+    match js.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Ok(None)
+            }
+            _ => Err(error).with_context(|| format!("asking for stream {name}")),
+        },
+    }
+}
+
+/// What the server shows of a stream of the ledger's name.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn shown(stream: Option<&stream::Stream>) -> anyhow::Result<Shown> {
+    let Some(stream) = stream else {
+        return Ok(Shown::Absent);
     };
-    let stream = js
-        .get_or_create_stream(config)
+    let info = stream.cached_info();
+    let extent = Extent::of(info);
+    if extent.last == 0 {
+        return Ok(Shown::Empty);
+    }
+    if extent.removed > 0 {
+        return Ok(Shown::Holed {
+            removed: extent.removed,
+        });
+    }
+    // A message never changes: whoever has it may say what it is.
+    let first = stream
+        .get_raw_message(1)
         .await
-        .with_context(|| format!("creating stream {}", def.name))?;
-    let there = &stream.cached_info().config;
-    anyhow::ensure!(
-        !def.append_only || (there.deny_delete && there.deny_purge),
-        "stream {} lets messages be removed: deny_delete and deny_purge must be set",
-        def.name
-    );
-    Ok(stream)
+        .context("reading the ledger's first message")?;
+    let given_up = info.config.metadata.get(streams::GIVEN_UP);
+    Ok(match LedgerId::of_first(&first.payload) {
+        None => Shown::Nameless,
+        Some(id) => Shown::Ledger {
+            id,
+            last: extent.last,
+            given_up: given_up.and_then(|text| text.parse().ok()),
+        },
+    })
+}
+
+/// Makes the ledger, with a first frame that gives it its name. Two who do so at once make one ledger:
+/// the first frame of the two counts, and the other one is empty.
+///
+/// # Errors
+/// When the server does not take it. The stream may be there then, empty.
+pub async fn begin(
+    js: &jetstream::Context,
+    replicas: usize,
+    by: ReplicaId,
+    given_up: Option<Uuid>,
+) -> anyhow::Result<LedgerId> {
+    let mut config = config_of(&streams::LEDGER, replicas);
+    if let Some(decision) = given_up {
+        let decision = decision.to_string();
+        config
+            .metadata
+            .insert(streams::GIVEN_UP.to_owned(), decision);
+    }
+    ensure_as(js, &streams::LEDGER, config).await?;
+    ev_crash::reach("prepared", "ledger");
+    let frame = Frame {
+        id: Uuid::now_v7(),
+        by,
+        basis: Basis::default(),
+        at: engine::wall(),
+        records: Vec::new(),
+    };
+    js.publish(subjects::LEDGER, frame.encode().into())
+        .await
+        .context("sending the ledger's first frame")?
+        .await
+        .context("acknowledging the ledger's first frame")?;
+    Ok(LedgerId(frame.id))
 }
 
 /// What happened to an append.
 #[derive(Debug)]
-pub struct Acked {
-    /// Which frame.
-    pub frame: uuid::Uuid,
-    /// Where a copy of it stands.
-    pub seq: u64,
+pub struct Told {
+    /// Of which frame.
+    pub frame: Uuid,
+    /// What.
+    pub what: Append,
+}
+
+/// What the server said to an append.
+#[derive(Debug)]
+pub enum Append {
+    /// A copy stands at this sequence.
+    Acked(u64),
+    /// There is no room, in the server's words. It is tried again.
+    Full(String),
+    /// Nobody keeps the ledger's subject. It is tried again.
+    NoStream,
+}
+
+impl Append {
+    /// What an error means beyond that it is tried again.
+    fn of(error: &PublishError) -> Option<Self> {
+        if error.kind() == PublishErrorKind::StreamNotFound {
+            return Some(Self::NoStream);
+        }
+        let said = std::error::Error::source(error)?.downcast_ref::<jetstream::Error>()?;
+        let full = [
+            ErrorCode::STREAM_STORE_FAILED,
+            ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+            ErrorCode::INSUFFICIENT_RESOURCES,
+        ];
+        full.contains(&said.error_code())
+            .then(|| Self::Full(said.to_string()))
+    }
 }
 
 /// Appends a frame of a [kind](ev_crash::FRAME_KINDS), again and again until a copy is
@@ -92,10 +222,10 @@ pub struct Acked {
 pub async fn append(
     client: async_nats::Client,
     js: jetstream::Context,
-    frame: uuid::Uuid,
+    frame: Uuid,
     kind: &'static str,
     bytes: Bytes,
-    acked: mpsc::Sender<Acked>,
+    told: mpsc::Sender<Told>,
     metrics: Arc<Metrics>,
 ) {
     let mut wait = RETRY_FIRST;
@@ -106,30 +236,30 @@ pub async fn append(
             tokio::time::sleep(CONNECTION_LOOK).await;
         }
         ev_crash::reach("append", kind);
-        let attempt = async {
-            js.publish(subjects::LEDGER, bytes.clone())
-                .await
-                .context("sending")?
-                .await
-                .context("acknowledging")
-        };
-        let error = match tokio::time::timeout(ACK_WAIT, attempt).await {
+        let attempt = async { js.publish(subjects::LEDGER, bytes.clone()).await?.await };
+        let (error, what) = match tokio::time::timeout(ACK_WAIT, attempt).await {
             Ok(Ok(ack)) => {
                 ev_crash::reach("appended", kind);
+                let what = Append::Acked(ack.sequence);
                 // The engine may have ended.
-                let _ = acked
-                    .send(Acked {
-                        frame,
-                        seq: ack.sequence,
-                    })
-                    .await;
+                let _ = told.send(Told { frame, what }).await;
                 return;
             }
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => format!("no acknowledgement within {} s", ACK_WAIT.as_secs()),
+            Ok(Err(error)) => {
+                let what = Append::of(&error);
+                (format!("{:#}", anyhow::Error::from(error)), what)
+            }
+            Err(_) => (
+                format!("no acknowledgement within {} s", ACK_WAIT.as_secs()),
+                None,
+            ),
         };
         metrics.append_retried();
         tracing::warn!(error, "frame not acknowledged; appending it again");
+        if let Some(what) = what {
+            // The engine may have ended.
+            let _ = told.send(Told { frame, what }).await;
+        }
         tokio::time::sleep(wait + wait.mul_f64(rand::random::<f64>())).await;
         wait = (wait * 2).min(RETRY_MAX);
     }
@@ -244,27 +374,42 @@ fn entry(message: jetstream::Message) -> anyhow::Result<Entry> {
     })
 }
 
-/// What the server says of the ledger. It may be stale: only what can never become true by being
-/// old counts as evidence.
-#[derive(Debug, Clone, Copy)]
+/// What the server says of a stream. It may be stale: only what can never become true by being old, or
+/// stays, counts as evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// The last sequence.
     pub last: u64,
     /// How many messages up to there are gone. None ever goes by itself.
     pub removed: u64,
-    /// The server's time when it answered.
-    pub at: UnixMs,
+    /// When the stream was made, in nanoseconds since 1970; another one of the same name was made at
+    /// another time.
+    pub created_ns: i128,
 }
 
-/// Asks for the ledger's extent, and so for the server's time.
+impl Extent {
+    /// What a stream's information says.
+    #[must_use]
+    pub fn of(info: &stream::Info) -> Self {
+        let state = &info.state;
+        Self {
+            last: state.last_sequence,
+            removed: state.last_sequence.saturating_sub(state.messages),
+            created_ns: info.created.unix_timestamp_nanos(),
+        }
+    }
+}
+
+/// Asks for the ledger's extent, and so for the server's time; none where there is no ledger.
 ///
 /// # Errors
 /// When the server does not answer.
-pub async fn extent(js: &jetstream::Context) -> anyhow::Result<Extent> {
+pub async fn extent(js: &jetstream::Context) -> anyhow::Result<Option<(Extent, UnixMs)>> {
     /// What async-nats has, and the time, which it leaves out.
     #[derive(serde::Deserialize)]
-    struct Info {
-        state: stream::State,
+    struct Told {
+        #[serde(flatten)]
+        info: stream::Info,
         ts: String,
     }
     let subject = format!("STREAM.INFO.{}", streams::LEDGER.name);
@@ -272,14 +417,13 @@ pub async fn extent(js: &jetstream::Context) -> anyhow::Result<Extent> {
         .request(subject, &serde_json::json!({}))
         .await
         .context("asking for the ledger's extent")?;
-    let Info { state, ts } = match answer {
-        Response::Ok(info) => info,
+    let Told { info, ts } = match answer {
+        Response::Ok(told) => told,
+        Response::Err { error } if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+            return Ok(None);
+        }
         Response::Err { error } => return Err(error).context("asking for the ledger's extent"),
     };
     let at: jiff::Timestamp = ts.parse().context("reading the server's time")?;
-    Ok(Extent {
-        last: state.last_sequence,
-        removed: state.last_sequence.saturating_sub(state.messages),
-        at: UnixMs(at.as_millisecond()),
-    })
+    Ok(Some((Extent::of(&info), UnixMs(at.as_millisecond()))))
 }

@@ -8,6 +8,7 @@
 //! - [`audit`]: who did what
 //! - [`door`]: who is connected to nats-server
 //! - [`engine`]: the loop that owns the state
+//! - [`whole`]: which ledger is served, and whether it is the one that is there
 //! - [`ledger`], [`snapshots`], [`receipts`]: the streams; [`reports`]: reading them for operators
 //! - [`uptime`]: what is seen of connectors, written down
 //! - [`orders`], [`calls`]: commands to charge points
@@ -40,19 +41,23 @@ mod schedule;
 pub mod snapshots;
 mod subscriptions;
 pub mod uptime;
+pub mod whole;
 
 use std::{
     path::Path,
     process::ExitCode,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context as _;
 use async_nats::jetstream;
-use central_core::state::{Alarm, Log};
+use central_core::{
+    state::{Alarm, Log},
+    whole::Verdict,
+};
 use ev_client::{Access, LinkEvent, Pauses, Reminder, Rhythm, Terms, What};
-use ev_contract::streams;
+use ev_contract::{ids::CpId, streams};
 use ev_service::Manager;
 use tokio::{
     net::TcpListener,
@@ -65,12 +70,14 @@ pub use crate::config::{Config, ConfigError};
 use crate::{
     audit::Audit,
     door::Bridge,
-    engine::{Beginning, Engine, Inputs, Outlets, Places},
-    health::Health,
+    engine::{Beginning, Ended, Engine, Inputs, Outlets, Places},
+    health::{Health, Stage},
+    ledger::Extent,
     metrics::Metrics,
     out::Out,
     reload::Reloader,
     reports::Reports,
+    whole::Marks,
 };
 
 /// Soon, since everybody waits for central; replicas do not come back in step.
@@ -94,6 +101,11 @@ const LAST_ROUND_TRIP: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Between two attempts to prepare streams while the server is not ready for them.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
+/// Between two looks at a ledger that is not the one that was served, some of which read a snapshot.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What answers for nats-server's numbers, while there is one.
+pub type HereBridge = Arc<Mutex<Option<Arc<Bridge>>>>;
 
 /// Runs until a signal with the configuration of a file; the process's exit status.
 #[must_use]
@@ -165,7 +177,7 @@ pub async fn run(
     let metrics = Arc::new(Metrics::new().context("registering metrics")?);
     metrics.build(config.replica.as_str());
     let (health, watched) = watch::channel(Health::starting());
-    let bridge = Arc::new(OnceLock::new());
+    let bridge = HereBridge::default();
     let listener = TcpListener::bind(config.http_addr)
         .await
         .with_context(|| format!("binding HTTP to {}", config.http_addr))?;
@@ -179,7 +191,22 @@ pub async fn run(
         stop.clone(),
     ));
     let told = tokio::spawn(tell(watched.clone(), reloads, stop.clone()));
-    let outcome = serve(configs, stop, metrics, &bridge, health, watched).await;
+    let outcome = loop {
+        let once = serve(
+            configs.clone(),
+            stop.clone(),
+            Arc::clone(&metrics),
+            &bridge,
+            health.clone(),
+            watched.clone(),
+        );
+        match once.await {
+            // Its disk may come back: as after a start, what is there then is held against what was.
+            Ok(Ended::LedgerLost) => {}
+            Ok(Ended::Stopped) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
     serving.abort();
     told.abort();
     outcome
@@ -225,10 +252,10 @@ async fn serve(
     configs: watch::Receiver<Config>,
     mut stop: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
-    bridge: &OnceLock<Arc<Bridge>>,
+    bridge: &HereBridge,
     health: watch::Sender<Health>,
     watched: watch::Receiver<Health>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     let config = configs.borrow().clone();
     let terms = Terms::new(config.access()?, RHYTHM);
     let links = Links::connect(&config, &metrics, &terms.connected()).await?;
@@ -238,18 +265,16 @@ async fn serve(
     let client = links.main.clone();
     let outward = [&links.answers, &links.outward].map(|link| jetstream::new(link.clone()));
     let js = jetstream::new(client.clone());
+    let mut last = None;
     let (places, beginning, answers) = loop {
-        tokio::select! {
+        let pause = tokio::select! {
             prepared = prepare(&config, &links, &js) => match prepared {
                 Ok(prepared) => break prepared,
-                Err(error) => {
-                    tracing::warn!(error = %format!("{error:#}"), "not ready; trying again");
-                    health.send_modify(|h| h.turned_at = std::time::Instant::now());
-                    tokio::time::sleep(PREPARE_AGAIN).await;
-                }
+                Err(error) => not_yet(&error, &config, &links, &metrics, &health, &mut last),
             },
-            _ = stop.wait_for(|stop| *stop) => return Ok(()),
-        }
+            _ = stop.wait_for(|stop| *stop) => return Ok(Ended::Stopped),
+        };
+        tokio::time::sleep(pause).await;
     };
     let from = beginning.log.state().basis().seq + 1;
     let (entries_to, entries) = mpsc::channel(ledger::READ_AHEAD);
@@ -274,7 +299,9 @@ async fn serve(
         Arc::clone(&metrics),
     );
     let (seen, writing) = uptime::start(js.clone());
-    let mut watching = watch_the_door(&config, configs.clone(), &audit, &metrics, bridge).await?;
+    let (left_to, left) = mpsc::channel(door::LEFT_MAX);
+    let mut watching =
+        watch_the_door(&config, configs.clone(), &audit, &metrics, bridge, left_to).await?;
     let (questions, heartbeats, subscribed) = subscriptions::start(
         links,
         configs.clone(),
@@ -291,10 +318,11 @@ async fn serve(
         health,
         beginning,
     );
-    engine
+    let ended = engine
         .run(Inputs {
             questions,
             heartbeats,
+            left,
             entries,
             answers,
             configs,
@@ -306,12 +334,12 @@ async fn serve(
     // It holds the audit open.
     watching.shutdown().await;
     // Replies that the engine gave at the end are still on their way, some to the audit first.
-    let ended = async {
+    let left = async {
         let _ = auditing.await;
         let _ = futures::future::join_all(sending).await;
         let _ = writing.await;
     };
-    let _ = tokio::time::timeout(Duration::from_secs(3), ended).await;
+    let _ = tokio::time::timeout(Duration::from_secs(3), left).await;
     // Sent is not read: what the server has not read when this end closes with something unread is
     // lost. It answers after it has read what came before.
     let read = async {
@@ -322,7 +350,48 @@ async fn serve(
         )
     };
     let _ = tokio::time::timeout(LAST_ROUND_TRIP, read).await;
-    Ok(())
+    Ok(ended)
+}
+
+/// Shows why the ledger cannot be read yet, and says it once; how long to wait before the next look.
+fn not_yet(
+    error: &anyhow::Error,
+    config: &Config,
+    links: &Links,
+    metrics: &Metrics,
+    health: &watch::Sender<Health>,
+    last: &mut Option<String>,
+) -> Duration {
+    let connected = links.main.connection_state() == async_nats::connection::State::Connected;
+    metrics.connected(connected);
+    let alarm = error.downcast_ref::<Alarm>();
+    let why = match alarm {
+        Some(alarm) => {
+            metrics.alarm(Some(alarm));
+            whole::words(alarm, config)
+        }
+        None if !connected => "not connected to nats-server".to_owned(),
+        None => format!("{error:#}"),
+    };
+    if last.as_ref() != Some(&why) {
+        match alarm {
+            Some(_) => tracing::error!(why, "ledger alarm: this replica does not answer"),
+            None => tracing::warn!(why, "not ready; trying again"),
+        }
+        *last = Some(why.clone());
+    }
+    health.send_modify(|h| {
+        h.turned_at = std::time::Instant::now();
+        h.stage = match alarm {
+            Some(_) => Stage::Alarmed(why),
+            None => Stage::Waiting(why),
+        };
+    });
+    if alarm.is_some() {
+        LOOK_AGAIN
+    } else {
+        PREPARE_AGAIN
+    }
 }
 
 /// Shows when what this replica connects with ends, and says so in time.
@@ -348,7 +417,8 @@ async fn watch_the_door(
     configs: watch::Receiver<Config>,
     audit: &Audit,
     metrics: &Arc<Metrics>,
-    bridge: &OnceLock<Arc<Bridge>>,
+    bridge: &HereBridge,
+    left: mpsc::Sender<CpId>,
 ) -> anyhow::Result<JoinSet<()>> {
     let Some(access) = config.door_access()? else {
         tracing::warn!(
@@ -364,10 +434,10 @@ async fn watch_the_door(
         configs,
         audit.clone(),
         Arc::clone(metrics),
+        left,
     )
     .await?;
-    // Set once, since this runs once.
-    let _ = bridge.set(here);
+    *bridge.lock().unwrap_or_else(PoisonError::into_inner) = Some(here);
     Ok(tasks)
 }
 
@@ -471,14 +541,44 @@ async fn connect(
         .context("connecting to nats-server")
 }
 
-/// Streams, snapshot, and how far the ledger goes.
+/// Streams, snapshot, and how far the ledger goes. In a world that is not the one that was served nothing
+/// is made.
+///
+/// # Errors
+/// An [`Alarm`] where it is not; else when the server does not answer.
 async fn prepare(
     config: &Config,
     links: &Links,
     js: &jetstream::Context,
 ) -> anyhow::Result<(Places, Beginning, mpsc::Receiver<calls::Heard>)> {
-    let ledger = ledger::ensure(js, &streams::LEDGER, config.stream_replicas).await?;
-    ev_crash::reach("prepared", "ledger");
+    let mut found = whole::look(config, js).await?;
+    if found.evidence.judge() == Verdict::Begin {
+        let replica = config.replica.clone();
+        let id = ledger::begin(js, config.stream_replicas, replica, None).await?;
+        tracing::info!(ledger = %id, "the first ledger of this installation is made");
+        found = whole::look(config, js).await?;
+    }
+    let (marker, snapshot) = match found.evidence.judge() {
+        Verdict::Serve { marker, snapshot } => (marker, snapshot),
+        Verdict::Stop(alarm) => return Err(alarm.into()),
+        Verdict::Begin => anyhow::bail!("the server does not show yet what it has taken"),
+    };
+    let ledger = found.ledger.context("the ledger's stream")?;
+    let extent = Extent::of(ledger.cached_info());
+    let marks = Marks::of(config);
+    if found.evidence.marker != Some(marker) {
+        marks.write(&marker)?;
+        tracing::info!(ledger = %marker.ledger, marker = %marks.path().display(), "served for the first time");
+    }
+    let mut anew = Vec::new();
+    // What a ledger has that was just made is its first frame. Snapshots are in no backup.
+    if extent.last > 1 {
+        for name in whole::OTHERS {
+            if name != streams::SNAPSHOTS && ledger::find(js, name).await?.is_none() {
+                anew.push(name);
+            }
+        }
+    }
     let cdr = ledger::ensure(js, &streams::CDR, config.stream_replicas).await?;
     ev_crash::reach("prepared", "cdr");
     let uptime = ledger::ensure(js, &streams::UPTIME, config.stream_replicas).await?;
@@ -486,27 +586,15 @@ async fn prepare(
     ev_crash::reach("prepared", "audit");
     let bucket = snapshots::bucket(js, config.stream_replicas).await?;
     ev_crash::reach("prepared", "snapshots");
-    let log = match snapshots::newest(&bucket).await? {
+    let log = match found.snapshot.filter(|_| snapshot) {
         Some(state) => {
             tracing::info!(seq = state.basis().seq, "going on from a snapshot");
             Log::from_snapshot(state)
         }
         None => Log::default(),
     };
-    let extent = ledger::extent(js).await?;
-    let applied = log.state().basis().seq;
-    let alarm = if extent.removed > 0 {
-        Some(Alarm::Removed {
-            removed: extent.removed,
-        })
-    } else if extent.last < applied {
-        Some(Alarm::Rewound {
-            last: extent.last,
-            applied,
-        })
-    } else {
-        None
-    };
+    let before = format!("{} before it was started", config.replica);
+    let log = log.vouched_by(marker.basis(), before);
     let (inbox, answers) = calls::listen(&links.outward)
         .await
         .context("listening to charge points' answers")?;
@@ -527,7 +615,8 @@ async fn prepare(
         Beginning {
             log,
             target: extent.last,
-            alarm,
+            marker,
+            anew,
         },
         answers,
     ))

@@ -41,6 +41,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    InitLedger(central::archive::InitLedgerArgs),
     Verify(central::archive::VerifyArgs),
     Backup(central::archive::BackupArgs),
     Restore(central::archive::RestoreArgs),
@@ -85,6 +86,10 @@ const MANUAL: Manual = Manual {
                      doorkeeper.creds and ca.crt. Root's alone.",
                 ),
                 (
+                    "/var/lib/central/REPLICA.ledger.json",
+                    "Which ledger this replica serves, and how far. It does not answer from another one.",
+                ),
+                (
                     "/etc/ev/keys/",
                     "Where central enrol keeps all keys of the installation.",
                 ),
@@ -122,6 +127,7 @@ fn main() -> ExitCode {
     match Args::parse().verb {
         Verb::Run { config } => with_config(&config, |read| central::main(read, &config)),
         Verb::CheckConfig { config, json } => check_config(&config, json),
+        Verb::InitLedger(args) => central::archive::init_ledger(&args),
         Verb::Verify(args) => central::archive::verify(&args),
         Verb::Backup(args) => central::archive::backup(&args),
         Verb::Restore(args) => central::archive::restore(&args),

@@ -52,6 +52,8 @@ impl Reloader {
     /// Reads the file, as at start.
     #[must_use]
     pub fn reload(&self) -> Reloaded {
+        // Whoever has mended something says so in this way.
+        ev_client::try_now();
         let read = match Config::read(&self.path) {
             Ok(read) => read,
             Err(error) => {
@@ -98,6 +100,8 @@ fn merge(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
         http_addr,
         stream_replicas,
         doorkeeper_credentials,
+        state_dir,
+        path: _,
     } = read;
     let fixed = [
         ("replica", replica == running.replica),
@@ -111,6 +115,7 @@ fn merge(running: &Config, read: Config) -> (Config, Vec<&'static str>) {
             "stream_replicas",
             stream_replicas == running.stream_replicas,
         ),
+        ("state_dir", state_dir == running.state_dir),
         (
             "doorkeeper_credentials",
             doorkeeper_credentials == running.doorkeeper_credentials,

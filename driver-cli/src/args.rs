@@ -11,7 +11,7 @@ use ev_contract::{
 };
 
 use crate::{
-    quantity::{self, Money, Place, Price, Seconds, WattHours},
+    quantity::{self, Money, Place, Price, Seconds, TariffVersion, WattHours},
     report::month::Month,
 };
 
@@ -119,6 +119,7 @@ pub enum Verb {
   driver-cli start CP-001
   driver-cli start CP-001 --connector 2 --limit-energy 20kWh
   driver-cli start CP-001 --limit-cost 10EUR --wait ended
+  driver-cli start CP-001 --tariff base@3     at this price or not at all
   driver-cli start CP-001 --request-id ID     repeat a start whose outcome is unknown")]
     Start(StartArgs),
     /// Stop a session
@@ -277,6 +278,9 @@ pub struct StartArgs {
     /// When to end.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Start at this price or not at all; without it at the price that is shown before
+    #[arg(long, value_name = "ID@VERSION")]
+    pub tariff: Option<TariffVersion>,
     /// When to come back
     #[arg(long, value_enum, default_value = "accepted")]
     pub wait: StartWait,
@@ -656,6 +660,9 @@ pub enum OpSession {
         /// When to end.
         #[command(flatten)]
         limits: LimitArgs,
+        /// Start at this price or not at all
+        #[arg(long, value_name = "ID@VERSION")]
+        tariff: Option<TariffVersion>,
         /// Which request.
         #[command(flatten)]
         repeat: RepeatArgs,

@@ -148,6 +148,7 @@ impl Reply for OpReply {
                     request_id: Some(self.request_id.clone()),
                     session_id: self.session_id.map(|id| id.to_string()),
                     ts: Some(self.ts),
+                    tariff: self.tariff.clone().map(Box::new),
                     ..About::default()
                 },
             )
@@ -178,6 +179,7 @@ impl Reply for DriverUpdate {
                     connector: self.connector.map(|c| i64::from(c.0)),
                     session_id: self.session_id.map(|id| id.to_string()),
                     ts: Some(self.ts),
+                    tariff: self.tariff.clone().map(Box::new),
                 },
             )
         })

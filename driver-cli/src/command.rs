@@ -3,7 +3,7 @@
 use ev_contract::{
     v1::{
         CpActRequest, DriverBlockRequest, LimitsRequest, OpStartRequest, SessionAdjustRequest,
-        SessionEndRequest, StartRequest, StopRequest, TariffRmRequest, TariffSetRequest,
+        SessionEndRequest, StartRequest, StopRequest, TariffRef, TariffRmRequest, TariffSetRequest,
     },
     wire::{self, EncodeError, Encoding, Tag},
 };
@@ -55,7 +55,31 @@ impl Command {
             cp_id,
             connector,
             limits,
+            tariff: None,
         })
+    }
+
+    /// The price that a start names.
+    #[must_use]
+    pub const fn price(&self) -> Option<&TariffRef> {
+        match self {
+            Self::Start(r) => r.tariff.as_ref(),
+            Self::SessionStart(r) => r.tariff.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The same wish; a start at this price, where it names none.
+    #[must_use]
+    pub fn priced(mut self, seen: Option<&TariffRef>) -> Self {
+        match &mut self {
+            Self::Start(StartRequest { tariff, .. })
+            | Self::SessionStart(OpStartRequest { tariff, .. }) => {
+                *tariff = tariff.take().or_else(|| seen.cloned());
+            }
+            _ => {}
+        }
+        self
     }
 
     /// A stop, not stamped yet.
@@ -129,10 +153,27 @@ impl Command {
         self
     }
 
+    /// The same wish at whatever price.
+    #[must_use]
+    pub fn unpriced(mut self) -> Self {
+        match &mut self {
+            Self::Start(StartRequest { tariff, .. })
+            | Self::SessionStart(OpStartRequest { tariff, .. }) => *tariff = None,
+            _ => {}
+        }
+        self
+    }
+
     /// Whether both ask for the same thing, whatever their ids and expiries.
     #[must_use]
     pub fn same_wish(&self, other: &Self) -> bool {
         self.clone().stamped("", 0) == other.clone().stamped("", 0)
+    }
+
+    /// Whether this request is one for that wish: where the wish names no price, at whatever price.
+    #[must_use]
+    pub fn is_for(&self, wish: &Self) -> bool {
+        self.same_wish(&wish.clone().priced(self.price()))
     }
 
     /// The bytes on the wire: a function of the request alone, so that a repeat is the same to
@@ -179,6 +220,7 @@ impl Command {
             connector,
             session_id: session_id.cloned(),
             ts: None,
+            tariff: None,
         }
     }
 
@@ -222,6 +264,23 @@ mod tests {
         assert!(stamped.same_wish(&wish));
         assert!(!stamped.same_wish(&Command::start("CP-001".into(), Some(2), None)));
         assert!(!stamped.same_wish(&Command::stop("CP-001".into())));
+    }
+
+    #[test]
+    fn a_price_that_was_named_counts_and_one_that_was_only_seen_does_not() {
+        let price = |version| TariffRef {
+            tariff_id: "day".into(),
+            version,
+        };
+        let wish = Command::start("CP-001".into(), Some(1), None);
+        let sent = wish.clone().priced(Some(&price(1))).stamped("r-1", 77);
+        assert!(sent.is_for(&wish));
+        assert!(sent.is_for(&wish.clone().priced(Some(&price(1)))));
+        let other = wish.clone().priced(Some(&price(2)));
+        assert!(!sent.is_for(&other));
+        assert!(!wish.is_for(&other));
+        // What was named stays.
+        assert_eq!(other.priced(Some(&price(3))).price(), Some(&price(2)));
     }
 
     #[test]

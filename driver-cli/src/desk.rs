@@ -12,7 +12,7 @@ use ev_contract::{
         DriverUpdate, EventsReply, EventsRequest, HistoryReply, HistoryRequest, ListReply,
         ListRequest, OpReply, ReceiptReply, ReceiptRequest, ReceiptsReply, ReceiptsRequest,
         SessionLsReply, SessionLsRequest, SessionView, StatusReply, StatusRequest, TariffLsReply,
-        TariffLsRequest, UptimeReply, UptimeRequest,
+        TariffLsRequest, TariffRef, UptimeReply, UptimeRequest,
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
@@ -26,6 +26,7 @@ use crate::{
     identity::Who,
     invocation::Invocation,
     journal::{Found, Journal, Moment, Outcome, Prepared},
+    price,
 };
 
 /// Most pages of a listing that are read to find one thing. At 200 rows a page that is further
@@ -127,12 +128,18 @@ impl Desk {
         &self.invocation
     }
 
-    /// Makes a wish ready to be sent: on disk, with an id and an expiry.
+    /// Makes a wish ready to be sent: on disk, with an id and an expiry. A new start that names no
+    /// price gets the one that was `seen`.
     ///
     /// # Errors
     /// When `named` belongs to another wish, or the disk refuses.
-    pub fn prepare(&self, wish: &Command, named: Option<&RequestId>) -> Result<Prepared, Failure> {
-        self.journal.prepare(wish, named, self.moment())
+    pub fn prepare(
+        &self,
+        wish: &Command,
+        seen: Option<&TariffRef>,
+        named: Option<&RequestId>,
+    ) -> Result<Prepared, Failure> {
+        self.journal.prepare(wish, seen, named, self.moment())
     }
 
     /// Now, by this host's clock and by central's as far as it has told.
@@ -208,6 +215,11 @@ impl Desk {
                 if refusal.problem.code == Code::OutcomeUnknown {
                     refusal.problem.hint = self.how_to_repeat(command);
                 }
+                if let (Code::PriceChanged, Some(tariff)) =
+                    (refusal.problem.code, &refusal.about.tariff)
+                {
+                    refusal.problem.hint = format!("the price is now {}", price::in_words(tariff));
+                }
                 Err(Failure::Refused(refusal))
             }
             Err(NoAnswer::Silence { last }) => Err(self.unknown(command, last.as_deref())),
@@ -254,11 +266,11 @@ impl Desk {
         named: Option<&RequestId>,
         mut id: impl FnMut(&str),
     ) -> Result<T, Failure> {
-        let prepared = self.prepare(wish, named)?;
+        let prepared = self.prepare(wish, None, named)?;
         id(prepared.command.stamp().0);
         match self.submit(&prepared).await {
             Err(failure) if prepared.found != Found::New && expired_without_effect(&failure) => {
-                let anew = self.prepare(wish, None)?;
+                let anew = self.prepare(wish, None, None)?;
                 id(anew.command.stamp().0);
                 self.submit(&anew).await
             }
@@ -827,6 +839,7 @@ fn merged(said: About, asked: About) -> About {
         connector: said.connector.or(asked.connector),
         session_id: said.session_id.or(asked.session_id),
         ts: said.ts,
+        tariff: said.tariff,
     }
 }
 

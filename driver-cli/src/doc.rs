@@ -138,6 +138,8 @@ pub struct ActionDoc {
     pub started_at: Option<Time>,
     /// When the session ended.
     pub ended_at: Option<Time>,
+    /// The price that applies, where a start was refused because another one was named.
+    pub tariff: Option<TariffDoc>,
     /// Central's time.
     pub ts: Option<Time>,
     /// Why not.
@@ -162,6 +164,7 @@ impl ActionDoc {
             currency: update.currency,
             started_at: None,
             ended_at: None,
+            tariff: None,
             ts: Some(Time(update.ts)),
             error: None,
         }
@@ -209,6 +212,7 @@ impl ActionDoc {
             currency: None,
             started_at: None,
             ended_at: None,
+            tariff: about.tariff.as_deref().map(TariffDoc::from),
             ts: about.ts.map(Time),
             error: Some(failure.into()),
         }
@@ -543,8 +547,9 @@ impl ListDoc {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct TariffDoc {
+/// A version of a tariff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TariffDoc {
     tariff_id: String,
     version: u32,
     currency: Currency,
@@ -559,7 +564,7 @@ struct TariffDoc {
     text: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct IdleDoc {
     price_per_minute: Amount,
     grace_s: u32,
@@ -569,7 +574,7 @@ struct IdleDoc {
     after_fault: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct TaxDoc {
     name: String,
     percent: Amount,

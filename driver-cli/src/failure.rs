@@ -5,6 +5,7 @@ use std::io;
 use ev_contract::{
     codes::{Code, Problem},
     time::UnixMs,
+    v1::Tariff,
 };
 
 use crate::exit::Exit;
@@ -24,6 +25,8 @@ pub struct About {
     pub session_id: Option<String>,
     /// Central's time in the answer.
     pub ts: Option<UnixMs>,
+    /// The price that applies, where another one was named.
+    pub tariff: Option<Box<Tariff>>,
 }
 
 /// Why something was not done.

@@ -6,7 +6,7 @@ use ev_contract::{
     v1::{IdleFrom, LimitsRequest, PriceComponent, TariffTerms},
 };
 
-use crate::{command::Command, doc::Time};
+use crate::{command::Command, doc::Time, quantity::TariffVersion};
 
 /// The program's name and the global options that a repeat needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,86 +35,106 @@ impl Invocation {
     /// The command line that repeats this very request.
     #[must_use]
     pub fn repeat(&self, command: &Command) -> String {
-        let mut words: Vec<String> = Vec::new();
-        let mut say = |word: &str| words.push(quoted(word));
-        match command {
-            Command::Start(r) => {
-                say("start");
-                say(&r.cp_id);
-                option(&mut say, "--connector", r.connector);
-                limits(&mut say, r.limits.as_ref());
-            }
-            Command::Stop(r) => {
-                say("stop");
-                say(&r.session_id);
-            }
-            Command::CpEnable(r)
-            | Command::CpDisable(r)
-            | Command::CpUnlock(r)
-            | Command::CpReset(r) => {
-                say("op");
-                say("cp");
-                say(command.verb().trim_start_matches("cp_"));
-                say(&r.cp_id);
-                option(&mut say, "--connector", r.connector);
-            }
-            Command::SessionStart(r) => {
-                say("op");
-                say("session");
-                say("start");
-                say(&r.cp_id);
-                option(&mut say, "--driver", Some(&r.driver_id));
-                option(&mut say, "--connector", r.connector);
-                limits(&mut say, r.limits.as_ref());
-            }
-            Command::SessionEnd(r) => {
-                say("op");
-                say("session");
-                say("end");
-                say(&r.session_id);
-                option(&mut say, "--reason", Some(&r.reason));
-                if r.write_off {
-                    say("--write-off");
-                }
-            }
-            Command::SessionAdjust(r) => {
-                say("op");
-                say("session");
-                say("adjust");
-                say(&r.session_id);
-                option(&mut say, "--amount", Some(&r.amount));
-                option(&mut say, "--reason", Some(&r.reason));
-            }
-            Command::DriverBlock(r) | Command::DriverUnblock(r) => {
-                say("op");
-                say("driver");
-                say(command.verb().trim_start_matches("driver_"));
-                say(&r.driver_id);
-                option(&mut say, "--reason", r.reason.as_ref());
-            }
-            Command::TariffSet(r) => {
-                say("op");
-                say("tariff");
-                say("set");
-                say(&r.tariff_id);
-                option(&mut say, "--scope", Some(&r.scope));
-                terms(&mut say, &r.terms);
-                let from = r.from.map(|from| Time(UnixMs(from)));
-                option(&mut say, "--from", from);
-            }
-            Command::TariffRm(r) => {
-                say("op");
-                say("tariff");
-                say("rm");
-                option(&mut say, "--scope", Some(&r.scope));
-                if r.scheduled_only {
-                    say("--scheduled");
-                }
-            }
-        }
-        option(&mut say, "--request-id", Some(command.stamp().0));
+        let mut words = words_of(command);
+        option(
+            &mut |word: &str| words.push(quoted(word)),
+            "--request-id",
+            Some(command.stamp().0),
+        );
         self.line(&words.join(" "))
     }
+
+    /// The command line that asks for the same anew.
+    #[must_use]
+    pub fn anew(&self, command: &Command) -> String {
+        self.line(&words_of(command).join(" "))
+    }
+}
+
+fn words_of(command: &Command) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut say = |word: &str| words.push(quoted(word));
+    match command {
+        Command::Start(r) => {
+            say("start");
+            say(&r.cp_id);
+            option(&mut say, "--connector", r.connector);
+            limits(&mut say, r.limits.as_ref());
+        }
+        Command::Stop(r) => {
+            say("stop");
+            say(&r.session_id);
+        }
+        Command::CpEnable(r)
+        | Command::CpDisable(r)
+        | Command::CpUnlock(r)
+        | Command::CpReset(r) => {
+            say("op");
+            say("cp");
+            say(command.verb().trim_start_matches("cp_"));
+            say(&r.cp_id);
+            option(&mut say, "--connector", r.connector);
+        }
+        Command::SessionStart(r) => {
+            say("op");
+            say("session");
+            say("start");
+            say(&r.cp_id);
+            option(&mut say, "--driver", Some(&r.driver_id));
+            option(&mut say, "--connector", r.connector);
+            limits(&mut say, r.limits.as_ref());
+        }
+        Command::SessionEnd(r) => {
+            say("op");
+            say("session");
+            say("end");
+            say(&r.session_id);
+            option(&mut say, "--reason", Some(&r.reason));
+            if r.write_off {
+                say("--write-off");
+            }
+        }
+        Command::SessionAdjust(r) => {
+            say("op");
+            say("session");
+            say("adjust");
+            say(&r.session_id);
+            option(&mut say, "--amount", Some(&r.amount));
+            option(&mut say, "--reason", Some(&r.reason));
+        }
+        Command::DriverBlock(r) | Command::DriverUnblock(r) => {
+            say("op");
+            say("driver");
+            say(command.verb().trim_start_matches("driver_"));
+            say(&r.driver_id);
+            option(&mut say, "--reason", r.reason.as_ref());
+        }
+        Command::TariffSet(r) => {
+            say("op");
+            say("tariff");
+            say("set");
+            say(&r.tariff_id);
+            option(&mut say, "--scope", Some(&r.scope));
+            terms(&mut say, &r.terms);
+            let from = r.from.map(|from| Time(UnixMs(from)));
+            option(&mut say, "--from", from);
+        }
+        Command::TariffRm(r) => {
+            say("op");
+            say("tariff");
+            say("rm");
+            option(&mut say, "--scope", Some(&r.scope));
+            if r.scheduled_only {
+                say("--scheduled");
+            }
+        }
+    }
+    option(
+        &mut say,
+        "--tariff",
+        command.price().cloned().map(TariffVersion),
+    );
+    words
 }
 
 fn option(say: &mut impl FnMut(&str), name: &str, value: Option<impl ToString>) {

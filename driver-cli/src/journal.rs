@@ -28,11 +28,12 @@ use ev_contract::{
     ids::{InvalidId, RequestId},
     limits::REQUEST_LIFE_MS_MAX,
     time::UnixMs,
+    v1::TariffRef,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{command::Command, failure::Failure, identity::Who};
+use crate::{command::Command, failure::Failure, identity::Who, quantity::TariffVersion};
 
 /// Answered requests that are kept. They only serve a person who asks again for an answer.
 const ANSWERED_MAX: usize = 100;
@@ -208,7 +209,8 @@ impl Journal {
 
     /// Makes a wish ready to be sent: with its id and expiry, and on disk. A wish that names an id
     /// that was used gets the request of that id; one that equals an unanswered request of a moment
-    /// ago gets that one; any other gets an id of its own. Of several processes at once that name
+    /// ago gets that one; any other gets an id of its own, and the price that was `seen` where it
+    /// names none. Of several processes at once that name
     /// one id, all get the same request.
     ///
     /// # Errors
@@ -216,6 +218,7 @@ impl Journal {
     pub fn prepare(
         &self,
         wish: &Command,
+        seen: Option<&TariffRef>,
         named: Option<&RequestId>,
         at: Moment,
     ) -> Result<Prepared, Failure> {
@@ -239,7 +242,7 @@ impl Journal {
             .entries()
             .into_iter()
             .filter(|e| e.may_be_repeated_unasked(at.own))
-            .find(|e| e.command.same_wish(wish))
+            .find(|e| e.command.is_for(wish))
         {
             return Ok(Prepared {
                 command: entry.command,
@@ -251,7 +254,7 @@ impl Journal {
             None => drawn(at.central)
                 .map_err(|e| Failure::usage(e.to_string(), "give one with --request-id"))?,
         };
-        let command = wish.clone().stamped(id.as_str(), expires_at.0);
+        let command = wish.clone().priced(seen).stamped(id.as_str(), expires_at.0);
         self.put(&Entry::new(&command, named.is_some(), at.own))?;
         self.prune(at.own);
         Ok(Prepared {
@@ -263,7 +266,7 @@ impl Journal {
     /// The request of an id that was used before, as it was sent.
     fn used(&self, wish: &Command, id: &RequestId) -> Result<Option<Prepared>, Failure> {
         if let Some(mut entry) = self.read(id)? {
-            if !entry.command.same_wish(wish) {
+            if !entry.command.is_for(wish) {
                 return Err(Failure::usage(
                     format!(
                         "request id {id} was used for {}, which is something else",
@@ -275,7 +278,7 @@ impl Journal {
             if let Some(last) = &entry.replaced_by {
                 match self.read(last)? {
                     Some(replacing) => entry = replacing,
-                    None => return Ok(restamped(wish, last).map(Prepared::named)),
+                    None => return Ok(restamped(&entry.command, last).map(Prepared::named)),
                 }
             }
             if entry.is_unsent() {
@@ -289,7 +292,8 @@ impl Journal {
             return Ok(Some(Prepared::named(command)));
         }
         Ok(self.remembered(id)?.map(|stamp| {
-            Prepared::named(wish.clone().stamped(stamp.last.as_str(), stamp.expires_at))
+            let wish = wish.clone().priced(stamp.price.as_ref());
+            Prepared::named(wish.stamped(&stamp.last, stamp.expires_at))
         }))
     }
 
@@ -589,6 +593,9 @@ impl Journal {
     }
 }
 
+/// In place of a price in the list of chosen ids.
+const NO_PRICE: &str = "-";
+
 /// A line of the list of chosen ids: what a request was stamped with that has no file any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
@@ -596,6 +603,7 @@ struct Stamp {
     /// The id under which it was sent last.
     last: String,
     expires_at: i64,
+    price: Option<TariffRef>,
 }
 
 impl Stamp {
@@ -610,6 +618,7 @@ impl Stamp {
             id: id.to_owned(),
             last,
             expires_at,
+            price: entry.command.price().cloned(),
         }
     }
 
@@ -619,6 +628,10 @@ impl Stamp {
             id: words.next()?.to_owned(),
             last: words.next()?.to_owned(),
             expires_at: words.next()?.parse().ok()?,
+            price: match words.next()? {
+                NO_PRICE => None,
+                price => Some(price.parse::<TariffVersion>().ok()?.0),
+            },
         };
         // Without the last word the line is cut off, perhaps within a number.
         (words.next() == Some(".")).then_some(stamp)
@@ -627,7 +640,12 @@ impl Stamp {
 
 impl std::fmt::Display for Stamp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{} {} {} .", self.id, self.last, self.expires_at)
+        write!(f, "{} {} {} ", self.id, self.last, self.expires_at)?;
+        match &self.price {
+            None => write!(f, "{NO_PRICE}")?,
+            Some(price) => write!(f, "{}", TariffVersion(price.clone()))?,
+        }
+        writeln!(f, " .")
     }
 }
 
@@ -720,11 +738,13 @@ mod tests {
     #[test]
     fn a_crash_between_writing_and_sending_leaves_a_request_that_is_repeated_to_the_byte() {
         let folder = tempfile::tempdir().unwrap();
-        let before = journal(&folder).prepare(&wish(), None, at(NOW)).unwrap();
+        let before = journal(&folder)
+            .prepare(&wish(), None, None, at(NOW))
+            .unwrap();
         assert_eq!(before.found, Found::New);
         // Another process, ten seconds later.
         let after = journal(&folder)
-            .prepare(&wish(), None, at(NOW.plus_ms(10_000)))
+            .prepare(&wish(), None, None, at(NOW.plus_ms(10_000)))
             .unwrap();
         assert_eq!(after.found, Found::Unanswered);
         assert_eq!(
@@ -733,7 +753,7 @@ mod tests {
         );
         let printed = id(before.command.stamp().0);
         let named = journal(&folder)
-            .prepare(&wish(), Some(&printed), at(NOW.plus_ms(90_000)))
+            .prepare(&wish(), None, Some(&printed), at(NOW.plus_ms(90_000)))
             .unwrap();
         assert_eq!(named.found, Found::Named);
         assert_eq!(named.command, before.command);
@@ -743,13 +763,13 @@ mod tests {
     fn an_answered_or_expired_request_is_not_repeated_unasked() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        let first = journal.prepare(&wish(), None, at(NOW)).unwrap();
+        let first = journal.prepare(&wish(), None, None, at(NOW)).unwrap();
         journal.settle(&first.command, accepted()).unwrap();
-        let second = journal.prepare(&wish(), None, at(NOW)).unwrap();
+        let second = journal.prepare(&wish(), None, None, at(NOW)).unwrap();
         assert_eq!(second.found, Found::New);
         assert_ne!(second.command.stamp().0, first.command.stamp().0);
         let later = at(NOW.plus_ms(REQUEST_LIFE_MS_MAX));
-        let third = journal.prepare(&wish(), None, later).unwrap();
+        let third = journal.prepare(&wish(), None, None, later).unwrap();
         assert_eq!(third.found, Found::New);
         assert_ne!(third.command.stamp().0, second.command.stamp().0);
     }
@@ -763,18 +783,18 @@ mod tests {
                 own,
                 central: own.plus_ms(offset),
             };
-            let first = journal.prepare(&wish(), None, moment(NOW)).unwrap();
+            let first = journal.prepare(&wish(), None, None, moment(NOW)).unwrap();
             let central_s = NOW.plus_ms(offset + REQUEST_LIFE_MS_MAX);
             assert_eq!(first.command.stamp().1, central_s.0);
             let soon = moment(NOW.plus_ms(REQUEST_LIFE_MS_MAX - 1));
-            let again = journal.prepare(&wish(), None, soon).unwrap();
+            let again = journal.prepare(&wish(), None, None, soon).unwrap();
             assert_eq!(
                 (again.found, &again.command),
                 (Found::Unanswered, &first.command)
             );
             let late = moment(NOW.plus_ms(REQUEST_LIFE_MS_MAX));
             assert_eq!(
-                journal.prepare(&wish(), None, late).unwrap().found,
+                journal.prepare(&wish(), None, None, late).unwrap().found,
                 Found::New
             );
         }
@@ -784,9 +804,9 @@ mod tests {
     fn another_wish_is_a_new_request() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        journal.prepare(&wish(), None, at(NOW)).unwrap();
+        journal.prepare(&wish(), None, None, at(NOW)).unwrap();
         let other = Command::start("CP-002".into(), None, None);
-        let prepared = journal.prepare(&other, None, at(NOW)).unwrap();
+        let prepared = journal.prepare(&other, None, None, at(NOW)).unwrap();
         assert_eq!(prepared.found, Found::New);
     }
 
@@ -794,10 +814,12 @@ mod tests {
     fn a_stored_id_with_another_wish_is_refused_here() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        journal.prepare(&wish(), Some(&id("r-1")), at(NOW)).unwrap();
+        journal
+            .prepare(&wish(), None, Some(&id("r-1")), at(NOW))
+            .unwrap();
         let other = Command::start("CP-002".into(), None, None);
         let failure = journal
-            .prepare(&other, Some(&id("r-1")), at(NOW))
+            .prepare(&other, None, Some(&id("r-1")), at(NOW))
             .unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         assert!(failure.message().contains("CP-001/1"), "{failure}");
@@ -807,11 +829,17 @@ mod tests {
     fn a_torn_draft_is_no_request() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        journal.prepare(&wish(), Some(&id("r-1")), at(NOW)).unwrap();
+        journal
+            .prepare(&wish(), None, Some(&id("r-1")), at(NOW))
+            .unwrap();
         fs::write(journal.folder.join(".r-9.1.tmp"), b"{\"verb\":\"sta").unwrap();
         fs::write(journal.folder.join("r-8.json"), b"{\"verb\":\"sta").unwrap();
         assert_eq!(journal.entries().len(), 1);
-        assert!(journal.prepare(&wish(), Some(&id("r-8")), at(NOW)).is_err());
+        assert!(
+            journal
+                .prepare(&wish(), None, Some(&id("r-8")), at(NOW))
+                .is_err()
+        );
     }
 
     /// So many later requests that nothing of before has a file any more.
@@ -829,7 +857,7 @@ mod tests {
         }
         // None of them is repeated unasked any more, so that they count.
         let end = own.plus_ms(REQUEST_LIFE_MS_MAX);
-        journal.prepare(&wish(), None, at(end)).unwrap();
+        journal.prepare(&wish(), None, None, at(end)).unwrap();
     }
 
     #[test]
@@ -838,11 +866,20 @@ mod tests {
         let journal = journal(&folder);
         let chosen = id("order-4711");
         let settled = id("order-4712");
-        let named = journal.prepare(&wish(), Some(&chosen), at(NOW)).unwrap();
-        let other = journal.prepare(&wish(), Some(&settled), at(NOW)).unwrap();
+        let seen = TariffRef {
+            tariff_id: "day".into(),
+            version: 7,
+        };
+        let named = journal
+            .prepare(&wish(), Some(&seen), Some(&chosen), at(NOW))
+            .unwrap();
+        assert_eq!(named.command.price(), Some(&seen));
+        let other = journal
+            .prepare(&wish(), None, Some(&settled), at(NOW))
+            .unwrap();
         journal.settle(&other.command, refused()).unwrap();
         let drawn = journal
-            .prepare(&Command::stop("s".into()), None, at(NOW))
+            .prepare(&Command::stop("s".into()), None, None, at(NOW))
             .unwrap();
         let drawn_id = id(drawn.command.stamp().0);
         many_later(&journal, NOW.plus_ms(HOUR));
@@ -857,7 +894,7 @@ mod tests {
             (&settled, wish(), &other),
             (&drawn_id, Command::stop("s".into()), &drawn),
         ] {
-            let again = journal.prepare(&wish, Some(id), later).unwrap();
+            let again = journal.prepare(&wish, None, Some(id), later).unwrap();
             assert_eq!(again.found, Found::Named, "{id}");
             assert_eq!(
                 again.command.bytes().unwrap(),
@@ -874,7 +911,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
         let prepare = |name: &str| {
-            let named = journal.prepare(&wish(), Some(&id(name)), at(NOW)).unwrap();
+            let named = journal
+                .prepare(&wish(), None, Some(&id(name)), at(NOW))
+                .unwrap();
             let entry = journal.read(&id(name)).unwrap().unwrap();
             (named.command, entry)
         };
@@ -893,21 +932,25 @@ mod tests {
     fn a_full_list_takes_no_new_id_and_still_knows_the_old_ones() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        let first = journal.prepare(&wish(), Some(&id("one")), at(NOW)).unwrap();
+        let first = journal
+            .prepare(&wish(), None, Some(&id("one")), at(NOW))
+            .unwrap();
         fs::write(&journal.named, vec![b'\n'; NAMED_BYTES_MAX as usize]).unwrap();
         let failure = journal
-            .prepare(&wish(), Some(&id("two")), at(NOW))
+            .prepare(&wish(), None, Some(&id("two")), at(NOW))
             .unwrap_err();
         assert!(
             failure.message().contains("no more request ids"),
             "{failure}"
         );
         assert!(journal.read(&id("two")).unwrap().is_none());
-        let again = journal.prepare(&wish(), Some(&id("one")), at(NOW)).unwrap();
+        let again = journal
+            .prepare(&wish(), None, Some(&id("one")), at(NOW))
+            .unwrap();
         assert_eq!(again.command, first.command);
         let drawn = Command::start("CP-002".into(), None, None);
         assert_eq!(
-            journal.prepare(&drawn, None, at(NOW)).unwrap().found,
+            journal.prepare(&drawn, None, None, at(NOW)).unwrap().found,
             Found::New
         );
     }
@@ -917,7 +960,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
         let first = journal
-            .prepare(&wish(), Some(&id("order-1")), at(NOW))
+            .prepare(&wish(), None, Some(&id("order-1")), at(NOW))
             .unwrap();
         journal.settle(&first.command, refused()).unwrap();
         let told = Moment {
@@ -940,7 +983,9 @@ mod tests {
         assert_eq!(journal.replace(&second.command, told).unwrap(), None);
         let repeat = |named: &str| {
             let later = at(NOW.plus_ms(60 * 24 * HOUR));
-            journal.prepare(&wish(), Some(&id(named)), later).unwrap()
+            journal
+                .prepare(&wish(), None, Some(&id(named)), later)
+                .unwrap()
         };
         for round in ["with its files", "without them"] {
             for named in ["order-1", second_id] {
@@ -957,7 +1002,9 @@ mod tests {
     fn what_was_wanted_long_ago_is_not_sent_again_when_central_says_that_it_has_expired() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        let first = journal.prepare(&wish(), Some(&id("r-1")), at(NOW)).unwrap();
+        let first = journal
+            .prepare(&wish(), None, Some(&id("r-1")), at(NOW))
+            .unwrap();
         for later in [REQUEST_LIFE_MS_MAX, -1, -HOUR] {
             let told = at(NOW.plus_ms(later));
             assert_eq!(
@@ -977,10 +1024,14 @@ mod tests {
     fn what_reached_nobody_may_have_been_sent_once_it_is_repeated() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        let first = journal.prepare(&wish(), Some(&id("r-1")), at(NOW)).unwrap();
+        let first = journal
+            .prepare(&wish(), None, Some(&id("r-1")), at(NOW))
+            .unwrap();
         journal.settle(&first.command, Outcome::unsent()).unwrap();
         assert_eq!(journal.unanswered(NOW, |_| true), None);
-        journal.prepare(&wish(), Some(&id("r-1")), at(NOW)).unwrap();
+        journal
+            .prepare(&wish(), None, Some(&id("r-1")), at(NOW))
+            .unwrap();
         assert_eq!(journal.unanswered(NOW, |_| true), Some(first.command));
     }
 
@@ -988,10 +1039,10 @@ mod tests {
     fn old_requests_go_and_open_ones_stay() {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
-        let open = journal.prepare(&wish(), None, at(NOW)).unwrap();
+        let open = journal.prepare(&wish(), None, None, at(NOW)).unwrap();
         for n in 0..ANSWERED_MAX + 20 {
             let other = Command::start(format!("CP-{n}"), None, None);
-            let done = journal.prepare(&other, None, at(NOW)).unwrap();
+            let done = journal.prepare(&other, None, None, at(NOW)).unwrap();
             journal.settle(&done.command, accepted()).unwrap();
         }
         let entries = journal.entries();
@@ -1004,10 +1055,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let journal = journal(&folder);
         let held = journal.lock().unwrap();
-        let failure = journal.prepare(&wish(), None, at(NOW)).unwrap_err();
+        let failure = journal.prepare(&wish(), None, None, at(NOW)).unwrap_err();
         assert!(failure.hint().contains("nothing was sent"), "{failure}");
         drop(held);
-        journal.prepare(&wish(), None, at(NOW)).unwrap();
+        journal.prepare(&wish(), None, None, at(NOW)).unwrap();
     }
 
     #[test]

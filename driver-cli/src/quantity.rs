@@ -1,13 +1,13 @@
 //! What people type: energies, durations, money. Integers and decimals, never floats. Whether a
 //! value makes sense is central's decision; here it only has to be readable.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use ev_contract::{
-    ids::{CpId, InvalidId, SiteId},
+    ids::{CpId, InvalidId, SiteId, TariffId},
     time::UnixMs,
     units::{Amount, Currency},
-    v1::{IdleFrom, TariffScope, Tax},
+    v1::{IdleFrom, TariffRef, TariffScope, Tax},
 };
 use rust_decimal::Decimal;
 
@@ -55,6 +55,9 @@ pub enum NotAQuantity {
         "`{0}` is not a connector: write the charge point's id, or CP-001/1 for its connector 1"
     )]
     Place(String),
+    /// Not a version of a tariff.
+    #[error("`{0}` names no price: write a tariff and its version, for instance base@3")]
+    TariffVersion(String),
     /// Not an id.
     #[error(transparent)]
     Id(#[from] InvalidId),
@@ -311,6 +314,28 @@ impl FromStr for Place {
     }
 }
 
+/// A version of a tariff: `base@3`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TariffVersion(pub TariffRef);
+
+impl FromStr for TariffVersion {
+    type Err = NotAQuantity;
+
+    fn from_str(text: &str) -> Result<Self, NotAQuantity> {
+        let no = || NotAQuantity::TariffVersion(text.to_owned());
+        let (tariff_id, version) = text.split_once('@').ok_or_else(no)?;
+        let tariff_id = TariffId::new(tariff_id)?.to_string();
+        let version = version.parse().map_err(|_| no())?;
+        Ok(Self(TariffRef { tariff_id, version }))
+    }
+}
+
+impl fmt::Display for TariffVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.0.tariff_id, self.0.version)
+    }
+}
+
 /// Splits `10.5 kWh` into number and unit; `None` without a unit.
 fn split_unit(text: &str) -> Option<(&str, &str)> {
     let text = text.trim();
@@ -333,6 +358,21 @@ fn decimal(text: &str) -> Option<Decimal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_version_of_a_tariff_is_read_as_it_is_written() {
+        let version: TariffVersion = "base-2@3".parse().unwrap();
+        assert_eq!(
+            (version.0.tariff_id.as_str(), version.0.version),
+            ("base-2", 3)
+        );
+        assert_eq!(version.to_string(), "base-2@3");
+        for no in [
+            "", "base", "base@", "@3", "base@x", "base@-1", "a b@3", "base@1@2",
+        ] {
+            assert!(no.parse::<TariffVersion>().is_err(), "{no}");
+        }
+    }
 
     #[test]
     fn energies_are_read_exactly() {

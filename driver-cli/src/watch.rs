@@ -466,6 +466,7 @@ pub(crate) mod tests {
             ts: UnixMs(0),
             connector: None,
             error: None,
+            tariff: None,
             phase: Some(phase),
             stopping: false,
             energy_mwh: None,

@@ -154,6 +154,7 @@ fn start_reply(asked: &Asked) -> DriverUpdate {
         ts: UnixMs(1_700_000_000_000),
         connector: Some(ConnectorId(1)),
         error: None,
+        tariff: None,
         phase: Some(Phase::Preparing),
         stopping: false,
         energy_mwh: None,
@@ -231,18 +232,22 @@ fn status_reply(asked: &Asked, sessions: Vec<SessionView>) -> Vec<u8> {
     })
 }
 
+fn tariff() -> Tariff {
+    Tariff {
+        tariff_id: "base".parse().unwrap(),
+        version: 1,
+        terms: TariffTerms::free(Currency::EUR)
+            .with(PriceComponent::Energy, "0.49".parse().unwrap())
+            .with(PriceComponent::StartFee, "0.50".parse().unwrap()),
+    }
+}
+
 fn list_reply(asked: &Asked) -> Vec<u8> {
     let cp = ChargePointListing {
         cp_id: "CP-001".parse().unwrap(),
         site_id: "depot".parse().unwrap(),
         time_zone: "Europe/Berlin".into(),
-        tariff: Tariff {
-            tariff_id: "base".parse().unwrap(),
-            version: 1,
-            terms: TariffTerms::free(Currency::EUR)
-                .with(PriceComponent::Energy, "0.49".parse().unwrap())
-                .with(PriceComponent::StartFee, "0.50".parse().unwrap()),
-        },
+        tariff: tariff(),
         connectors: vec![ConnectorListing {
             connector: ConnectorId(1),
             state: ConnectorState::Available,
@@ -403,6 +408,57 @@ async fn people_are_told_the_price_and_what_a_limit_buys() {
     assert!(told.contains("19.387 kWh"), "{told}");
     assert!(told.contains(&format!("stop {SESSION}")), "{told}");
     assert!(!told.contains('\u{1b}'), "no colour in a pipe: {told:?}");
+}
+
+#[tokio::test]
+async fn a_start_names_the_price_that_was_shown_and_a_changed_one_is_shown_with_the_way_to_it() {
+    let bench = Bench::new().await;
+    let central = Central::start(&bench.server, |asked| {
+        if asked.verb != "start" {
+            return usual(asked);
+        }
+        let request: StartRequest = unpack(asked);
+        let new = Tariff {
+            version: 2,
+            terms: tariff()
+                .terms
+                .with(PriceComponent::Energy, "0.59".parse().unwrap()),
+            ..tariff()
+        };
+        match request.tariff {
+            Some(seen) if seen.version == 1 => Does::Answers(pack(&DriverUpdate {
+                status: Status::Denied,
+                session_id: None,
+                reason: Some(Code::PriceChanged.to_string()),
+                error: Some(Code::PriceChanged.about("base version 2 at CP-001")),
+                tariff: Some(new),
+                ..start_reply(asked)
+            })),
+            _ => usual(asked),
+        }
+    })
+    .await;
+    let sent = |n: usize| unpack::<StartRequest>(&central.asked("start")[n]).tariff;
+    let refused = bench.run(&["start", "CP-001/1"]).await;
+    assert_eq!(code(&refused), 5, "{}", stderr(&refused));
+    let told = stderr(&refused);
+    assert!(told.contains("the price is now 0.59 EUR/kWh"), "{told}");
+    assert!(
+        told.contains("start CP-001 --connector 1 --tariff base@2"),
+        "{told}"
+    );
+    assert_eq!(sent(0).unwrap().version, 1, "as it was shown");
+    // A program names a price or takes what applies.
+    let line = ["start", "CP-001/1", "--tariff", "base@1", "--json"];
+    let doc = json(&bench.run(&line).await);
+    assert_eq!(doc["reason"], "price_changed");
+    assert_eq!(doc["tariff"]["price_per_kwh"], "0.59");
+    let started = bench
+        .run(&["start", "CP-001/1", "--tariff", "base@2", "--json"])
+        .await;
+    assert_eq!(code(&started), 0, "{}", stderr(&started));
+    assert_eq!(code(&bench.run(&["start", "CP-001/1", "--json"]).await), 0);
+    assert_eq!(sent(3), None);
 }
 
 #[tokio::test]
@@ -793,6 +849,7 @@ async fn a_stop_needs_only_as_much_of_the_id_as_tells_sessions_apart() {
                 ts: UnixMs(1_700_000_000_000),
                 connector: Some(ConnectorId(1)),
                 error: None,
+                tariff: None,
                 phase: Some(Phase::Stopping),
                 stopping: true,
                 energy_mwh: None,
@@ -855,6 +912,7 @@ fn update_of(view: &SessionView, prev: u64) -> Vec<u8> {
         ts: UnixMs(1_700_000_000_000),
         connector: Some(ConnectorId(1)),
         error: None,
+        tariff: None,
         phase: Some(view.state),
         stopping: false,
         energy_mwh: Some(view.energy_mwh),
@@ -1105,6 +1163,7 @@ async fn operators_write_their_requests_down_too() {
             error: None,
             session_id: None,
             detail: Some(detail.into()),
+            tariff: None,
             ts: UnixMs(0),
         }))
     })

@@ -7,7 +7,7 @@ use std::{
 
 use edge_core::{
     Answer, ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalAnswer,
-    LocalStart, ReplyTo, Row, SendRun, Standing, Stored, hardware::HwCommand,
+    LocalStart, Rates, ReplyTo, Row, SendRun, Standing, Stored, Watched, hardware::HwCommand,
 };
 use ev_client::{Access, Reminder, Rhythm, Term, Terms, What};
 use ev_contract::{
@@ -47,10 +47,6 @@ const UPLINK_EVENTS_MAX: usize = 512;
 const STORAGE_RETRY: Duration = Duration::from_secs(2);
 /// Between attempts to open a store that cannot be opened.
 const OPEN_RETRY: Duration = Duration::from_secs(5);
-/// Between live values.
-const LIVE_EVERY: Duration = Duration::from_secs(1);
-/// Between syncs, before jitter.
-const SYNC_EVERY_MS: u64 = 60_000;
 /// Longest wait before the sync after a reconnect. Many connections that were only stalled come back
 /// in the same moment, without the jitter of a new one; what this charge point is has not changed
 /// meanwhile, and nothing else waits for a sync.
@@ -154,6 +150,8 @@ pub struct Setup {
     pub reach: Reach,
     /// Its store.
     pub store: Place,
+    /// How often what is said.
+    pub rates: Rates,
     /// Its hardware.
     pub hardware: HardwarePort,
     /// Where it counts for somebody who watches many.
@@ -205,6 +203,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
             let caller = Caller {
                 name: cp.to_string(),
                 source,
+                ping_every: Duration::from_secs(setup.rates.ping_s.into()),
             };
             let line = match Line::connect(&access, caller, own.connected()).await {
                 Ok(line) => line,
@@ -235,7 +234,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
     });
     let mut hw_events = setup.hardware.events;
     let mut actor = Actor::new(
-        setup.config,
+        (setup.config, setup.rates),
         (store, stored),
         uplink,
         setup.hardware.commands,
@@ -334,6 +333,8 @@ enum Waiter {
 
 struct Actor {
     config: Arc<ChargePointConfig>,
+    rates: Rates,
+    watched: Watched,
     core: ChargePoint,
     clock: HostClock,
     store: Store,
@@ -354,7 +355,6 @@ struct Actor {
     /// records either, and thousands that return would ask it for twice as much.
     is_heard: bool,
     tick_due: Instant,
-    live_due: Instant,
     beat_due: Instant,
     beaten: Vec<(ConnectorId, ConnectorState, Option<SessionId>)>,
     stopping: bool,
@@ -410,7 +410,7 @@ enum SyncState {
 
 impl Actor {
     fn new(
-        config: Arc<ChargePointConfig>,
+        (config, rates): (Arc<ChargePointConfig>, Rates),
         (store, stored): (Store, Stored),
         uplink: Uplink,
         hardware: mpsc::Sender<HwCommand>,
@@ -423,14 +423,14 @@ impl Actor {
             free_vending: config.simulator.free_vending,
         };
         let now = Instant::now();
+        let boot = BootId::from_number(rand::rng().random());
+        let mut core = ChargePoint::boot(identity, stored, boot, clock.now());
+        core.hold_checkpoints(u64::from(rates.records_s) * 1_000);
         Self {
-            core: ChargePoint::boot(
-                identity,
-                stored,
-                BootId::from_number(rand::rng().random()),
-                clock.now(),
-            ),
+            core,
             config,
+            rates,
+            watched: Watched::new(&rates),
             clock,
             store,
             uplink,
@@ -448,7 +448,6 @@ impl Actor {
             is_up: false,
             is_heard: false,
             tick_due: now,
-            live_due: now,
             beat_due: now,
             beaten: Vec::new(),
             stopping: false,
@@ -629,6 +628,7 @@ impl Actor {
                 self.ever_up = true;
                 self.is_up = true;
                 self.is_heard = false;
+                self.watched.clear();
                 self.sync = SyncState::Due {
                     at: Instant::now() + Duration::from_millis(wait),
                     failures: 0,
@@ -651,6 +651,7 @@ impl Actor {
                 ev_crash::reach("evt-answer", "one");
                 self.heard(outcome).await;
             }
+            UplinkEvent::Watched(session, is_watched) => self.watched.told(session, is_watched),
         }
     }
 
@@ -719,7 +720,8 @@ impl Actor {
             );
             (wait, failures + 1)
         } else {
-            (SYNC_EVERY_MS * 4 / 5 + random % (SYNC_EVERY_MS * 2 / 5), 0)
+            let every_ms = u64::from(self.rates.sync_s) * 1_000;
+            (every_ms * 4 / 5 + random % (every_ms * 2 / 5), 0)
         };
         self.sync = SyncState::Due {
             at: Instant::now() + Duration::from_millis(wait),
@@ -824,11 +826,11 @@ impl Actor {
         if self.core.storage_problem().is_some() {
             at = at.min(self.storage_due);
         }
-        if self.core.has_live() {
-            at = at.min(self.live_due);
-        }
         if self.can_send() {
             at = at.min(self.beat_due);
+            if let Some(due) = self.watched.due_mono_ms() {
+                at = at.min(self.clock.at(due));
+            }
             if let SyncState::Due { at: due, .. } = self.sync {
                 at = at.min(due);
             }
@@ -844,10 +846,6 @@ impl Actor {
         let now = Instant::now();
         if now >= self.tick_due {
             self.feed(Input::Tick).await;
-        }
-        if now >= self.live_due {
-            self.live_due = now + LIVE_EVERY;
-            self.send_live().await;
         }
     }
 
@@ -882,9 +880,10 @@ impl Actor {
             return;
         }
         if Instant::now() >= self.beat_due {
-            self.beat_due = Instant::now() + heartbeat_pause();
+            self.beat_due = Instant::now() + heartbeat_pause(self.rates.heartbeat_s);
             self.send_heartbeat().await;
         }
+        self.send_live().await;
         self.send_sync();
         if !self.is_heard {
             return;
@@ -1012,6 +1011,7 @@ impl Actor {
             ts: stamp.at,
             clock_offset_ms: (stamp.quality == TimeQuality::Synced)
                 .then(|| now.wall.ms_since(stamp.at)),
+            every_s: self.rates.heartbeat_s,
             uptime_s: now.mono_ms / 1_000,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             spool_depth: self.core.spool().depth(),
@@ -1030,15 +1030,28 @@ impl Actor {
     }
 
     async fn send_live(&mut self) {
-        let at = self.core.stamp(self.clock.now()).at;
+        let now = self.clock.now();
+        self.watched.keep(self.core.live_sessions());
+        let due = self.watched.take(now.mono_ms);
+        if due.is_empty() {
+            return;
+        }
+        let at = self.core.stamp(now).at;
         for (driver, live) in self.core.live(at) {
+            let Some(due) = due.iter().find(|due| due.session == live.session_id) else {
+                continue;
+            };
             let subject = Subject::Live {
                 cp: self.config.id.clone(),
                 driver,
                 session: live.session_id,
             };
             ev_crash::reach("live", "one");
-            self.uplink.publish(subject, &live).await;
+            if due.asks {
+                self.uplink.look(due.session, &subject, &live);
+            } else {
+                self.uplink.publish(subject, &live).await;
+            }
         }
     }
 
@@ -1059,6 +1072,7 @@ impl Actor {
                     "fault": c.row.fault,
                     "ended_since_plug": c.row.ended_since_plug,
                     "session_id": session.map(|s| s.id),
+                    "watched": session.map(|s| self.watched.is_watched(s.id)),
                     "origin": session.map(|s| s.origin),
                     "phase": session.map(edge_core::session::Session::phase),
                     "energy_mwh": run.map(|r| r.meter.energy()),

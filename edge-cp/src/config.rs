@@ -1,11 +1,15 @@
 //! The configuration file: typed, and checked in full before anything starts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::{Path, PathBuf},
 };
 
+use edge_core::{
+    Rates,
+    rates::{Bounds, Line},
+};
 use ev_client::{Access, AccessError, Credential, Term, Tls};
 use ev_contract::{
     ids::{ConnectorId, CpId, SiteId},
@@ -35,6 +39,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// The control socket, if there shall be one.
     pub control_socket: Option<PathBuf>,
+    /// How often what is said: as the line asks for, unless somebody says otherwise.
+    pub rates: Rates,
     /// By their place in the file.
     pub charge_points: Vec<ChargePointConfig>,
 }
@@ -154,7 +160,19 @@ struct File {
     state_dir: PathBuf,
     control_socket: Option<PathBuf>,
     #[serde(default)]
+    line: FileLine,
+    #[serde(default)]
+    rates: BTreeMap<String, u32>,
+    #[serde(default)]
     charge_point: Vec<FileChargePoint>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum FileLine {
+    #[default]
+    Ordinary,
+    Metered,
 }
 
 #[derive(Deserialize)]
@@ -307,11 +325,8 @@ fn check(file: File, places: &Places, faults: &mut Vec<String>) -> Config {
     let key = file.key.map(|path| find("key", path));
     let state_dir = find("state_dir", file.state_dir);
     let control_socket = file.control_socket.map(|path| find("control_socket", path));
-    if !nats_url_is_usable(&file.nats_url) {
-        faults.push(format!(
-            "nats_url: {:?} is no address of a NATS server; for instance \"nats://127.0.0.1:4222\"",
-            file.nats_url
-        ));
+    if let Err(e) = ev_client::servers(&file.nats_url) {
+        faults.push(format!("nats_url: {e}"));
     }
     if ca.is_none() {
         faults.push("ca: is missing; for instance \"/etc/edge-cp/ca.crt\", which `central enrol certificate` writes".into());
@@ -334,6 +349,7 @@ fn check(file: File, places: &Places, faults: &mut Vec<String>) -> Config {
             ));
         }
     }
+    let rates = check_rates(&file.line, file.rates, faults);
     match file.charge_point.len() {
         0 => faults.push("charge_point: there is none; add a [[charge_point]] table".into()),
         n if n > CHARGE_POINTS_MAX => faults.push(format!(
@@ -357,8 +373,41 @@ fn check(file: File, places: &Places, faults: &mut Vec<String>) -> Config {
         tls,
         state_dir,
         control_socket,
+        rates,
         charge_points,
     }
+}
+
+fn check_rates(
+    line: &FileLine,
+    mut told: BTreeMap<String, u32>,
+    faults: &mut Vec<String>,
+) -> Rates {
+    let mut rates = Rates::of(match line {
+        FileLine::Ordinary => Line::Ordinary,
+        FileLine::Metered => Line::Metered,
+    });
+    let mut keys = Vec::new();
+    for (Bounds { key, within }, rate) in rates.each() {
+        keys.push(key);
+        let Some(number) = told.remove(key) else {
+            continue;
+        };
+        let (least, most) = within;
+        if !(least..=most).contains(&number) {
+            faults.push(format!(
+                "rates.{key}: {number} is not within {least} to {most} seconds; for instance {rate}"
+            ));
+        }
+        *rate = number;
+    }
+    for key in told.keys() {
+        faults.push(format!(
+            "rates.{key}: there is no such rate; there are {}",
+            keys.join(", ")
+        ));
+    }
+    rates
 }
 
 /// Where credentials are, unless a charge point names its own.
@@ -582,6 +631,8 @@ seed = 7
                 "nats_url",
                 "nats://127.0.0.1:4222",
             ),
+            ("nats://", "http://", "nats_url", "nats://127.0.0.1:4222"),
+            ("nats://", "ws://", "nats_url", "take wss://"),
             ("seed = 7", "soc_pct = 101", "simulator.soc_pct", "0 to 100"),
         ];
         for (old, new, key, right) in table {
@@ -591,6 +642,31 @@ seed = 7
                 found[0].contains(key) && found[0].contains(right),
                 "{found:?}"
             );
+        }
+    }
+
+    #[test]
+    fn rates_go_by_the_line_unless_they_are_given_within_their_bounds() {
+        let rates = |lines: &str| Config::parse(&format!("{lines}\n{GOOD}"), Path::new("f.toml"));
+        assert_eq!(rates("").unwrap().rates, Rates::ORDINARY);
+        assert_eq!(rates("line = \"metered\"").unwrap().rates, Rates::METERED);
+        let one = rates("line = \"metered\"\nrates = { live_s = 30 }").unwrap();
+        let with_30 = Rates {
+            live_s: 30,
+            ..Rates::METERED
+        };
+        assert_eq!(one.rates, with_30);
+        for (lines, words) in [
+            ("rates = { heartbeat_s = 61 }", "5 to 60 seconds"),
+            ("rates = { heartbeat_s = 4 }", "5 to 60 seconds"),
+            (
+                "rates = { hartbeat_s = 5 }",
+                "there are heartbeat_s, live_s",
+            ),
+            ("line = \"slow\"", "metered"),
+        ] {
+            let found = rates(lines).unwrap_err().faults;
+            assert!(found[0].contains(words), "{lines}: {found:?}");
         }
     }
 

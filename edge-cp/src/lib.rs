@@ -33,6 +33,7 @@ pub mod uplink;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
+use edge_core::Rates;
 use ev_client::Access;
 use tokio::{signal::unix::Signal, sync::watch, task::JoinHandle};
 
@@ -88,6 +89,7 @@ pub async fn run(
         let one = Host {
             state_dir: Some(&config.state_dir),
             speed,
+            rates: config.rates,
             shutdown: &shutdown,
         }
         .begin(cp, reach, None);
@@ -126,6 +128,8 @@ pub(crate) struct Host<'h> {
     /// How many times as strong as real the chargers are; see
     /// [`ChargePointConfig::times_as_strong`].
     pub(crate) speed: u32,
+    /// How often what is said.
+    pub(crate) rates: Rates,
     /// When all is to end.
     pub(crate) shutdown: &'h watch::Receiver<bool>,
 }
@@ -151,6 +155,7 @@ impl Host<'_> {
             config: Arc::clone(&cp),
             reach,
             store: self.place(&cp),
+            rates: self.rates,
             hardware: agent_end,
             seat,
         };

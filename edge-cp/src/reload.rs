@@ -24,6 +24,8 @@ impl Reloader {
     /// What is to be known of the file, for the log and the status line; none when it is as at start.
     #[must_use]
     pub fn reload(&self) -> Option<String> {
+        // Whoever has mended something says so in this way.
+        ev_client::try_now();
         match Config::read(&self.path) {
             Ok(read) => {
                 let keys = self.new_in(&read);
@@ -55,6 +57,7 @@ impl Reloader {
             tls,
             state_dir,
             control_socket,
+            rates,
             charge_points,
         } = read;
         let running = &self.running;
@@ -64,6 +67,7 @@ impl Reloader {
             ("ca, certificate, key", *tls == running.tls),
             ("state_dir", *state_dir == running.state_dir),
             ("control_socket", *control_socket == running.control_socket),
+            ("line, rates", *rates == running.rates),
         ] {
             if !is_same {
                 keys.push(key.to_owned());

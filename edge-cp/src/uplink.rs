@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{Client, HeaderMap, Request, connection::State};
-use edge_core::EvtOutcome;
+use async_nats::{Client, HeaderMap, Request, RequestErrorKind, connection::State};
+use edge_core::{EvtOutcome, watched::LOOK_WAIT_MS};
 use ev_client::{Access, LinkEvent, Pauses};
 use ev_contract::{
     codes::Code,
-    ids::CpId,
-    limits::HEARTBEAT_MS,
+    ids::{CpId, SessionId},
+    limits::longest_beat_ms,
     subjects::Subject,
     v1::{EvtReply, EvtRequest, SyncReply, SyncRequest},
     wire::{CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding, decode, encode},
@@ -65,6 +65,8 @@ pub enum UplinkEvent {
     },
     /// What became of an `evt`.
     Evt(EvtOutcome),
+    /// Whether somebody listens to a session's live values.
+    Watched(SessionId, bool),
 }
 
 /// A command as it came.
@@ -101,6 +103,9 @@ pub struct Caller {
     pub name: String,
     /// The address to call from; whichever the system chooses, if none.
     pub source: Option<IpAddr>,
+    /// Between two pings: what a line costs that carries nothing, and how soon it is noticed that
+    /// there is none.
+    pub ping_every: Duration,
 }
 
 impl Line {
@@ -128,6 +133,7 @@ impl Line {
         })?;
         let mut options = options
             .name(caller.name)
+            .ping_interval(caller.ping_every)
             .retry_on_initial_connect()
             .subscription_capacity(COMMANDS_MAX)
             .read_buffer_capacity(READ_BYTES)
@@ -291,6 +297,34 @@ impl Uplink {
             .await;
     }
 
+    /// Publishes a session's live value and asks whether somebody listens; the answer comes as an
+    /// event.
+    pub fn look<T: serde::Serialize>(&self, session: SessionId, subject: &Subject, value: &T) {
+        let payload = match encode(value, Encoding::MsgPack) {
+            Ok(payload) => payload,
+            Err(e) => {
+                tracing::error!(cp = %self.cp, error = %e, "a live value cannot be written");
+                return;
+            }
+        };
+        let request = Request::new()
+            .payload(payload.into())
+            .timeout(Some(Duration::from_millis(LOOK_WAIT_MS)));
+        let (client, events, subject) = (
+            self.client.clone(),
+            self.events.clone(),
+            subject.to_string(),
+        );
+        tokio::spawn(async move {
+            // Who listens does not answer.
+            let is_watched = match client.send_request(subject, request).await {
+                Ok(_) => true,
+                Err(e) => e.kind() == RequestErrorKind::TimedOut,
+            };
+            let _ = events.send(UplinkEvent::Watched(session, is_watched)).await;
+        });
+    }
+
     /// Answers, in the encoding of the question.
     pub async fn answer<T: serde::Serialize>(
         &self,
@@ -432,6 +466,7 @@ async fn tell(users: &Mutex<Users>, is_up: bool) {
 
 /// The time to the next heartbeat: jittered by a fifth either way.
 #[must_use]
-pub fn heartbeat_pause() -> Duration {
-    Duration::from_millis(rand::rng().random_range(HEARTBEAT_MS * 4 / 5..=HEARTBEAT_MS * 6 / 5))
+pub fn heartbeat_pause(every_s: u32) -> Duration {
+    let ms = u64::from(every_s) * 1_000;
+    Duration::from_millis(rand::rng().random_range(ms * 4 / 5..=longest_beat_ms(ms)))
 }

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -28,7 +28,7 @@ use ev_contract::{
     },
     wire::{CONTENT_TYPE, CONTENT_TYPE_JSON, Encoding, Tag, decode, encode},
 };
-use ev_testkit::{NatsServer, PATIENCE, Process, Role, wait_for, wait_until};
+use ev_testkit::{Keys, NatsServer, PATIENCE, Process, Role, TcpProxy, wait_for, wait_until};
 use futures::{StreamExt, future::try_join_all, stream::select_all};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
@@ -252,6 +252,16 @@ struct Agent {
 
 impl Agent {
     fn start(server: &NatsServer, nats_url: &str, simulator: &str) -> Result<Self> {
+        Self::start_with(server, nats_url, ("", &server.keys().ca()), simulator)
+    }
+
+    /// With more at the top of its configuration, and another authority.
+    fn start_with(
+        server: &NatsServer,
+        nats_url: &str,
+        (top, ca): (&str, &Path),
+        simulator: &str,
+    ) -> Result<Self> {
         let dir = TempDir::with_prefix("ev-edge-")?;
         let keys = server.keys();
         keys.creds(Role::ChargePoint, "CP-001")?;
@@ -262,6 +272,7 @@ credentials = "{creds}/charge-point"
 ca = "{ca}"
 state_dir = "{state}"
 control_socket = "{socket}"
+{top}
 [[charge_point]]
 id = "CP-001"
 site = "SITE-A"
@@ -278,7 +289,7 @@ phases = 3
 {simulator}
 "#,
             creds = keys.creds_dir().display(),
-            ca = keys.ca().display(),
+            ca = ca.display(),
             state = dir.path().join("state").display(),
             socket = dir.path().join("s").display(),
         );
@@ -400,6 +411,87 @@ async fn a_session_goes_from_start_to_end_and_its_energy_is_the_meters() -> Resu
         .map(|c| c.max_ma.0)
         .collect();
     assert_eq!(currents, [320_000, 640_000]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_values_are_sent_while_somebody_listens_and_a_metered_line_is_announced() -> Result<()>
+{
+    let server = NatsServer::start().await?;
+    let central = Central::start(&server).await?;
+    let top = "line = \"metered\"\nrates = { look_s = 5, live_s = 1 }";
+    let ca = server.keys().ca();
+    let agent = Agent::start_with(&server, &server.url(), (top, &ca), "")?;
+    agent.ready().await;
+    let start = central.start_command(ONE);
+    let id = start.session_id;
+    central.command("start", &start).await;
+    agent.plug(ONE).await;
+    central.until("energy flows", is_charging(id)).await;
+    let alice = server.connect_as(Role::Driver, "alice").await?;
+    let driver = start.driver_id.as_ref().unwrap();
+    let mut live = alice.subscribe(Subject::live_of(driver, id)).await?;
+    for _ in 0..3 {
+        tokio::time::timeout(PATIENCE, live.next()).await?.unwrap();
+    }
+    let is_watched = |is: bool| move |s: &Value| s["connectors"][0]["watched"] == is;
+    agent.until("it knows of her", is_watched(true)).await;
+    live.unsubscribe().await?;
+    agent
+        .until("it knows that nobody is there", is_watched(false))
+        .await;
+    let heard = central.heard.lock().unwrap();
+    assert!(heard.heartbeats.iter().all(|h| h.every_s == 60));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_authority_in_the_place_of_a_wrong_one_is_taken_at_once() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let _central = Central::start(&server).await?;
+    let (others, dir) = (Keys::new()?, TempDir::with_prefix("ev-edge-ca-")?);
+    let ca = dir.path().join("ca.crt");
+    std::fs::copy(others.ca(), &ca)?;
+    let proxy = TcpProxy::start(server.url()).await?;
+    let mut agent = Agent::start_with(&server, &proxy.url(), ("", &ca), "")?;
+    agent
+        .process
+        .wait_for_log("is not signed by", PATIENCE)
+        .await?;
+    let next = dir.path().join("next");
+    std::fs::copy(server.keys().ca(), &next)?;
+    std::fs::rename(&next, &ca)?;
+    agent.ready().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_only_443_goes_out_agents_and_drivers_go_over_websocket() -> Result<()> {
+    let keys = Keys::new()?;
+    let server = NatsServer::start_with_conf(&keys, &keys.websocket()?).await?;
+    let central = Central::start(&server).await?;
+    let url = server.websocket_url();
+    let mut agent = Agent::start(&server, &url, "")?;
+    agent.ready().await;
+    let start = central.start_command(ONE);
+    let id = start.session_id;
+    let alice = keys.connect(&url, Role::Driver, "alice").await?;
+    let driver = start.driver_id.as_ref().unwrap();
+    let mut live = alice.subscribe(Subject::live_of(driver, id)).await?;
+    assert_eq!(
+        central.command("start", &start).await.outcome,
+        Outcome::Taken
+    );
+    agent.plug(ONE).await;
+    tokio::time::timeout(PATIENCE, live.next()).await?.unwrap();
+    // It comes back by itself.
+    agent.process.kill9()?;
+    agent.process.restart()?;
+    assert_eq!(central.stop(id).await.outcome, Outcome::Stopping);
+    central.until("the session ends", is_end(id)).await;
+    // Who keeps the ledger is beside the servers.
+    let refused = keys.connect(&url, Role::Central, "central-b").await;
+    assert!(refused.is_err());
     Ok(())
 }
 

@@ -33,6 +33,8 @@ wire_enum! {
         LimitBelowFee = "limit_below_fee",
         /// A cost limit in a currency that the tariff does not use.
         CurrencyMismatch = "currency_mismatch",
+        /// Another price applies than the one that was named.
+        PriceChanged = "price_changed",
 
         // What a charge point is
         /// No such charge point.
@@ -170,6 +172,11 @@ impl Code {
             Self::CurrencyMismatch => Text(
                 "the currency does not fit the tariff: {}",
                 "give the amount in the tariff's currency",
+                false,
+            ),
+            Self::PriceChanged => Text(
+                "another price applies now: {}",
+                "look at the price in `tariff` of this answer; if it will do, name it in a new request",
                 false,
             ),
             Self::UnknownChargePoint => Text(

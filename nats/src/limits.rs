@@ -56,11 +56,46 @@ pub const CONNECTOR_PHASES_MAX: u8 = 3;
 /// 1,250 V, which is 3.75 MW.
 pub const CONNECTOR_MILLIWATT_MAX: u64 = 4_000_000_000;
 
-/// Between two heartbeats of a charge point, before jitter.
-pub const HEARTBEAT_MS: u64 = 5_000;
+/// Between two heartbeats of a charge point that says nothing else of it, before jitter. None beats
+/// faster.
+pub const HEARTBEAT_MS: u64 = HEARTBEAT_S as u64 * 1_000;
 
-/// Without a heartbeat for so long, a charge point counts as offline: three were missed.
-pub const OFFLINE_AFTER_MS: u64 = 3 * HEARTBEAT_MS + 1_000;
+/// The same, as it is announced.
+pub const HEARTBEAT_S: u32 = 5;
+
+/// The longest time between two heartbeats that a charge point may announce. More would keep one
+/// that is gone "online" for longer than anybody waits at it; at one a minute they have a tenth of
+/// a SIM of 100 MB a month.
+pub const HEARTBEAT_MS_MAX: u64 = 60_000;
+
+/// Without a heartbeat for so long, a charge point that beats as usual counts as offline.
+pub const OFFLINE_AFTER_MS: u64 = offline_after_ms(HEARTBEAT_MS);
+
+/// Without a heartbeat for so long, a charge point that beats so often counts as offline: three were
+/// missed. What it announces is believed within bounds.
+#[must_use]
+pub const fn offline_after_ms(beat_ms: u64) -> u64 {
+    3 * believed_beat_ms(beat_ms) + 1_000
+}
+
+/// The longest time between two heartbeats of a charge point that announced this one: a fifth more,
+/// so that those who began together do not beat together.
+#[must_use]
+pub const fn longest_beat_ms(beat_ms: u64) -> u64 {
+    believed_beat_ms(beat_ms) * 6 / 5
+}
+
+/// What is believed of an announced time between two heartbeats.
+#[must_use]
+pub const fn believed_beat_ms(beat_ms: u64) -> u64 {
+    if beat_ms < HEARTBEAT_MS {
+        HEARTBEAT_MS
+    } else if beat_ms > HEARTBEAT_MS_MAX {
+        HEARTBEAT_MS_MAX
+    } else {
+        beat_ms
+    }
+}
 
 /// Longest free text (reasons, notes) in bytes.
 pub const TEXT_BYTES_MAX: usize = 512;

@@ -40,6 +40,10 @@ pub const LEDGER: StreamDef = StreamDef {
     description: "ledger: every decision of central, in order",
 };
 
+/// In the ledger stream's metadata: a random id of an operator's decision to go on although something is
+/// lost, with a backup or from nothing.
+pub const GIVEN_UP: &str = "ev_given_up";
+
 /// Receipts and adjustments, one subject a session.
 pub const CDR: StreamDef = StreamDef {
     name: "EV_CDR",
@@ -83,6 +87,9 @@ pub const UPTIME: StreamDef = StreamDef {
 
 /// The bucket that holds snapshots of central's state.
 pub const SNAPSHOT_BUCKET: &str = "EV_SNAPSHOTS";
+
+/// The stream behind it.
+pub const SNAPSHOTS: &str = "OBJ_EV_SNAPSHOTS";
 
 /// Snapshots that are kept; the newest is used, an older one when that cannot be read.
 pub const SNAPSHOTS_KEPT: usize = 3;

@@ -12,9 +12,35 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[serde(transparent)]
 pub struct Mwh(pub u64);
 
+/// Where registers go on at zero: after 4 to 9 digits of whole kilowatt-hours (meters that are sold have
+/// 5 to 8), and after 32 bits of watt-hours, in which controllers count.
+const REGISTER_ENDS: [Mwh; 7] = [
+    Mwh(10_000 * Mwh::KWH.0),
+    Mwh(100_000 * Mwh::KWH.0),
+    Mwh(1_000_000 * Mwh::KWH.0),
+    Mwh((1 << 32) * 1_000),
+    Mwh(10_000_000 * Mwh::KWH.0),
+    Mwh(100_000_000 * Mwh::KWH.0),
+    Mwh(1_000_000_000 * Mwh::KWH.0),
+];
+/// Most that is counted between two readings on the way over the end: eight minutes of the strongest
+/// charger that is sold. A register that falls from farther below an end has not gone over it.
+const OVER_END_MAX: Mwh = Mwh(50 * Mwh::KWH.0);
+
 impl Mwh {
     /// One kilowatt-hour.
     pub const KWH: Self = Self(1_000_000);
+
+    /// Where a register that read this and then `later` went over its end and on at zero: at an end that
+    /// meters have, when no more than `most` can have been counted. None when it rose, and when it fell in
+    /// another way.
+    #[must_use]
+    pub fn went_over_end(self, later: Self, most: Self) -> Option<Self> {
+        let most = most.min(OVER_END_MAX);
+        REGISTER_ENDS.into_iter().find(|end| {
+            later < self && self <= *end && end.saturating_sub(self).saturating_add(later) <= most
+        })
+    }
 
     /// Exact kilowatt-hours, six decimals.
     #[must_use]
@@ -293,6 +319,35 @@ mod tests {
         assert_eq!(amount("1.1234").exact(Currency::EUR).to_string(), "1.1234");
         assert!(amount("1.500").is_payable(Currency::EUR));
         assert!(!amount("1.505").is_payable(Currency::EUR));
+    }
+
+    #[test]
+    fn a_register_goes_over_its_end_where_meters_have_one() {
+        let kwh = |n: u64| Mwh(n * Mwh::KWH.0);
+        for (before, later, most, end) in [
+            (kwh(999_999), kwh(1), kwh(2), Some(kwh(1_000_000))),
+            (kwh(999_999), kwh(1), kwh(1), None), // More than can have flowed.
+            (kwh(999_999), kwh(999_998), kwh(9), None),
+            (kwh(1_000_000), Mwh(0), kwh(9), Some(kwh(1_000_000))),
+            (kwh(1_000_000), kwh(1_000_001), kwh(9), None),
+            (kwh(123_456), kwh(0), kwh(9), None),
+            (kwh(9_999), kwh(1), kwh(9), Some(kwh(10_000))),
+            (
+                Mwh(4_294_967_295_000),
+                Mwh(704_000),
+                kwh(1),
+                Some(Mwh(4_294_967_296_000)),
+            ),
+            // Whatever can flow, it fell from too far below.
+            (kwh(9_900), kwh(10), Mwh(u64::MAX), None),
+            (Mwh(u64::MAX), Mwh(0), Mwh(u64::MAX), None),
+        ] {
+            assert_eq!(
+                before.went_over_end(later, most),
+                end,
+                "{before:?}, {later:?}"
+            );
+        }
     }
 
     #[test]

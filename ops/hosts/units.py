@@ -66,6 +66,13 @@ def exposure(unit: Path) -> List[str]:
     return [f"{unit.name}: exposed by {found.group(1)}", *worst]
 
 
+def open_files(unit: Path) -> List[str]:
+    """Connections are files: what systemd allows unless a unit says otherwise is soon used up."""
+    if re.search(r"^LimitNOFILE=\d+$", unit.read_text(encoding="utf-8"), re.M):
+        return []
+    return [f"{unit.name}: says nothing of how many files it may open; give LimitNOFILE"]
+
+
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,6 +85,7 @@ def main() -> int:
         faults = verify(names, folder)
         for service in (name for name in names if name.endswith(".service")):
             faults += exposure(folder / service)
+            faults += open_files(folder / service)
     for fault in faults:
         print(f"units: {fault}", file=sys.stderr)
     return 1 if faults else 0

@@ -509,7 +509,9 @@ impl Record {
             }
             Write::Request(_, _, request) => match &request.answer {
                 Answer::Done { detail, .. } => detail.len(),
-                Answer::Refused { what, cp, .. } => what.len() + cp.len(),
+                Answer::Refused {
+                    what, cp, tariff, ..
+                } => what.len() + cp.len() + tariff.as_ref().map_or(0, |_| EACH),
                 Answer::Started { .. } | Answer::Stopping { .. } => 0,
             },
             Write::Forget(forget) => forget.sessions.len() * ELEMENT,

@@ -5,6 +5,7 @@
 //! - [`frame`]: how decisions are written to the ledger
 //! - [`snapshot`]: the state as bytes
 //! - [`state`]: applying the ledger; validity by position; the digest
+//! - [`whole`]: whether the ledger that is there is the one that was served
 //! - [`tx`]: a decision under way; collects what it read and what it writes
 //! - [`decide`]: the business, one file per kind of question
 //! - [`pricing`]: what a session costs, and its receipt
@@ -32,3 +33,4 @@ pub mod trail;
 pub mod tx;
 pub mod verify;
 pub mod view;
+pub mod whole;

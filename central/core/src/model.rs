@@ -293,6 +293,8 @@ pub enum Answer {
         session: Option<SessionId>,
         /// The charge point as the asker named it, where it was named.
         cp: String,
+        /// The price that applies, where another one was named.
+        tariff: Option<Arc<Tariff>>,
     },
 }
 

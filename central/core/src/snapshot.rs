@@ -9,12 +9,14 @@ use ev_contract::{
     time::UnixMs,
     v1::{Tariff, TariffScope},
 };
+use uuid::Uuid;
 
 use crate::{
     codec::{Bad, Coded, Got, Kept, Reader, Writer},
     frame::{Basis, CHECK_BYTES, check, seal},
     model::{Adjustments, Horizon, Request, ScopeTariffs, Session},
     state::{Cabinet, Entry, Few, Person, RequestKey, State},
+    whole::LedgerId,
 };
 
 /// What a snapshot begins with; the digit is the version of the format. A build that does not know
@@ -31,6 +33,7 @@ pub struct UnreadableSnapshot(&'static str);
 #[derive(Debug)]
 pub struct Frozen {
     basis: Basis,
+    ledger: Option<LedgerId>,
     cabinets: Vec<(CpId, Arc<Cabinet>)>,
     sessions: Vec<Entry<Arc<Session>>>,
     adjustments: BTreeMap<SessionId, Entry<Arc<Adjustments>>>,
@@ -49,6 +52,7 @@ impl State {
         let pair = |(id, value): (&CpId, &Arc<Cabinet>)| (id.clone(), Arc::clone(value));
         Frozen {
             basis: self.basis,
+            ledger: self.ledger,
             cabinets: self.cabinets.iter().map(pair).collect(),
             sessions: self.sessions.values().cloned().collect(),
             adjustments: self.adjustments.clone(),
@@ -87,9 +91,10 @@ impl State {
 
     fn get(r: &mut Reader<'_>) -> Got<Self> {
         let basis = Basis::get(r)?;
+        let ledger = Coded::get(r)?;
         let base = UnixMs::get(r)?;
         r.set_base(base);
-        let mut state = Self::at(basis);
+        let mut state = Self::at(basis, ledger);
         for _ in 0..r.count()? {
             state.load_cabinet(Coded::get(r)?, Coded::get(r)?);
         }
@@ -132,6 +137,7 @@ impl Frozen {
         w.raw(MAGIC);
         w.raw(&[0; CHECK_BYTES]);
         self.basis.put(&mut w);
+        self.ledger.put(&mut w);
         base.put(&mut w);
         w.set_base(base);
         self.cabinets.put(&mut w);
@@ -166,6 +172,15 @@ fn get_map<K: Coded + Ord, V: Coded>(r: &mut Reader<'_>) -> Got<BTreeMap<K, V>> 
     (0..r.count()?)
         .map(|_| Ok((K::get(r)?, V::get(r)?)))
         .collect()
+}
+
+impl Coded for LedgerId {
+    fn put(&self, w: &mut Writer) {
+        w.raw(self.0.as_bytes());
+    }
+    fn get(r: &mut Reader<'_>) -> Got<Self> {
+        r.array().map(|bytes| Self(Uuid::from_bytes(bytes)))
+    }
 }
 
 impl<T: Coded> Coded for Entry<T> {

@@ -25,6 +25,7 @@ use crate::{
         Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request,
         ScopeTariffs, Session, Spool,
     },
+    whole::LedgerId,
 };
 
 /// A value with the record that wrote it last.
@@ -128,6 +129,7 @@ impl Equivalent<RequestKey> for RequestRef<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
     pub(crate) basis: Basis,
+    pub(crate) ledger: Option<LedgerId>,
     pub(crate) cabinets: HashMap<CpId, Arc<Cabinet>>,
     pub(crate) sessions: HashMap<SessionId, Entry<Arc<Session>>>,
     pub(crate) adjustments: BTreeMap<SessionId, Entry<Arc<Adjustments>>>,
@@ -178,9 +180,44 @@ pub enum Alarm {
         /// How many.
         removed: u64,
     },
+    /// There is no ledger.
+    #[error("nats-server has no ledger{}", evidence(*served, others))]
+    Missing {
+        /// Which one this replica served, and up to where.
+        served: Option<(LedgerId, u64)>,
+        /// Other streams that are there, all of which are made after the ledger.
+        others: Vec<&'static str>,
+    },
+    /// It is another ledger.
+    #[error("nats-server has the ledger {found}, and the one that was served is {served}")]
+    Foreign {
+        /// What is there.
+        found: LedgerId,
+        /// What was there.
+        served: LedgerId,
+    },
+    /// The first message is no frame.
+    #[error(
+        "the ledger's first message is no frame of central's, so that it cannot be told which ledger it is"
+    )]
+    Nameless,
     /// A newer build's frame.
     #[error(transparent)]
     Unreadable(#[from] UnreadableFrame),
+}
+
+/// What says that there was a ledger.
+fn evidence(served: Option<(LedgerId, u64)>, others: &[&str]) -> String {
+    let mut said = String::new();
+    if let Some((ledger, seq)) = served {
+        said.push_str(&format!(
+            ", and this replica served ledger {ledger} up to {seq}"
+        ));
+    }
+    if !others.is_empty() {
+        said.push_str(&format!(", but {}, made after it", others.join(", ")));
+    }
+    said
 }
 
 /// What became of one frame.
@@ -225,6 +262,12 @@ impl State {
     #[must_use]
     pub const fn basis(&self) -> Basis {
         self.basis
+    }
+
+    /// Which ledger this is the state of; none before its first frame.
+    #[must_use]
+    pub const fn ledger(&self) -> Option<LedgerId> {
+        self.ledger
     }
 
     /// A connector.
@@ -460,10 +503,11 @@ impl State {
             .map(|e| &*e.value)
     }
 
-    /// One in which nothing is, at a position.
-    pub(crate) fn at(basis: Basis) -> Self {
+    /// One in which nothing is, at a position of a ledger.
+    pub(crate) fn at(basis: Basis, ledger: Option<LedgerId>) -> Self {
         Self {
             basis,
+            ledger,
             ..Self::default()
         }
     }
@@ -768,6 +812,8 @@ pub struct Log {
     state: State,
     digests: VecDeque<Basis>,
     decoder: Decoder,
+    /// What was applied at an earlier time, and is held against what is applied there now.
+    vouched: Option<(Basis, String)>,
 }
 
 impl Log {
@@ -783,7 +829,16 @@ impl Log {
             state,
             digests,
             decoder: Decoder::default(),
+            vouched: None,
         }
+    }
+
+    /// Holds against the ledger what `by` had applied before. What lies before the snapshot that the log
+    /// goes on from was held against it when that was written.
+    #[must_use]
+    pub fn vouched_by(mut self, basis: Basis, by: String) -> Self {
+        self.vouched = (basis.seq > self.state.basis.seq).then_some((basis, by));
+        self
     }
 
     /// The state.
@@ -795,7 +850,7 @@ impl Log {
     /// Applies the message at `pos`.
     ///
     /// # Errors
-    /// An [`Alarm`] when the ledger is not what it was; nothing is applied then.
+    /// An [`Alarm`] when the ledger is not what it was. Nothing may be answered from the state then.
     pub fn apply(&mut self, pos: u64, bytes: &[u8]) -> Result<Applied, Alarm> {
         let decoded = self.decoder.decode(bytes)?;
         self.apply_decoded(pos, decoded, bytes)
@@ -816,7 +871,7 @@ impl Log {
             Decoded::Junk => {
                 self.follows(pos)?;
                 self.state.advance(pos, bytes, &[]);
-                self.remember();
+                self.remember()?;
                 Ok(Applied {
                     pos,
                     frame: None,
@@ -846,7 +901,10 @@ impl Log {
             .state
             .apply_records(&frame.records, pos, shared, &mut gone);
         self.state.advance(pos, bytes, &valid);
-        self.remember();
+        if pos == 1 {
+            self.state.ledger = Some(LedgerId(frame.id));
+        }
+        self.remember()?;
         Ok(Applied {
             pos,
             frame: Some(frame),
@@ -899,10 +957,20 @@ impl Log {
         }
     }
 
-    fn remember(&mut self) {
+    fn remember(&mut self) -> Result<(), Alarm> {
         if self.digests.len() == Self::DIGESTS_KEPT {
             self.digests.pop_front();
         }
-        self.digests.push_back(self.state.basis);
+        let basis = self.state.basis;
+        self.digests.push_back(basis);
+        match self
+            .vouched
+            .take_if(|(vouched, _)| vouched.seq == basis.seq)
+        {
+            Some((vouched, by)) if vouched != basis => {
+                Err(Alarm::DigestMismatch { at: basis.seq, by })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 }

@@ -460,6 +460,7 @@ impl Trail {
                 what,
                 session,
                 cp,
+                ..
             } => {
                 let cp: Option<CpId> = cp.parse().ok();
                 if let Some(kept) = cp.as_ref().and_then(|cp| self.refused.get_mut(cp)) {

@@ -23,6 +23,7 @@ use crate::{
     frame::{Decoded, Frame, Write},
     model::{Session, Stage},
     state::{Alarm, Applied, Log},
+    whole::{LedgerId, Marker},
 };
 
 /// Problems that are told one by one; the others are counted.
@@ -93,6 +94,8 @@ pub struct Ends {
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Report {
+    /// Which ledger; none where there is no first frame.
+    pub ledger: Option<LedgerId>,
     /// The first message of the ledger; 0 for an empty one.
     pub first: u64,
     /// The last that was replayed.
@@ -158,6 +161,8 @@ struct Paper {
 #[derive(Debug, Default)]
 pub struct Verifier {
     log: Log,
+    /// What a replica served.
+    served: Option<Marker>,
     /// In the ledger, and not yet seen in the CDR stream.
     wanted: BTreeMap<PaperId, Paper>,
     /// In the CDR stream, and not yet seen in the ledger.
@@ -176,6 +181,16 @@ impl Verifier {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, held against what a replica, or a backup, says of the ledger.
+    #[must_use]
+    pub fn against(served: Marker, by: String) -> Self {
+        Self {
+            log: Log::default().vouched_by(served.basis(), by),
+            served: Some(served),
+            ..Self::default()
+        }
     }
 
     /// Whether a message of the CDR stream should be read next, rather than one of the ledger.
@@ -305,9 +320,11 @@ impl Verifier {
     /// Everything was read.
     #[must_use]
     pub fn finish(mut self, ends: Ends) -> Report {
+        self.report.ledger = self.log.state().ledger();
         if self.broken {
             return self.report;
         }
+        self.judge_whole();
         if self.report.last < ends.ledger_last {
             let what = format!("what follows, up to {}, is gone", ends.ledger_last);
             self.find(At::Ledger(self.report.last), None, what);
@@ -357,6 +374,25 @@ impl Verifier {
         self.report
     }
 
+    /// Whether it is the ledger that was served.
+    fn judge_whole(&mut self) {
+        let Some(ledger) = self.report.ledger else {
+            let what = "there is no first frame: a ledger that was in use has one".to_owned();
+            self.find(At::Ledger(self.report.last), None, what);
+            return;
+        };
+        let Some(served) = self.served else {
+            return;
+        };
+        if served.ledger != ledger {
+            let what = format!("it is ledger {ledger}, and {} was served", served.ledger);
+            self.find(At::Ledger(1), None, what);
+        } else if self.report.last < served.seq {
+            let what = format!("what follows, up to {}, was served and is gone", served.seq);
+            self.find(At::Ledger(self.report.last), None, what);
+        }
+    }
+
     fn removed(&mut self, from: u64, to: u64) {
         self.cdr_has_gaps = true;
         let what = format!("messages {from} to {to} of the CDR stream were removed");
@@ -382,6 +418,9 @@ impl Verifier {
             Alarm::Gap { .. }
             | Alarm::Rewound { .. }
             | Alarm::Removed { .. }
+            | Alarm::Missing { .. }
+            | Alarm::Foreign { .. }
+            | Alarm::Nameless
             | Alarm::Unreadable(_) => alarm.to_string(),
         };
         self.find(At::Ledger(seq), None, what);

@@ -183,6 +183,7 @@ pub fn update(entry: &Entry<Arc<Session>>, now: UnixMs) -> Option<DriverUpdate> 
         ts: now,
         connector: Some(s.connector),
         error: None,
+        tariff: None,
         phase: Some(s.phase()),
         stopping: s.stop.is_some() && !s.is_ended(),
         energy_mwh: Some(s.energy()),
@@ -225,6 +226,7 @@ pub fn answer(
         ts: now,
         connector: None,
         error: None,
+        tariff: None,
         phase: None,
         stopping: kind == UpdateType::StopReply,
         energy_mwh: None,
@@ -257,8 +259,10 @@ pub fn answer(
             what,
             session,
             cp,
+            tariff,
         } => {
             update.status = Status::Denied;
+            update.tariff = tariff.as_deref().cloned();
             update.stopping = false;
             update.reason = Some(code.as_str().to_owned());
             update.session_id = *session;

@@ -78,10 +78,13 @@ pub(crate) fn operator(signing: &str, system_account: &str) -> Value {
 }
 
 /// A credential: nothing but whose it is. What it may do stands in the role's template.
-/// And, of a leaf, for which charge points.
-pub(crate) fn user(role: Role, account_id: &str, carried: &[CpId]) -> Value {
+/// And, of a leaf, for which charge points; of the first central, that no ledger is there yet.
+pub(crate) fn user(role: Role, account_id: &str, carried: &[CpId], may_begin: bool) -> Value {
     let mut tags = vec![format!("role:{role}")];
     tags.extend(carried.iter().map(|cp| format!("{CP_TAG}:{cp}")));
+    if may_begin {
+        tags.push(ev_client::FIRST_LEDGER_TAG.to_owned());
+    }
     json!({
         "type": "user", "version": 2,
         "issuer_account": account_id,
@@ -152,7 +155,7 @@ fn scope(role: Role, key: &str) -> Value {
         "subs": grants.subscriptions_max,
         "data": NO_LIMIT,
         "payload": grants.payload_max,
-        "allowed_connection_types": [grants.connects_as],
+        "allowed_connection_types": grants.connects_as,
     });
     if grants.answers {
         template["resp"] = json!({"max": 1, "ttl": ANSWER_TTL_S * NS_PER_S});

@@ -24,6 +24,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::OnceLock,
 };
 
 use ev_client::shown_time;
@@ -201,6 +202,9 @@ struct State {
     /// By public key. Only what the roles' present keys have signed: the rest is void by itself.
     #[serde(default)]
     revoked: BTreeMap<String, Revoked>,
+    /// Whether no central has a credential yet: the first one may make the ledger.
+    #[serde(default)]
+    first_ledger: bool,
     /// Where everything issued was kept before each name had a file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     issued: Vec<Issued>,
@@ -248,6 +252,8 @@ pub struct Realm {
     state: State,
     outbox: Outbox,
     new_roles: Vec<Role>,
+    /// The central whose credential says that it may make the ledger.
+    beginner: OnceLock<String>,
     _lock: File,
 }
 
@@ -279,10 +285,12 @@ impl Realm {
                 role_keys: BTreeMap::new(),
                 role_keys_since_s: BTreeMap::new(),
                 revoked: BTreeMap::new(),
+                first_ledger: true,
                 issued: Vec::new(),
             },
             outbox: Outbox::open(dir)?,
             new_roles: Vec::new(),
+            beginner: OnceLock::new(),
             _lock: lock,
         };
         realm.complete()?;
@@ -314,6 +322,7 @@ impl Realm {
             state: read_state(dir)?,
             outbox: Outbox::open(dir)?,
             new_roles: Vec::new(),
+            beginner: OnceLock::new(),
             _lock: lock,
         };
         let is_older = realm.complete()? || !realm.state.issued.is_empty();
@@ -721,7 +730,12 @@ impl Realm {
                 subject: &key.public_key(),
                 issued_at_s: now_s,
                 expires_at_s: Some(expires_at_s),
-                nats: jwt::user(role, self.account_id(role.account()), &carries),
+                nats: jwt::user(
+                    role,
+                    self.account_id(role.account()),
+                    &carries,
+                    self.may_begin(role, name),
+                ),
             },
             signer,
         )?;
@@ -744,6 +758,24 @@ impl Realm {
         })
     }
 
+    /// Whether this is the first central of the installation. One alone says so: another one that starts
+    /// for the first time on the day when the ledger is lost must not make a second one.
+    fn may_begin(&self, role: Role, name: &str) -> bool {
+        role == Role::Central
+            && self.state.first_ledger
+            && self.beginner.get_or_init(|| name.to_owned()) == name
+    }
+
+    /// Has the next central be the first one, after a credential of the role for something else.
+    ///
+    /// # Errors
+    /// [`RealmError`].
+    pub fn await_first_central(&mut self) -> Result<(), RealmError> {
+        self.state.first_ledger = true;
+        self.beginner = OnceLock::new();
+        self.save()
+    }
+
     /// Writes credentials.
     ///
     /// # Errors
@@ -763,6 +795,10 @@ impl Realm {
             let mut holder = self.holder(role, &name)?;
             holder.credentials.push(issued);
             holders.entry(role).or_default().push((name, holder));
+        }
+        if self.state.first_ledger && holders.contains_key(&Role::Central) {
+            self.state.first_ledger = false;
+            self.save()?;
         }
         // Recorded before it exists: what is not recorded could not be revoked.
         for (role, holders) in holders {

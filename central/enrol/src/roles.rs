@@ -206,8 +206,8 @@ pub struct Grants {
     pub payload_max: usize,
     /// Subscriptions of one connection.
     pub subscriptions_max: u32,
-    /// How its bearers connect, as the server calls it.
-    pub connects_as: &'static str,
+    /// How its bearers may connect, as the server calls it.
+    pub connects_as: &'static [&'static str],
 }
 
 /// Charge points of one leaf node, or of one load credential. It names each of them, and comes to central in a
@@ -221,10 +221,12 @@ const NAME: &str = "{{name()}}";
 pub(crate) const CP_TAG: &str = "cp";
 /// The charge points that a credential of a leaf or a load is for, as the server's templates have them.
 const CARRIED: &str = "{{tag(cp)}}";
-/// As agents, people and programs connect.
-const CLIENT: &str = "STANDARD";
+/// As programs connect that are beside the servers.
+const CLIENT: &[&str] = &["STANDARD"];
+/// As agents and people connect, from wherever they are: also over WebSocket, where the hub has that.
+const FROM_AFAR: &[&str] = &["STANDARD", "WEBSOCKET"];
 /// As a leaf node connects.
-const LEAFNODE: &str = "LEAFNODE";
+const LEAFNODE: &[&str] = &["LEAFNODE"];
 /// Of a leaf: those of its charge points, and the server's own.
 const LEAF_SUBSCRIPTIONS_MAX: u32 = 1_100;
 /// Of a load: the commands of each of its charge points, and its own inbox.
@@ -355,7 +357,7 @@ impl Role {
                 answers: true,
                 payload_max: EVT_BYTES_MAX + PAYLOAD_SLACK,
                 subscriptions_max: AGENT_SUBSCRIPTIONS_MAX,
-                connects_as: CLIENT,
+                connects_as: FROM_AFAR,
             },
             // What its charge points may do together, and no more: whoever holds it can be each of
             // them. Live values are not carried: drivers listen for theirs from whichever charge
@@ -398,7 +400,7 @@ impl Role {
                 answers: false,
                 payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
                 subscriptions_max: 64,
-                connects_as: CLIENT,
+                connects_as: FROM_AFAR,
             },
             Self::Operator => Grants {
                 publish: vec![own(OPERATOR_REQUESTS, 0)],
@@ -406,7 +408,7 @@ impl Role {
                 answers: false,
                 payload_max: REQUEST_BYTES_MAX + PAYLOAD_SLACK,
                 subscriptions_max: 64,
-                connects_as: CLIENT,
+                connects_as: FROM_AFAR,
             },
             Self::Maintainer => Grants {
                 publish: vec![

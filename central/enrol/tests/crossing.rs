@@ -393,3 +393,51 @@ async fn everything_crosses_in_a_cluster_whoever_is_connected_where() -> Result<
     .await?;
     Ok(())
 }
+
+/// What a charge point goes by: live values that nobody listens to are answered by the server, at
+/// once, and those that a driver listens to by nobody.
+#[tokio::test]
+async fn whether_a_driver_listens_to_live_values_is_known_in_the_whole_cluster() -> Result<()> {
+    let keys = Keys::new()?;
+    let cluster = Cluster::start_with_keys(&keys).await?;
+    let url = |node| cluster.node(node).url();
+    let mut cp = Raw::connect(&url(0), &keys.creds(Role::ChargePoint, "CP-001")?).await?;
+    let subject = format!("ev.v1.cp.CP-001.live.alice.{SESSION}");
+    let inbox = format!("{}.1", cp.inbox);
+    cp.subscribe(&inbox, None).await?;
+    // Another session, and another driver.
+    let mut bob = Raw::connect(&url(1), &keys.creds(Role::Driver, "bob")?).await?;
+    bob.subscribe("ev.v1.cp.*.live.bob.*", None).await?;
+    bob.round_trip().await?;
+    for node in 0..3 {
+        cp.publish(&subject, Some(&inbox), "value").await?;
+        let said = cp.message().await?.headers;
+        assert!(said.starts_with("NATS/1.0 503"), "{said}");
+
+        let mut alice = Raw::connect(&url(node), &keys.creds(Role::Driver, "alice")?).await?;
+        alice
+            .subscribe(&format!("ev.v1.cp.*.live.alice.{SESSION}"), None)
+            .await?;
+        wait_until("the wish has spread", PATIENCE, async || {
+            cp.heard.clear();
+            let _ = cp.publish(&subject, Some(&inbox), "value").await;
+            let _ = cp.round_trip().await;
+            let _ = alice.round_trip().await;
+            cp.heard.is_empty() && !alice.heard.is_empty()
+        })
+        .await?;
+        // Where the charge point hears answers is out of the driver's reach.
+        alice.publish(&inbox, None, "answer").await?;
+        assert_eq!(alice.judged().await?.len(), 1);
+        drop(alice);
+        wait_until("the wish is over", PATIENCE, async || {
+            cp.heard.clear();
+            let _ = cp.publish(&subject, Some(&inbox), "value").await;
+            let _ = cp.round_trip().await;
+            !cp.heard.is_empty()
+        })
+        .await?;
+        cp.heard.clear();
+    }
+    Ok(())
+}

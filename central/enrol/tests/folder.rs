@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use ev_client::Credential;
 use ev_contract::time::UnixMs;
 use ev_enrol::{
     Account, Realm, RealmError, Role, certificate,
@@ -47,6 +48,37 @@ fn names(realm: &Realm, role: Role) -> Result<Vec<(String, bool)>> {
         (one.name, good)
     });
     Ok(shown.collect())
+}
+
+/// The first ledger is made by one central: another one that starts for the first time on the day when the
+/// ledger is lost must not make a second one.
+#[test]
+fn the_first_central_alone_may_make_the_ledger() -> Result<()> {
+    let dir = memory()?;
+    let mut realm = Realm::create(dir.path(), NOW_S)?;
+    let may = |realm: &Realm, role, name: &str| -> Result<bool> {
+        let text = fs::read_to_string(realm.creds(role, name))?;
+        let credential = Credential::parse(&text).map_err(anyhow::Error::msg)?;
+        Ok(credential.may_begin_ledger(NOW_S))
+    };
+    realm.enrol(Role::Driver, "alice", 1, NOW_S)?;
+    let signer = realm.signer(Role::Central)?;
+    let drafts = ["central-1", "central-2"]
+        .map(|name| realm.draft(&signer, Role::Central, name, NOW_S + DAY_S, NOW_S))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    realm.commit(drafts, NOW_S)?;
+    drop(realm);
+    let mut realm = Realm::open(dir.path())?;
+    realm.enrol(Role::Central, "central-3", 1, NOW_S)?;
+    assert!(may(&realm, Role::Central, "central-1")?);
+    for name in ["central-2", "central-3"] {
+        assert!(!may(&realm, Role::Central, name)?, "{name}");
+    }
+    assert!(!may(&realm, Role::Driver, "alice")?);
+    realm.rotate(Role::Central, "central-1", 1, NOW_S)?;
+    assert!(!may(&realm, Role::Central, "central-1")?);
+    Ok(())
 }
 
 /// What an enrolment writes does not depend on how many there were before.

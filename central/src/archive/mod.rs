@@ -1,9 +1,10 @@
-//! What operators do to the streams as a whole: `central verify`, `backup`, `restore`.
+//! What operators do to the streams as a whole: `central init-ledger`, `verify`, `backup`, `restore`.
 //!
 //! A backup is what nats-server itself makes of a stream: sequences and times in it are those of the
 //! stream, and the server that takes it back needs nothing else.
 
 mod backup;
+mod init;
 mod manifest;
 mod progress;
 mod records;
@@ -19,7 +20,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use central_core::verify::Report;
+use central_core::{verify::Report, whole::LedgerId};
 use clap::{ArgGroup, Args};
 use ev_client::{Access, Credential, Pauses};
 use ev_contract::time::UnixMs;
@@ -87,6 +88,42 @@ pub struct RestoreArgs {
     from: PathBuf,
 }
 
+/// Make the ledger of a new installation. The credential of its first central says for a day that this
+/// is not needed.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  central init-ledger --config /etc/ev/central.toml",
+    after_help = "Refuses where anything says that there was a ledger. Exit status: 0 made, or there already, 75 not made, 78 bad configuration."
+)]
+pub struct InitLedgerArgs {
+    /// The configuration file of a central; its credential is used.
+    #[arg(long)]
+    config: PathBuf,
+    /// Begin anew although this ledger was served, which is lost for good.
+    #[arg(long, value_name = "LEDGER")]
+    give_up: Option<LedgerId>,
+}
+
+/// Runs `central init-ledger`.
+#[must_use]
+pub fn init_ledger(args: &InitLedgerArgs) -> ExitCode {
+    let config = match Config::read(&args.config) {
+        Ok(config) => config,
+        Err(error) => return bad_config(&error),
+    };
+    let made = block_on(async {
+        let nats = connect(&config.access()?, "init-ledger").await?;
+        init::run(&config, &nats, args.give_up).await
+    });
+    match made {
+        Ok(said) => {
+            println!("{said}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(&error),
+    }
+}
+
 /// Runs `central verify`.
 #[must_use]
 pub fn verify(args: &VerifyArgs) -> ExitCode {
@@ -103,7 +140,7 @@ pub fn verify(args: &VerifyArgs) -> ExitCode {
                 let access = config.access()?;
                 let nats = connect(&access, "verify").await?;
                 let of = format!("the streams of {}", access.url);
-                (verify::of_server(&nats).await?, of)
+                (verify::of_server(&nats, config).await?, of)
             }
             (None, Some(dir)) => {
                 let manifest = manifest::Manifest::read(dir)?;
@@ -165,7 +202,7 @@ pub fn restore(args: &RestoreArgs) -> ExitCode {
                 copy.name, copy.messages, copy.last_seq
             );
         }
-        let report = verify::of_server(&nats).await?;
+        let report = verify::of_server(&nats, &config).await?;
         verify::print(&report, &format!("the streams of {}", access.url));
         Ok(report)
     }))
@@ -180,11 +217,13 @@ fn finish(result: anyhow::Result<Report>) -> ExitCode {
     match result {
         Ok(report) if report.is_clean() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(EXIT_PROBLEMS),
-        Err(error) => {
-            eprintln!("central: {error:#}");
-            ExitCode::from(EXIT_FAILED)
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("central: {error:#}");
+    ExitCode::from(EXIT_FAILED)
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -4,9 +4,10 @@ use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream;
-use ev_contract::streams::SNAPSHOT_BUCKET;
+use ev_contract::streams;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
+use uuid::Uuid;
 
 use super::{
     backup::{STREAMS, ask},
@@ -14,6 +15,7 @@ use super::{
     progress::Progress,
     tape::Extent,
 };
+use crate::ledger;
 
 /// What is sent at once: half of the server's largest message.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -31,10 +33,9 @@ pub(super) async fn run(
 ) -> anyhow::Result<Manifest> {
     let manifest = Manifest::read(from)?;
     let js = jetstream::new(nats.clone());
-    let bucket = format!("OBJ_{SNAPSHOT_BUCKET}");
-    for name in STREAMS.into_iter().chain([bucket.as_str()]) {
+    for name in STREAMS.into_iter().chain([streams::SNAPSHOTS]) {
         ensure!(
-            is_absent(&js, name).await?,
+            ledger::find(&js, name).await?.is_none(),
             "the server has a stream {name}, and restoring never overwrites anything: stop every \
              central, and restore into a server that is empty"
         );
@@ -64,19 +65,6 @@ pub(super) async fn run(
     Ok(manifest)
 }
 
-async fn is_absent(js: &jetstream::Context, name: &str) -> anyhow::Result<bool> {
-    use jetstream::{ErrorCode, context::GetStreamErrorKind};
-    match js.get_stream(name).await {
-        Ok(_) => Ok(false),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Ok(true)
-            }
-            _ => Err(error).with_context(|| format!("asking for stream {name}")),
-        },
-    }
-}
-
 /// Notes in `begun` that the server takes the stream from here: what it has refused may be somebody
 /// else's, who made it meanwhile.
 async fn make<'a>(
@@ -89,6 +77,10 @@ async fn make<'a>(
 ) -> anyhow::Result<()> {
     let mut config = copy.config.clone();
     config["num_replicas"] = json!(replicas);
+    if copy.name == streams::LEDGER.name {
+        // Each replica believes this ledger rather than its marker, once.
+        config["metadata"][streams::GIVEN_UP] = json!(Uuid::now_v7());
+    }
     let wish = json!({ "config": config, "state": copy.state });
     let said = ask(nats, format!("$JS.API.STREAM.RESTORE.{}", copy.name), &wish).await?;
     begun.push(&copy.name);

@@ -4,7 +4,10 @@
 use std::path::Path;
 
 use async_nats::jetstream;
-use central_core::verify::{Ends, Report, Verifier};
+use central_core::{
+    verify::{Ends, Report, Verifier},
+    whole::Shown,
+};
 use ev_contract::streams;
 
 use super::{
@@ -13,17 +16,33 @@ use super::{
     tape::{Extent, Tape},
     wall,
 };
+use crate::{Config, ledger, whole::Marks};
 
 /// A receipt is in the CDR stream some seconds after its session's end, half a minute when the replica
 /// that ended it died; central's clock and this one may differ, too.
 const COPYING_MS: i64 = 120_000;
 
-/// Verifies what a server has.
+/// Verifies what a server has, also against what the replica of this configuration says that it served.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) async fn of_server(nats: &async_nats::Client) -> anyhow::Result<Report> {
+pub(super) async fn of_server(
+    nats: &async_nats::Client,
+    config: &Config,
+) -> anyhow::Result<Report> {
     let js = jetstream::new(nats.clone());
+    let there = ledger::find(&js, streams::LEDGER.name).await?;
+    // What was given up since counts no more, as for the replica itself.
+    let decided = match ledger::shown(there.as_ref()).await? {
+        Shown::Ledger { given_up, .. } => given_up,
+        Shown::Absent | Shown::Empty | Shown::Holed { .. } | Shown::Nameless => None,
+    };
+    let marks = Marks::of(config);
+    let marker = marks.read()?.filter(|marker| marker.counts(decided));
+    let verifier = match marker {
+        Some(marker) => Verifier::against(marker, marks.path().display().to_string()),
+        None => Verifier::new(),
+    };
     // Receipts first: the ledger knows of all that are there.
     let cdr = Extent::ask(&js, streams::CDR.name).await?;
     let cdr_until_ms = wall().plus_ms(-COPYING_MS).0;
@@ -35,7 +54,7 @@ pub(super) async fn of_server(nats: &async_nats::Client) -> anyhow::Result<Repor
     };
     let ledger = Tape::of_stream(nats.clone(), ledger);
     let cdr = Tape::of_stream(nats.clone(), cdr);
-    side_by_side(ledger, cdr, ends).await
+    side_by_side(verifier, ledger, cdr, ends).await
 }
 
 /// Verifies a backup whose checksums are right.
@@ -51,11 +70,16 @@ pub(super) async fn of_backup(manifest: &Manifest, dir: &Path) -> anyhow::Result
         // All that was written before copying began is in it.
         cdr_until_ms: cdr.begun_at_ms - COPYING_MS,
     };
-    side_by_side(Tape::of_file(ledger_at), Tape::of_file(cdr_at), ends).await
+    let (ledger, cdr) = (Tape::of_file(ledger_at), Tape::of_file(cdr_at));
+    side_by_side(Verifier::new(), ledger, cdr, ends).await
 }
 
-async fn side_by_side(mut ledger: Tape, mut cdr: Tape, ends: Ends) -> anyhow::Result<Report> {
-    let mut verifier = Verifier::new();
+async fn side_by_side(
+    mut verifier: Verifier,
+    mut ledger: Tape,
+    mut cdr: Tape,
+    ends: Ends,
+) -> anyhow::Result<Report> {
     let mut progress = Progress::of("verifying".into());
     let mut cdr_ended = false;
     while let Some(frame) = ledger.next().await? {
@@ -93,6 +117,9 @@ async fn side_by_side(mut ledger: Tape, mut cdr: Tape, ends: Ends) -> anyhow::Re
 /// The report for people.
 pub(super) fn print(report: &Report, of: &str) {
     println!("{of}");
+    if let Some(ledger) = report.ledger {
+        println!("            {ledger}");
+    }
     println!(
         "ledger      {} to {}: {} records, {} void{}",
         report.first,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ev_contract::ids::CpId;
 use ev_enrol::Role;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
@@ -82,6 +83,15 @@ impl Event {
             &self.client.jwt,
             self.client.start,
         )
+    }
+
+    /// The charge point whose connection it is, and the credential's public key.
+    #[must_use]
+    pub fn charge_point(&self) -> Option<(CpId, String)> {
+        let token = Token::read(&self.client.jwt)?;
+        let is_one = role(&self.client.name_tag, &token) == Some(Role::ChargePoint);
+        let id = token.name.filter(|_| is_one)?.parse().ok()?;
+        Some((id, token.key))
     }
 }
 

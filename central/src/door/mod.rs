@@ -29,6 +29,7 @@ use std::{
 use anyhow::Context as _;
 use async_nats::Client;
 use ev_client::{Access, LinkEvent};
+use ev_contract::ids::CpId;
 use ev_enrol::Role;
 use futures::StreamExt;
 use serde_json::json;
@@ -57,6 +58,9 @@ const QUEUE: &str = "central";
 /// Events that the client library keeps: all connections of a server at once, of some 2 KB each.
 /// What is beyond is dropped, and a sweep shows what was missed.
 const EVENTS_MAX: usize = 16_384;
+/// Charge points that have left and that the engine has not been told of: a server's worth in the
+/// second of its end. Those beyond are missed by their heartbeats.
+pub const LEFT_MAX: usize = 8_192;
 /// Pages of a sweep that wait.
 const PAGES_MAX: usize = 4;
 /// Between two looks at what should have been closed, and at what else is due.
@@ -84,7 +88,8 @@ struct Link {
     losses: u64,
 }
 
-/// Starts to watch; ends when the tasks are dropped.
+/// Starts to watch; ends when the tasks are dropped. Charge points whose last connection has ended go
+/// to `left`.
 ///
 /// # Errors
 /// When the credential cannot be used. A server that is not there is waited for.
@@ -94,6 +99,7 @@ pub async fn start(
     configs: watch::Receiver<Config>,
     audit: Audit,
     metrics: Arc<Metrics>,
+    left: mpsc::Sender<CpId>,
 ) -> anyhow::Result<(JoinSet<()>, Arc<Bridge>)> {
     let (link, linked) = watch::channel(Link::default());
     let (options, _) = access.options(PAUSES, move |event| {
@@ -121,6 +127,7 @@ pub async fn start(
         client,
         speaks,
         table: Table::new(limits),
+        left,
         configs,
         metrics,
         servers: HashMap::new(),
@@ -161,6 +168,7 @@ struct Counter {
     /// Whether this replica shows the servers' numbers.
     speaks: watch::Sender<bool>,
     table: Table,
+    left: mpsc::Sender<CpId>,
     configs: watch::Receiver<Config>,
     metrics: Arc<Metrics>,
     /// When each server gave its last sign.
@@ -195,6 +203,7 @@ impl Counter {
                 Some(message) = ends.next() => {
                     if let Some(event) = Event::read(&message.payload) {
                         self.table.ended(&event.place());
+                        self.tell_left(&event);
                     }
                 }
                 Some(message) = signs.next() => {
@@ -254,6 +263,16 @@ impl Counter {
                 else => return Ok(()),
             }
             self.metrics.connections(self.table.counts());
+        }
+    }
+
+    /// A charge point without a connection is missed sooner than its next heartbeat.
+    fn tell_left(&self, event: &Event) {
+        if let Some((cp, key)) = event.charge_point()
+            && !self.table.is_here(&key)
+        {
+            // Where too many leave at once, some are missed by their heartbeats.
+            let _ = self.left.try_send(cp);
         }
     }
 

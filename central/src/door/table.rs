@@ -169,6 +169,11 @@ impl Table {
         self.remove(place);
     }
 
+    /// Whether somebody is connected with a credential.
+    pub fn is_here(&self, key: &str) -> bool {
+        self.holders.contains_key(key)
+    }
+
     /// A server has ended, and all that was there.
     pub fn server_ended(&mut self, server: &str) {
         let there: Vec<Place> = self
@@ -405,6 +410,7 @@ mod tests {
         let (mut table, now) = (table(), Instant::now());
         table.connected(of("alice", 1), now);
         table.connected(of("alice", 2), now);
+        assert!(table.is_here("alice") && !table.is_here("bob"));
         table.sweep_begins();
         table.connected(of("alice", 2), now);
         table.connected(of("alice", 3), now);

@@ -27,6 +27,7 @@ const LIMIT: usize = 8;
 
 /// A replica as far as it watches the door.
 struct Watch {
+    left: mpsc::Receiver<CpId>,
     metrics: Arc<Metrics>,
     js: jetstream::Context,
     _configs: watch::Sender<Config>,
@@ -69,9 +70,18 @@ impl Watch {
         let mut config = Config::parse(&text, "central.toml")?;
         config.connections = limits;
         let (configs_to, configs) = watch::channel(config);
-        let (tasks, _) =
-            super::start(&access, replica, configs, audit, Arc::clone(&metrics)).await?;
+        let (left_to, left) = mpsc::channel(super::LEFT_MAX);
+        let (tasks, _) = super::start(
+            &access,
+            replica,
+            configs,
+            audit,
+            Arc::clone(&metrics),
+            left_to,
+        )
+        .await?;
         Ok(Self {
+            left,
             metrics,
             js,
             _configs: configs_to,
@@ -524,5 +534,29 @@ async fn nobody_is_written_down_under_a_key_that_they_only_say() -> Result<()> {
     let asked = asked.ok_or_else(|| anyhow::anyhow!("the server is gone"))?;
     let entry = audit::entry::draft(AuditKind::Op, &asked);
     assert_eq!(entry.credential, Some(key));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_point_has_left_with_its_last_connection_and_nobody_else_has() -> Result<()> {
+    let server = NatsServer::start().await?;
+    let mut watch = Watch::start(&server, "central-1").await?;
+    let cp = server
+        .keys()
+        .access(&server.url(), Role::ChargePoint, "CP-001")?;
+    let alice = server.keys().access(&server.url(), Role::Driver, "alice")?;
+    let (first, second) = (once(&cp).await?, once(&cp).await?);
+    let alice = once(&alice).await?;
+    watch.counts(Role::ChargePoint, 2).await?;
+    watch.counts(Role::Driver, 1).await?;
+    alice.drain().await?;
+    watch.counts(Role::Driver, 0).await?;
+    first.drain().await?;
+    watch.counts(Role::ChargePoint, 1).await?;
+    assert!(watch.left.try_recv().is_err());
+    second.drain().await?;
+    let left = timeout(PATIENCE, watch.left.recv()).await?;
+    assert_eq!(left, Some("CP-001".parse()?));
+    assert!(watch.left.try_recv().is_err());
     Ok(())
 }

@@ -336,6 +336,7 @@ impl Engine {
             error: None,
             session_id: None,
             detail: None,
+            tariff: None,
             ts: wall(),
         };
         match outcome {
@@ -840,6 +841,7 @@ fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
         error: None,
         session_id: None,
         detail: None,
+        tariff: None,
         ts: wall(),
     };
     match recorded {
@@ -863,9 +865,11 @@ fn op_reply(to: String, request: &RequestId, recorded: &Answer) -> OpReply {
             code,
             what,
             session,
+            tariff,
             ..
         } => {
             reply.status = Status::Denied;
+            reply.tariff = tariff.as_deref().cloned();
             reply.reason = Some(code.as_str().to_owned());
             reply.error = Some(code.about(what));
             reply.session_id = *session;

@@ -38,7 +38,7 @@ impl Engine {
         let why = match judged {
             Judged::Right => None,
             Judged::Unheard => {
-                self.ask_extent();
+                self.look_at_streams();
                 Some("nats-server has not said yet what time it is".to_owned())
             }
             Judged::Off {

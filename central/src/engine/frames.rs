@@ -402,7 +402,7 @@ impl Engine {
             return;
         }
         match self.stage {
-            Stage::Replaying { .. } | Stage::Alarmed(_) => return,
+            Stage::Waiting(_) | Stage::Replaying { .. } | Stage::Alarmed(_) => return,
             Stage::Barrier | Stage::Serving | Stage::Draining => {}
         }
         let now = self.now();
@@ -500,7 +500,7 @@ impl Engine {
             frame.id,
             frame_kind(&items),
             bytes.clone(),
-            self.acked.0.clone(),
+            self.told.0.clone(),
             Arc::clone(&self.metrics),
         ))
         .abort_handle();
@@ -524,6 +524,7 @@ impl Engine {
             return;
         };
         in_flight.append.abort();
+        self.set_full(None);
         ev_crash::reach("applied", frame_kind(&in_flight.items));
         self.metrics.appended(in_flight.since.elapsed());
         for kind in applied.void() {

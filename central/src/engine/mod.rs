@@ -29,6 +29,7 @@ use central_core::{
     state::{Alarm, Applied, Log},
     trail::Trail,
     view,
+    whole::Marker,
 };
 use ev_contract::{
     codes::Code,
@@ -56,13 +57,14 @@ use crate::{
     health::{Health, Stage},
     heard::{Hearing, Listening},
     held::Held,
-    ledger::{Acked, Entry},
+    ledger::{Append, Entry, Told},
     metrics::Metrics,
     orders::{self, Orders},
     out::Out,
     receipts::{CdrId, Copied},
     schedule::Schedule,
     uptime,
+    whole::{Marks, words},
 };
 
 /// Questions and heartbeats taken in before the engine turns to other things.
@@ -91,8 +93,12 @@ enum TaskDone {
     Copied { id: CdrId, result: Copied, seq: u64 },
     /// A snapshot, and how many records it has that the one before had not.
     Snapshot { seq: u64, records: usize, ok: bool },
-    /// What the server says of the ledger.
-    Extent(Option<crate::ledger::Extent>, RoundTrip),
+    /// What the server says of the streams; none where it did not answer.
+    Looked(Option<upkeep::Looked>),
+    /// A stream beside the ledger was made anew, or could not be.
+    Anew { name: &'static str, ok: bool },
+    /// Which ledger is served was written down, up to a sequence, or could not be.
+    Marked { marker: Marker, ok: bool },
 }
 
 /// When a question to the server left and when its answer came.
@@ -100,6 +106,15 @@ enum TaskDone {
 struct RoundTrip {
     sent: Instant,
     back: Instant,
+}
+
+/// How a run of the engine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The server has lost the ledger, and may find it again.
+    LedgerLost,
 }
 
 /// What a question to a charge point was for.
@@ -154,14 +169,17 @@ pub struct Engine {
     copying: usize,
     snapshot_at: u64,
     snapshot_under_way: bool,
+    marks: Marks,
+    /// As it is on the disk.
+    marker: Marker,
+    marked_at: Instant,
+    marking: bool,
     /// What a replay is done with.
     litter: Vec<Applied>,
     /// Records that the newest one does not have.
     records_unsnapped: usize,
-    extent_under_way: bool,
-    last_extent: Instant,
-    /// Since when, and when last, the server said that the ledger ends too early.
-    behind: Option<(Instant, Instant)>,
+    looks: upkeep::Looks,
+    ended: Option<Ended>,
     last_upkeep: Instant,
     last_forget: Instant,
     looked_late: Instant,
@@ -175,7 +193,7 @@ pub struct Engine {
     /// Up to here the CDR stream is known to go: receipts, adjustments.
     cdr_upto: [u64; 2],
 
-    acked: (mpsc::Sender<Acked>, mpsc::Receiver<Acked>),
+    told: (mpsc::Sender<Told>, mpsc::Receiver<Told>),
     results: (mpsc::Sender<TaskDone>, mpsc::Receiver<TaskDone>),
 }
 
@@ -186,6 +204,8 @@ pub struct Inputs {
     pub questions: mpsc::Receiver<Item>,
     /// Heartbeats.
     pub heartbeats: mpsc::Receiver<(Heartbeat, Held)>,
+    /// Charge points whose last connection has ended.
+    pub left: mpsc::Receiver<CpId>,
     /// The ledger.
     pub entries: mpsc::Receiver<Entry>,
     /// What charge points answer.
@@ -239,8 +259,10 @@ pub struct Beginning {
     pub log: Log,
     /// Where the ledger ended a moment ago.
     pub target: u64,
-    /// What was seen to be wrong with the ledger.
-    pub alarm: Option<Alarm>,
+    /// What is kept of the ledger.
+    pub marker: Marker,
+    /// Streams beside it that were gone.
+    pub anew: Vec<&'static str>,
 }
 
 impl Engine {
@@ -254,9 +276,16 @@ impl Engine {
         health: watch::Sender<Health>,
         beginning: Beginning,
     ) -> Self {
-        let Beginning { log, target, alarm } = beginning;
+        let Beginning {
+            log,
+            target,
+            marker,
+            anew,
+        } = beginning;
         let now = Instant::now();
         let applied = log.state().basis().seq;
+        let looks = upkeep::Looks::new(&places.ledger, &places.cdr, now);
+        let marks = Marks::of(&config);
         let settings = config.settings();
         let config_replica = config.replica.clone();
         let stage = Stage::Replaying { applied, target };
@@ -304,17 +333,20 @@ impl Engine {
             snapshot_under_way: false,
             litter: Vec::new(),
             records_unsnapped: 0,
-            extent_under_way: false,
-            last_extent: now.checked_sub(upkeep::EXTENT_EVERY).unwrap_or(now),
-            behind: None,
+            looks,
+            ended: None,
+            marks,
+            marker,
+            marked_at: now,
+            marking: false,
             last_upkeep: now,
             last_forget: now,
-            acked: mpsc::channel(16),
+            told: mpsc::channel(16),
             results: mpsc::channel(RESULTS_MAX),
             log,
         };
-        if let Some(alarm) = alarm {
-            engine.alarm(&alarm);
+        for name in anew {
+            engine.was_gone(name);
         }
         engine
     }
@@ -331,7 +363,7 @@ impl Engine {
     }
 
     /// Runs until it is told to stop and has drained.
-    pub async fn run(mut self, mut inputs: Inputs) {
+    pub async fn run(mut self, mut inputs: Inputs) -> Ended {
         let mut draining: Option<Instant> = None;
         let mut turn = tokio::time::interval(TURN);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -347,7 +379,7 @@ impl Engine {
                         }
                     }
                 }
-                Some(acked) = self.acked.1.recv() => self.acknowledged(&acked),
+                Some(told) = self.told.1.recv() => self.told(told),
                 Some(result) = self.results.1.recv() => self.result(result),
                 Some(heard) = inputs.answers.recv() => {
                     self.heard_of_call(heard);
@@ -376,6 +408,7 @@ impl Engine {
                         }
                     }
                 }
+                Some(cp) = inputs.left.recv() => self.heard.left(&cp),
                 _ = turn.tick() => {}
                 Ok(()) = inputs.configs.changed() => {
                     self.config = inputs.configs.borrow_and_update().clone();
@@ -390,6 +423,9 @@ impl Engine {
                 }
             }
             self.turn();
+            if let Some(ended) = self.ended {
+                return ended;
+            }
             if let Some(since) = draining {
                 let idle = inputs.questions.is_closed()
                     && inputs.questions.is_empty()
@@ -399,8 +435,9 @@ impl Engine {
                 if idle || since.elapsed() > DRAIN_MAX {
                     self.last_sight();
                     self.last_snapshot().await;
+                    self.mark_now();
                     self.out_of_time(!idle);
-                    return;
+                    return Ended::Stopped;
                 }
             }
         }
@@ -425,6 +462,9 @@ impl Engine {
     fn set_stage(&mut self, stage: Stage) {
         self.metrics
             .ready(stage == Stage::Serving && self.clock_is_right);
+        if stage == Stage::Serving {
+            self.metrics.alarm(None);
+        }
         self.stage = stage.clone();
         self.health.send_modify(|h| h.stage = stage);
     }
@@ -435,8 +475,16 @@ impl Engine {
             return;
         }
         tracing::error!(%alarm, "ledger alarm: this replica stops answering; see the runbook");
-        self.metrics.alarm(alarm);
-        self.set_stage(Stage::Alarmed(alarm.to_string()));
+        // What a restart finds is held against what was served last.
+        if self.serving() {
+            self.mark_now();
+        }
+        self.metrics.alarm(Some(alarm));
+        self.set_stage(Stage::Alarmed(words(alarm, &self.config)));
+        // What was lost may come back. What is wrong stays wrong, and somebody has to look.
+        if let Alarm::Missing { .. } | Alarm::Foreign { .. } | Alarm::Rewound { .. } = alarm {
+            self.ended = Some(Ended::LedgerLost);
+        }
         if let Some(in_flight) = self.in_flight.take() {
             in_flight.append.abort();
         }
@@ -539,7 +587,11 @@ impl Engine {
                     self.set_stage(Stage::Replaying { applied, target });
                 }
             }
-            Stage::Barrier | Stage::Serving | Stage::Alarmed(_) | Stage::Draining => {}
+            Stage::Waiting(_)
+            | Stage::Barrier
+            | Stage::Serving
+            | Stage::Alarmed(_)
+            | Stage::Draining => {}
         }
     }
 
@@ -572,26 +624,50 @@ impl Engine {
         }
     }
 
+    /// The server said something to an append of this replica's.
+    fn told(&mut self, told: Told) {
+        let ours = self.in_flight.as_ref().map(|f| f.frame.id) == Some(told.frame);
+        match told.what {
+            Append::Acked(seq) => {
+                self.known_to = self.known_to.max(seq);
+                if ours {
+                    self.acknowledged(seq);
+                }
+            }
+            Append::Full(said) if ours => self.set_full(Some(said)),
+            Append::NoStream => self.looks.soon(),
+            Append::Full(_) => {}
+        }
+    }
+
+    fn set_full(&mut self, said: Option<String>) {
+        if self.health.borrow().full == said {
+            return;
+        }
+        self.metrics.ledger_full(said.is_some());
+        match &said {
+            Some(said) => tracing::error!(
+                said,
+                "the ledger is full: nothing is answered; see the runbook"
+            ),
+            None => tracing::info!("there is room in the ledger again"),
+        }
+        self.health.send_modify(|h| h.full = said);
+    }
+
     /// A frame of this replica was acknowledged: if nothing lies between, it is applied from memory.
-    fn acknowledged(&mut self, acked: &Acked) {
-        self.known_to = self.known_to.max(acked.seq);
+    fn acknowledged(&mut self, seq: u64) {
         let Some(in_flight) = &self.in_flight else {
             return;
         };
-        if in_flight.frame.id != acked.frame {
-            return;
-        }
         let applied = self.log.state().basis().seq;
-        if acked.seq <= applied {
+        if seq <= applied {
             // A new frame cannot stand where something else was applied.
-            self.alarm(&Alarm::Rewound {
-                last: acked.seq,
-                applied,
-            });
-        } else if acked.seq == applied + 1 {
+            self.alarm(&Alarm::Rewound { last: seq, applied });
+        } else if seq == applied + 1 {
             let frame = Arc::clone(&in_flight.frame);
             let bytes = in_flight.bytes.clone();
-            match self.log.apply_frame(acked.seq, frame, &bytes) {
+            match self.log.apply_frame(seq, frame, &bytes) {
                 Ok(applied) => self.applied(applied),
                 Err(alarm) => self.alarm(&alarm),
             }
@@ -910,12 +986,11 @@ impl Engine {
                     self.records_unsnapped -= records;
                 }
             }
-            TaskDone::Extent(extent, round_trip) => {
-                self.extent_under_way = false;
-                if let Some(extent) = extent {
-                    self.hear_servers_clock(extent.at, round_trip);
-                    self.audit_extent(extent);
-                }
+            TaskDone::Looked(looked) => self.looked(looked),
+            TaskDone::Anew { name, ok } => self.made_anew(name, ok),
+            TaskDone::Marked { marker, ok } => {
+                self.marking = false;
+                self.marked(marker, ok);
             }
         }
     }

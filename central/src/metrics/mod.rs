@@ -57,12 +57,16 @@ pub struct Metrics {
     clock_ahead: Gauge,
     clock_off: IntGauge,
     ledger_alarm: IntGaugeVec,
+    ledger_full: IntGauge,
+    marker_kept: IntGauge,
+    streams_anew: IntCounterVec,
     receipts: IntCounterVec,
     receipts_waiting: IntGauge,
     receipts_oldest_waiting: Gauge,
     snapshots: IntCounterVec,
     snapshot_sequence: IntGauge,
     out_dropped: IntCounter,
+    http_closed: IntCounter,
     junk: IntCounter,
     audit_entries: IntCounterVec,
     audit_bytes: IntGauge,
@@ -217,9 +221,24 @@ impl Metrics {
             ledger_alarm: register!(IntGaugeVec::new(
                 Opts::new(
                     "ev_ledger_alarm",
-                    "1 when the ledger is not what this replica had applied, by what was seen: `digest_mismatch`, `gap`, `rewound`, `removed`, `unreadable`."
+                    "1 when the ledger is not what this replica had applied, by what was seen: `digest_mismatch`, `gap`, `rewound`, `removed`, `missing` (there is none), `foreign` (another one), `nameless` (its first message is no frame), `unreadable`."
                 ),
                 &["kind"]
+            )),
+            ledger_full: register!(IntGauge::new(
+                "ev_ledger_full",
+                "1 while nats-server has no room for this replica's frame."
+            )),
+            marker_kept: register!(IntGauge::new(
+                "ev_ledger_marker_kept",
+                "0 while this replica cannot write down which ledger it serves, and how far."
+            )),
+            streams_anew: register!(IntCounterVec::new(
+                Opts::new(
+                    "ev_streams_anew_total",
+                    "Streams beside the ledger that were gone, or had lost messages, and were made or filled anew, by stream."
+                ),
+                &["stream"]
             )),
             receipts: register!(IntCounterVec::new(
                 Opts::new(
@@ -243,6 +262,10 @@ impl Metrics {
             snapshot_sequence: register!(IntGauge::new(
                 "ev_snapshot_sequence",
                 "Ledger sequence of the newest snapshot that this replica knows of."
+            )),
+            http_closed: register!(IntCounter::new(
+                "ev_http_connections_closed_total",
+                "HTTP connections closed since there were too many."
             )),
             out_dropped: register!(IntCounter::new(
                 "ev_messages_dropped_total",
@@ -319,8 +342,10 @@ impl Metrics {
                     .with_label_values(&[result.as_str(), reason.as_str()]);
             }
         }
-        for kind in ALARMS {
-            self.ledger_alarm.with_label_values(&[kind]).set(0);
+        self.alarm(None);
+        self.marker_kept(true);
+        for stream in crate::whole::OTHERS {
+            self.streams_anew.with_label_values(&[stream]);
         }
         for kind in KINDS {
             self.void_records
@@ -491,16 +516,28 @@ impl Metrics {
         self.clock_off.set(is_off.into());
     }
 
-    /// The ledger is not what it was.
-    pub fn alarm(&self, alarm: &Alarm) {
-        let kind = match alarm {
-            Alarm::DigestMismatch { .. } => "digest_mismatch",
-            Alarm::Gap { .. } => "gap",
-            Alarm::Rewound { .. } => "rewound",
-            Alarm::Removed { .. } => "removed",
-            Alarm::Unreadable(_) => "unreadable",
-        };
-        self.ledger_alarm.with_label_values(&[kind]).set(1);
+    /// What the ledger is not; none while it is served.
+    pub fn alarm(&self, alarm: Option<&Alarm>) {
+        let is = alarm.map(kind_of);
+        for kind in ALARMS {
+            let value = i64::from(is == Some(kind));
+            self.ledger_alarm.with_label_values(&[kind]).set(value);
+        }
+    }
+
+    /// Whether there is room in the ledger.
+    pub fn ledger_full(&self, full: bool) {
+        self.ledger_full.set(full.into());
+    }
+
+    /// A stream beside the ledger was gone, or messages of it, and was made or filled anew.
+    pub fn stream_anew(&self, stream: &str) {
+        self.streams_anew.with_label_values(&[stream]).inc();
+    }
+
+    /// Whether this replica can keep which ledger it serves.
+    pub fn marker_kept(&self, kept: bool) {
+        self.marker_kept.set(kept.into());
     }
 
     /// A receipt or adjustment was brought to the CDR stream, or could not be.
@@ -524,6 +561,11 @@ impl Metrics {
     /// A snapshot was written, or could not be.
     pub fn snapshot(&self, result: &str) {
         self.snapshots.with_label_values(&[result]).inc();
+    }
+
+    /// An HTTP connection had to go.
+    pub fn http_closed(&self) {
+        self.http_closed.inc();
     }
 
     /// An outgoing message was dropped.
@@ -627,4 +669,26 @@ const KINDS: &[Kind] = &[
 ];
 
 /// What can be seen to be wrong with the ledger.
-const ALARMS: [&str; 5] = ["digest_mismatch", "gap", "rewound", "removed", "unreadable"];
+const ALARMS: [&str; 8] = [
+    "digest_mismatch",
+    "gap",
+    "rewound",
+    "removed",
+    "missing",
+    "foreign",
+    "nameless",
+    "unreadable",
+];
+
+const fn kind_of(alarm: &Alarm) -> &'static str {
+    match alarm {
+        Alarm::DigestMismatch { .. } => "digest_mismatch",
+        Alarm::Gap { .. } => "gap",
+        Alarm::Rewound { .. } => "rewound",
+        Alarm::Removed { .. } => "removed",
+        Alarm::Missing { .. } => "missing",
+        Alarm::Foreign { .. } => "foreign",
+        Alarm::Nameless => "nameless",
+        Alarm::Unreadable(_) => "unreadable",
+    }
+}

@@ -32,7 +32,7 @@ pub(crate) use start::place_of;
 
 use ev_contract::{
     ids::{DriverId, InvalidId, OperatorId, RequestId},
-    v1::LimitsRequest,
+    v1::{LimitsRequest, TariffRef},
 };
 use tokio::{sync::watch as notice, task::AbortHandle};
 
@@ -47,7 +47,7 @@ use crate::{
     identity::Who,
     invocation::Invocation,
     journal::{Found, Prepared},
-    quantity::Place,
+    quantity::{Place, TariffVersion},
     render::output::Output,
 };
 
@@ -430,9 +430,10 @@ impl Ctx {
         &self,
         desk: &Desk,
         wish: &Command,
+        seen: Option<&TariffRef>,
         named: Option<&RequestId>,
     ) -> Result<T, Failure> {
-        let prepared = desk.prepare(wish, named)?;
+        let prepared = desk.prepare(wish, seen, named)?;
         match self.submit(desk, &prepared).await {
             // So the unanswered request never took effect and never will: the wish is free again.
             Err(failure)
@@ -440,7 +441,7 @@ impl Ctx {
             {
                 self.output
                     .message("that request had expired without effect: asking anew");
-                let anew = desk.prepare(wish, named)?;
+                let anew = desk.prepare(wish, seen, named)?;
                 self.submit(desk, &anew).await
             }
             other => other,
@@ -461,8 +462,23 @@ impl Ctx {
         if let (Ok(_), Some(clock)) = (&submitted, desk.wrong_clock()) {
             self.output.message(&clock);
         }
-        submitted
+        submitted.map_err(|failure| at_the_new_price(failure, &prepared.command, desk))
     }
+}
+
+/// How to start all the same after the price has changed.
+fn at_the_new_price(mut failure: Failure, command: &Command, desk: &Desk) -> Failure {
+    if let Failure::Refused(refusal) = &mut failure
+        && let Some(tariff) = &refusal.about.tariff
+    {
+        let wish = command.clone().unpriced();
+        let line = desk
+            .invocation()
+            .anew(&wish.priced(Some(&(&**tariff).into())));
+        let hint = &mut refusal.problem.hint;
+        *hint = format!("{hint}; to start at that price: {line}");
+    }
+    failure
 }
 
 /// Limits as they go into a request; none when none was given.
@@ -494,12 +510,14 @@ pub(crate) fn start_wish(
     place: &Place,
     connector: Option<i64>,
     limits: &LimitArgs,
+    price: Option<&TariffVersion>,
 ) -> Result<Command, Failure> {
-    Ok(Command::start(
+    let wish = Command::start(
         place.cp_id.clone(),
         connector_of(place, connector)?,
         limits_request(limits),
-    ))
+    );
+    Ok(wish.priced(price.map(|price| &price.0)))
 }
 
 /// From so long before its end on, whoever uses a credential is told.
@@ -549,7 +567,7 @@ fn config_dir(option: &str) -> Result<PathBuf, Failure> {
 pub(crate) fn cannot_connect(error: &AccessError) -> Failure {
     let message = error.to_string();
     match error {
-        AccessError::Url(_) => Failure::usage(
+        AccessError::Url(_) | AccessError::InTheClear(_) | AccessError::Mixed => Failure::usage(
             message,
             "write for instance --nats-url nats://127.0.0.1:4222",
         ),

@@ -165,6 +165,7 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
             place,
             connector,
             limits,
+            tariff,
             repeat,
         } => {
             let driver = ctx.global.driver.as_ref().filter(|_| ctx.typed.driver);
@@ -183,6 +184,7 @@ pub(super) async fn session(ctx: &Ctx, verb: OpSession) -> Result<Exit, Failure>
                 cp_id: place.cp_id.clone(),
                 connector: connector_of(&place, connector)?,
                 limits: limits_request(&limits),
+                tariff: tariff.map(|price| price.0),
             });
             single(
                 ctx,
@@ -538,7 +540,7 @@ async fn submit(
     wish: &Command,
     named: Option<&RequestId>,
 ) -> Result<OpReply, Failure> {
-    ctx.carry_out(desk, wish, named).await
+    ctx.carry_out(desk, wish, None, named).await
 }
 
 fn text(doc: &OpDoc) -> String {

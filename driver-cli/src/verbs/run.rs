@@ -116,7 +116,7 @@ pub(super) async fn run(ctx: &Ctx, args: RunArgs) -> Result<Exit, Failure> {
 
 /// One session from start to end.
 async fn one(ctx: &Ctx, desk: &Desk, place: &Place, limits: &LimitArgs) -> Result<Left, Failure> {
-    let wish = start_wish(place, None, limits)?;
+    let wish = start_wish(place, None, limits, None)?;
     let update = started(ctx, desk, &wish).await?;
     let Some(session) = update.session_id else {
         ctx.output.message(
@@ -138,7 +138,7 @@ async fn started(ctx: &Ctx, desk: &Desk, wish: &Command) -> Result<DriverUpdate,
     let mut named: Option<RequestId> = None;
     let mut repeats = 0;
     loop {
-        match ctx.carry_out(desk, wish, named.as_ref()).await {
+        match ctx.carry_out(desk, wish, None, named.as_ref()).await {
             Err(failure @ Failure::Unknown { .. }) if repeats < REPEATS_MAX => {
                 repeats += 1;
                 named = failure.about().request_id.and_then(|id| id.parse().ok());

@@ -2,7 +2,7 @@
 
 use ev_contract::{
     units::Currency,
-    v1::{ChargePointListing, DriverUpdate, SessionView},
+    v1::{ChargePointListing, DriverUpdate, SessionView, TariffRef},
 };
 
 use super::{
@@ -21,7 +21,12 @@ use crate::{
 };
 
 pub(super) async fn start(ctx: &Ctx, args: StartArgs) -> Result<Exit, Failure> {
-    let wish = start_wish(&args.place, args.connector, &args.limits)?;
+    let wish = start_wish(
+        &args.place,
+        args.connector,
+        &args.limits,
+        args.tariff.as_ref(),
+    )?;
     let desk = ctx.driver_desk().await?;
     // A program asks `list` if it wants the price; people are told before they are bound, and
     // whoever waits sees an estimate of the cost.
@@ -31,11 +36,16 @@ pub(super) async fn start(ctx: &Ctx, args: StartArgs) -> Result<Exit, Failure> {
         ctx.query(async { Ok(listing_of(&desk, &args.place.cp_id).await) })
             .await?
     };
-    if let Some(cp) = listing.as_ref().filter(|_| !ctx.output.is_json()) {
-        tell_price(ctx, cp, &args.limits);
-    }
+    // Whoever was told a price is bound to that one alone.
+    let seen = listing
+        .as_ref()
+        .filter(|_| !ctx.output.is_json())
+        .map(|cp| {
+            tell_price(ctx, cp, &args.limits);
+            TariffRef::from(&cp.tariff)
+        });
     let named = args.repeat.request_id.as_ref();
-    let update: DriverUpdate = ctx.carry_out(&desk, &wish, named).await?;
+    let update: DriverUpdate = ctx.carry_out(&desk, &wish, seen.as_ref(), named).await?;
     let until = match args.wait {
         StartWait::Accepted => None,
         StartWait::Charging => Some(Until::Charging),

@@ -24,7 +24,7 @@ pub(super) async fn stop(ctx: &Ctx, args: StopArgs) -> Result<Exit, Failure> {
         None => which_one(ctx, &desk, &args).await?,
     };
     let named = args.repeat.request_id.as_ref();
-    let update: DriverUpdate = ctx.carry_out(&desk, &wish, named).await?;
+    let update: DriverUpdate = ctx.carry_out(&desk, &wish, None, named).await?;
     let until = match args.wait {
         StopWait::Accepted => None,
         StopWait::Stopped => Some(Until::Stopped),

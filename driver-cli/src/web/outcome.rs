@@ -5,12 +5,18 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
+use ev_contract::v1::Tariff;
 use maud::{Markup, html};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::board::Part;
-use crate::{exit::Exit, failure::Failure, render::format::harmless};
+use crate::{
+    exit::Exit,
+    failure::{About, Failure},
+    quantity::TariffVersion,
+    render::format::harmless,
+};
 
 /// What came of a wish.
 #[derive(Debug, Clone)]
@@ -27,6 +33,9 @@ pub struct Outcome {
     pub unknown: bool,
     /// The session, where there is one.
     pub session_id: Option<String>,
+    /// What the button says that starts at the price which applies now, where that is what a start
+    /// was refused for.
+    at_new_price: Option<String>,
     status: StatusCode,
     document: Box<RawValue>,
 }
@@ -47,6 +56,7 @@ impl Outcome {
             done: true,
             unknown: false,
             session_id,
+            at_new_price: None,
             status: StatusCode::OK,
             document: raw(document),
         }
@@ -62,6 +72,7 @@ impl Outcome {
             done: false,
             unknown: failure.exit() == Exit::Unknown,
             session_id: failure.about().session_id,
+            at_new_price: at_new_price(&failure.about()),
             status: match failure.exit() {
                 Exit::Ok => StatusCode::OK,
                 Exit::Usage => StatusCode::BAD_REQUEST,
@@ -122,9 +133,29 @@ impl Outcome {
                 @if !self.hint.is_empty() {
                     p .hint { "hint: " (harmless(&self.hint)) }
                 }
+                @if let Some(value) = &self.at_new_price {
+                    button .start type="submit" form="start" name="place" value=(value) {
+                        "Start at this price"
+                    }
+                }
             }
         }
     }
+}
+
+/// What the button of a connector says: where to start, and the price that stands beside it.
+#[must_use]
+pub fn start_value(place: &str, tariff: &Tariff) -> String {
+    format!("{place} {}", TariffVersion(tariff.into()))
+}
+
+fn at_new_price(about: &About) -> Option<String> {
+    let (cp_id, tariff) = (about.cp_id.as_ref()?, about.tariff.as_ref()?);
+    let place = match about.connector {
+        Some(connector) => format!("{cp_id}/{connector}"),
+        None => cp_id.clone(),
+    };
+    Some(start_value(&place, tariff))
 }
 
 /// The regions that show outcomes.
@@ -142,4 +173,39 @@ pub fn regions(feed: &super::feed::Feed) -> Markup {
 fn raw(document: &impl Serialize) -> Box<RawValue> {
     // Documents of the command line are maps with text keys: they can be written.
     serde_json::value::to_raw_value(document).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ev_contract::{
+        codes::Code,
+        units::Currency,
+        v1::{PriceComponent, TariffTerms},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_changed_price_has_a_button_that_starts_at_it() {
+        let about = |tariff| About {
+            cp_id: Some("CP-001".into()),
+            connector: Some(2),
+            tariff,
+            ..About::default()
+        };
+        let shown = |about| {
+            let failure = Failure::refused(Code::PriceChanged.about("CP-001"), about);
+            Outcome::failed(&failure, &()).parts()[0].html.clone()
+        };
+        let new = Tariff {
+            tariff_id: "day".parse().unwrap(),
+            version: 4,
+            terms: TariffTerms::free(Currency::EUR)
+                .with(PriceComponent::Energy, "0.59".parse().unwrap()),
+        };
+        let html = shown(about(Some(Box::new(new))));
+        assert!(html.contains(r#"form="start""#), "{html}");
+        assert!(html.contains(r#"value="CP-001/2 day@4""#), "{html}");
+        assert!(!shown(about(None)).contains("button"));
+    }
 }

@@ -11,19 +11,10 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
+use ev_service::http::{Full, Limits};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::Deserialize;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{sleep, timeout},
-};
+use tokio::{net::TcpListener, time::timeout};
 
 use super::{
     feed::Feed,
@@ -46,9 +37,6 @@ pub const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long a connection may take to say what it asks for, and stay open without asking.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(10);
-
-/// Between two looks for connections when the system has given none, for want of files.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long answers that are under way may take when the server stops: as long as a request to
 /// central is repeated at most by default.
@@ -134,14 +122,6 @@ pub async fn listen(addr: SocketAddr) -> Result<TcpListener, Failure> {
         })
 }
 
-/// What connections may do.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    connections: usize,
-    headers_within: Duration,
-    read_within: Duration,
-}
-
 /// Serves until `stop`, and lets what is under way come to its end.
 pub async fn serve(
     listener: TcpListener,
@@ -151,62 +131,18 @@ pub async fn serve(
 ) {
     let limits = Limits {
         connections: CONNECTIONS_MAX,
+        // Most of them are browsers that come back by themselves.
+        full: Full::Waits,
+        keep_alive: true,
         headers_within: HEADERS_WITHIN,
         read_within: READ_WITHIN,
+        grace: GRACE,
     };
-    serve_within(limits, listener, routes, feed, stop).await;
-}
-
-async fn serve_within(
-    limits: Limits,
-    listener: TcpListener,
-    routes: Router,
-    feed: Feed,
-    stop: impl Future<Output = ()>,
-) {
-    let places = Arc::new(Semaphore::new(limits.connections));
-    let under_way = GracefulShutdown::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.headers_within);
-    tokio::pin!(stop);
-    loop {
-        let (stream, place) = tokio::select! {
-            accepted = accept(&listener, &places) => accepted,
-            () = &mut stop => break,
-        };
-        // Where the system has no such limit, a reader that has gone to sleep keeps its place.
-        let _ = rustix::net::sockopt::set_tcp_user_timeout(
-            &stream,
-            u32::try_from(limits.read_within.as_millis()).unwrap_or(u32::MAX),
-        );
-        let service = TowerToHyperService::new(routes.clone());
-        let connection = under_way.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            // Whose connection breaks asks again; nobody else needs to know.
-            let _ = connection.await;
-            drop(place);
-        });
-    }
-    drop(listener);
-    feed.stop();
-    // Who is cut off repeats it, which is safe.
-    let _ = timeout(GRACE, under_way.shutdown()).await;
-}
-
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    // It is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
-            // It has gone away again, or there are too many files: later there may be fewer.
-            Err(_) => sleep(ACCEPT_AGAIN).await,
-        }
-    }
+    let stop = async {
+        stop.await;
+        feed.stop();
+    };
+    ev_service::http::serve(limits, listener, routes, || {}, stop).await;
 }
 
 /// Lets in who asks for us by a name of ours, and writes from our own page alone.
@@ -383,101 +319,9 @@ pub fn lost() -> Markup {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        task::JoinHandle,
-    };
-
     use super::*;
 
     const SOON: Duration = Duration::from_secs(20);
-    /// More than the system keeps for a reader.
-    const MUCH: usize = 64 << 20;
-
-    async fn served(limits: Limits) -> (SocketAddr, JoinHandle<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let routes = Router::new()
-            .route("/", get(|| async { "here" }))
-            .route("/much", get(|| async { vec![b'a'; MUCH] }));
-        let never = std::future::pending();
-        let serving = serve_within(limits, listener, routes, Feed::default(), never);
-        (addr, tokio::spawn(serving))
-    }
-
-    async fn asking_for(addr: SocketAddr, path: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(addr).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        stream
-    }
-
-    async fn asking(addr: SocketAddr) -> TcpStream {
-        asking_for(addr, "/").await
-    }
-
-    async fn has_answer(stream: &mut TcpStream, within: Duration) -> bool {
-        let mut byte = [0; 1];
-        matches!(timeout(within, stream.read(&mut byte)).await, Ok(Ok(1)))
-    }
-
-    #[tokio::test]
-    async fn who_finds_no_place_waits_for_one() {
-        let (addr, serving) = served(Limits {
-            connections: 2,
-            headers_within: SOON,
-            read_within: SOON,
-        })
-        .await;
-        let mut first = asking(addr).await;
-        let mut second = asking(addr).await;
-        assert!(has_answer(&mut first, SOON).await && has_answer(&mut second, SOON).await);
-        let mut third = asking(addr).await;
-        assert!(!has_answer(&mut third, Duration::from_millis(300)).await);
-        drop(first);
-        assert!(has_answer(&mut third, SOON).await);
-        serving.abort();
-    }
-
-    #[tokio::test]
-    async fn who_says_nothing_gives_the_place_up() {
-        let (addr, serving) = served(Limits {
-            connections: 1,
-            headers_within: Duration::from_millis(200),
-            read_within: SOON,
-        })
-        .await;
-        let mut silent = TcpStream::connect(addr).await.unwrap();
-        let mut half = TcpStream::connect(addr).await.unwrap();
-        half.write_all(b"GET / HT").await.unwrap();
-        let mut asking = asking(addr).await;
-        assert!(has_answer(&mut asking, SOON).await);
-        let mut said = Vec::new();
-        timeout(SOON, silent.read_to_end(&mut said))
-            .await
-            .unwrap()
-            .unwrap();
-        timeout(SOON, half.read_to_end(&mut said))
-            .await
-            .unwrap()
-            .unwrap();
-        serving.abort();
-    }
-
-    #[tokio::test]
-    async fn who_does_not_read_gives_the_place_up() {
-        let (addr, serving) = served(Limits {
-            connections: 1,
-            headers_within: SOON,
-            read_within: Duration::from_millis(500),
-        })
-        .await;
-        let asleep = asking_for(addr, "/much").await;
-        let mut asking = asking(addr).await;
-        assert!(has_answer(&mut asking, SOON).await);
-        drop(asleep);
-        serving.abort();
-    }
 
     #[tokio::test]
     async fn a_form_that_does_not_come_is_not_waited_for() {

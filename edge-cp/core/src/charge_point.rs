@@ -226,7 +226,8 @@ impl Cx {
 impl Desk {
     /// Appends a record to the spool.
     pub(crate) fn record(&mut self, cx: &mut Cx, at: UnixMs, fact: EdgeFact) -> u64 {
-        let seq = self.spool.number();
+        let can_wait = matches!(fact, EdgeFact::Checkpoint { .. });
+        let seq = self.spool.number(can_wait, cx.stamp.now.mono_ms);
         cx.fx.rows.push(Row::Append(Box::new(EdgeRecord {
             seq,
             at,
@@ -565,11 +566,18 @@ impl ChargePoint {
             .collect()
     }
 
-    /// Whether a session has a driver, who is told live values.
-    #[must_use]
-    pub fn has_live(&self) -> bool {
-        let has_driver = |c: &Connector| c.session.as_ref().is_some_and(|s| s.driver_id.is_some());
-        self.connectors.values().any(has_driver)
+    /// Checkpoints wait so long for others, to be sent together; what else is recorded takes them
+    /// along.
+    pub fn hold_checkpoints(&mut self, ms: u64) {
+        self.desk.spool.hold(ms);
+    }
+
+    /// Sessions that have a driver, who is told live values.
+    pub fn live_sessions(&self) -> impl Iterator<Item = SessionId> {
+        let sessions = self.connectors.values().filter_map(|c| c.session.as_ref());
+        sessions
+            .filter(|s| s.driver_id.is_some())
+            .map(|session| session.id)
     }
 
     /// Live values of the sessions that have a driver.

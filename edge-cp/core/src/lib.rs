@@ -14,6 +14,8 @@
 //! - [`clock`]: central's time on the monotonic clock
 //! - [`hardware`]: the port to charger hardware
 //! - [`effects`]: rows, replies and other effects
+//! - [`rates`]: how often what is said
+//! - [`watched`]: when live values are sent
 //! - [`limits`]: every bound of this crate
 
 pub mod charge_point;
@@ -24,11 +26,15 @@ pub mod effects;
 pub mod hardware;
 pub mod limits;
 pub mod meter;
+pub mod rates;
 pub mod session;
 pub mod spool;
 pub mod transactions;
+pub mod watched;
 
 pub use charge_point::{ChargePoint, Identity, Input, Standing, Stored};
 pub use commands::{Command, LocalStart};
 pub use effects::{Answer, Draw, Effects, LocalAnswer, ReplyTo, Row};
+pub use rates::Rates;
 pub use spool::{EvtOutcome, SendRun};
+pub use watched::Watched;

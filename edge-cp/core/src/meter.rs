@@ -18,8 +18,10 @@ pub struct Meter {
     pub last: Reading,
     /// From where energy counts in the present meter epoch.
     base: Mwh,
-    /// Energy of the meter epochs before.
+    /// Energy of the meter epochs before, and of the register's rounds before.
     carried: Mwh,
+    /// The highest register since `base`. What was counted stays counted when the register falls.
+    high: Mwh,
 }
 
 /// What a reading is, compared with the one before.
@@ -29,8 +31,11 @@ pub enum Observed {
     Plausible,
     /// Another meter epoch: the last reading of the old one.
     Reset(Box<Reading>),
-    /// The register fell within one meter epoch, by so much.
-    Fell(Mwh),
+    /// The register went over its end and on at zero: the last reading before that.
+    OverEnd(Box<Reading>),
+    /// The register fell within one meter epoch: the last reading before that. Until it has risen above
+    /// that again, nothing more is counted.
+    Fell(Box<Reading>),
     /// It rose by so much, which the connector cannot have delivered in that time.
     Jumped(Mwh),
 }
@@ -41,6 +46,7 @@ impl Meter {
     pub fn new(start: Reading) -> Self {
         Self {
             base: start.register_mwh,
+            high: start.register_mwh,
             last: start.clone(),
             start,
             carried: Mwh(0),
@@ -53,23 +59,29 @@ impl Meter {
         let last = std::mem::replace(&mut self.last, reading);
         let now = &self.last;
         if now.meter_epoch != last.meter_epoch || now.meter_id != last.meter_id {
-            self.carried = self
-                .carried
-                .saturating_add(last.register_mwh.saturating_sub(self.base));
+            self.carried = self.energy_until(self.high);
             // A reset meter counts from zero; another meter from wherever it stands.
             self.base = if now.meter_id == last.meter_id {
                 Mwh(0)
             } else {
                 now.register_mwh
             };
+            self.high = now.register_mwh;
             return Observed::Reset(Box::new(last));
         }
-        if now.register_mwh < last.register_mwh {
-            return Observed::Fell(last.register_mwh.saturating_sub(now.register_mwh));
-        }
-        let rise = now.register_mwh.saturating_sub(last.register_mwh);
         let elapsed_ms = u64::try_from(now.at.ms_since(last.at)).unwrap_or(0);
-        if rise > most(power_max, elapsed_ms) {
+        let most = most(power_max, elapsed_ms);
+        if now.register_mwh < last.register_mwh {
+            let Some(end) = last.register_mwh.went_over_end(now.register_mwh, most) else {
+                return Observed::Fell(Box::new(last));
+            };
+            (self.base, self.high, self.carried) =
+                (Mwh(0), now.register_mwh, self.energy_until(end));
+            return Observed::OverEnd(Box::new(last));
+        }
+        self.high = self.high.max(now.register_mwh);
+        let rise = now.register_mwh.saturating_sub(last.register_mwh);
+        if rise > most {
             return Observed::Jumped(rise);
         }
         Observed::Plausible
@@ -81,14 +93,19 @@ impl Meter {
         let later = end.at < self.last.at && end.meter_epoch == self.last.meter_epoch;
         if later && (self.base..self.last.register_mwh).contains(&end.register_mwh) {
             self.last = end.clone();
+            self.high = end.register_mwh;
         }
     }
 
     /// Energy so far.
     #[must_use]
     pub const fn energy(&self) -> Mwh {
+        self.energy_until(self.high)
+    }
+
+    const fn energy_until(&self, register: Mwh) -> Mwh {
         self.carried
-            .saturating_add(self.last.register_mwh.saturating_sub(self.base))
+            .saturating_add(register.saturating_sub(self.base))
     }
 }
 
@@ -145,6 +162,39 @@ mod tests {
     }
 
     #[test]
+    fn a_register_that_goes_over_its_end_counts_on() {
+        const KWH: u64 = 1_000_000;
+        let mut meter = Meter::new(reading(0, 999_998 * KWH, 1));
+        let before = reading(600_000, 999_999 * KWH, 1);
+        assert_eq!(meter.observe(before.clone(), KW11), Observed::Plausible);
+        let after = reading(1_200_000, KWH / 2, 1);
+        assert_eq!(
+            meter.observe(after, KW11),
+            Observed::OverEnd(Box::new(before))
+        );
+        assert_eq!(meter.energy(), Mwh(2 * KWH + KWH / 2));
+        meter.observe(reading(1_800_000, KWH, 1), KW11);
+        assert_eq!(meter.energy(), Mwh(3 * KWH));
+    }
+
+    #[test]
+    fn what_was_counted_before_a_fall_stays_counted() {
+        let mut meter = Meter::new(reading(0, 1_000, 1));
+        meter.observe(reading(1_000, 4_000, 1), KW11);
+        for (at, register, energy) in [
+            (2_000, 0, 3_000),
+            (3_000, 500, 3_000),
+            (4_000, 5_000, 4_000),
+        ] {
+            meter.observe(reading(at, register, 1), KW11);
+            assert_eq!(meter.energy(), Mwh(energy), "at {register}");
+        }
+        meter.observe(reading(5_000, 0, 1), KW11);
+        meter.observe(reading(6_000, 700, 2), KW11);
+        assert_eq!(meter.energy(), Mwh(4_700), "reset after a fall");
+    }
+
+    #[test]
     fn another_meter_brings_no_energy_of_its_own() {
         let mut meter = Meter::new(reading(0, 1_000, 1));
         let mut other = reading(1_000, 9_000_000, 1);
@@ -158,7 +208,7 @@ mod tests {
         let mut meter = Meter::new(reading(0, 10_000, 1));
         assert_eq!(
             meter.observe(reading(1_000, 9_000, 1), KW11),
-            Observed::Fell(Mwh(1_000))
+            Observed::Fell(Box::new(reading(0, 10_000, 1)))
         );
         assert_eq!(meter.last.register_mwh, Mwh(9_000));
         assert_eq!(

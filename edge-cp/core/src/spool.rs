@@ -21,6 +21,10 @@ pub struct Spool {
     ahead: Option<u64>,
     /// Set while another agent is obeyed: what was sent is kept aside by central, and stays here too.
     apart: Option<Apart>,
+    /// How long records that can wait do so.
+    hold_ms: u64,
+    /// When what has not been sent yet is to be, at the earliest.
+    wanted_mono_ms: u64,
 }
 
 /// How far central is with keeping aside what an agent has that is not obeyed.
@@ -40,6 +44,9 @@ enum Paused {
     ForGood,
 }
 
+/// Nothing is to be sent.
+const NOTHING: u64 = u64::MAX;
+
 #[derive(Debug, Clone, Copy)]
 enum Sending {
     /// Nothing is under way; not before `due_mono_ms`.
@@ -47,6 +54,7 @@ enum Sending {
     /// A run is under way.
     Flight {
         from: u64,
+        until: u64,
         since_mono_ms: u64,
         failures: u32,
     },
@@ -104,6 +112,8 @@ impl Spool {
             },
             ahead: None,
             apart: None,
+            hold_ms: 0,
+            wanted_mono_ms: 0,
         }
     }
 
@@ -177,10 +187,17 @@ impl Spool {
     }
 
     /// Numbers a record.
-    pub(crate) fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self, can_wait: bool, mono_ms: u64) -> u64 {
         let seq = self.next;
         self.next += 1;
+        let wait_ms = if can_wait { self.hold_ms } else { 0 };
+        self.wanted_mono_ms = self.wanted_mono_ms.min(mono_ms + wait_ms);
         seq
+    }
+
+    /// How long what can wait does so for more, to be sent together.
+    pub(crate) const fn hold(&mut self, ms: u64) {
+        self.hold_ms = ms;
     }
 
     /// Everything numbered so far is on the disk. Nothing is sent before.
@@ -194,7 +211,13 @@ impl Spool {
     pub const fn due_mono_ms(&self) -> Option<u64> {
         match self.sending {
             Sending::Flight { since_mono_ms, .. } => Some(since_mono_ms + EVT_TIMEOUT_MS + 1),
-            Sending::Rest { due_mono_ms, .. } if self.to_send().is_some() => Some(due_mono_ms),
+            Sending::Rest { due_mono_ms, .. } if self.to_send().is_some() => {
+                Some(if due_mono_ms > self.wanted_mono_ms {
+                    due_mono_ms
+                } else {
+                    self.wanted_mono_ms
+                })
+            }
             Sending::Rest { .. } => None,
         }
     }
@@ -208,6 +231,7 @@ impl Spool {
                 ..
             } => {
                 if mono_ms.saturating_sub(since_mono_ms) > EVT_TIMEOUT_MS {
+                    self.wanted_mono_ms = 0;
                     self.rest(mono_ms, failures + 1, random);
                 }
                 None
@@ -216,9 +240,14 @@ impl Spool {
                 due_mono_ms,
                 failures,
             } => {
+                let due_mono_ms = due_mono_ms.max(self.wanted_mono_ms);
                 let from = self.to_send().filter(|_| mono_ms >= due_mono_ms)?;
+                if self.next == self.stored_next {
+                    self.wanted_mono_ms = NOTHING;
+                }
                 self.sending = Sending::Flight {
                     from,
+                    until: self.stored_next,
                     since_mono_ms: mono_ms,
                     failures,
                 };
@@ -238,6 +267,19 @@ impl Spool {
         mono_ms: u64,
         random: u64,
     ) -> Option<u64> {
+        let sent_until = match self.sending {
+            Sending::Flight { until, .. } => until,
+            Sending::Rest { .. } => self.next,
+        };
+        let freed = self.judge(outcome, mono_ms, random);
+        if self.first < sent_until {
+            // What was sent in vain, or in part, has waited.
+            self.wanted_mono_ms = 0;
+        }
+        freed
+    }
+
+    fn judge(&mut self, outcome: &EvtOutcome, mono_ms: u64, random: u64) -> Option<u64> {
         let (from, failures) = match self.sending {
             Sending::Flight { from, failures, .. } => (from, failures),
             // An answer after its time is as true as one in time.
@@ -309,6 +351,7 @@ impl Spool {
             due_mono_ms: 0,
             failures: 0,
         };
+        self.wanted_mono_ms = 0;
     }
 
     fn rest(&mut self, mono_ms: u64, failures: u32, random: u64) {
@@ -366,7 +409,7 @@ mod tests {
     fn spool() -> Spool {
         let mut spool = Spool::new("e1".parse().unwrap(), 1, 1);
         for seq in 1..=5 {
-            assert_eq!(spool.number(), seq);
+            assert_eq!(spool.number(false, 0), seq);
         }
         spool.stored();
         spool
@@ -415,7 +458,7 @@ mod tests {
     #[test]
     fn what_is_not_stored_is_not_sent() {
         let mut spool = spool();
-        spool.number();
+        spool.number(false, 0);
         assert_eq!(spool.poll(0, 0).map(|r| r.until), Some(6));
         assert_eq!(spool.unstored(), 1);
     }
@@ -423,7 +466,7 @@ mod tests {
     #[test]
     fn what_is_not_stored_is_not_freed() {
         let mut spool = spool();
-        spool.number();
+        spool.number(false, 0);
         spool.poll(0, 0);
         // The number is not beyond the spool, and its record may still be lost with the power.
         assert_eq!(spool.answered(&answer("e1", 7), 1, 0), None);
@@ -490,5 +533,68 @@ mod tests {
         assert_eq!(run_len(vec![100_000; 10]), 2);
         assert_eq!(run_len(vec![EVT_BYTES_MAX * 2, 1]), 1);
         assert_eq!(run_len(vec![]), 0);
+    }
+
+    #[test]
+    fn what_can_wait_does_so_and_goes_with_what_cannot() {
+        let mut spool = spool();
+        spool.hold(300_000);
+        // What was there before it began is sent at once.
+        assert!(spool.poll(0, 0).is_some());
+        assert_eq!(spool.answered(&answer("e1", 6), 0, 0), Some(6));
+        assert_eq!((spool.poll(0, 0), spool.due_mono_ms()), (None, None));
+        for minute in 0..5 {
+            spool.number(true, minute * 60_000);
+            spool.stored();
+            assert_eq!(spool.due_mono_ms(), Some(300_000), "the oldest decides");
+            assert_eq!(spool.poll(minute * 60_000, 0), None);
+        }
+        let all = spool.poll(300_000, 0).unwrap();
+        assert_eq!((all.from, all.until), (6, 11));
+        // Recorded while those are under way.
+        spool.number(true, 300_100);
+        spool.stored();
+        assert_eq!(spool.answered(&answer("e1", 11), 300_200, 0), Some(11));
+        assert_eq!(spool.due_mono_ms(), Some(600_100));
+        // One that cannot wait takes it along.
+        spool.number(false, 310_000);
+        spool.stored();
+        let both = spool.poll(310_000, 0).unwrap();
+        assert_eq!((both.from, both.until), (11, 13));
+    }
+
+    #[test]
+    fn what_has_waited_and_was_not_taken_waits_no_longer() {
+        for outcome in [
+            EvtOutcome::Unanswered,
+            EvtOutcome::Busy { retry_after_ms: 1 },
+            answer("e2", 99),
+            answer("e1", 0),
+            answer("e1", 3),
+            answer("e1", 99),
+        ] {
+            let mut spool = Spool::new("e1".parse().unwrap(), 1, 1);
+            spool.hold(300_000);
+            for _ in 0..4 {
+                spool.number(true, 0);
+            }
+            spool.stored();
+            assert!(spool.poll(300_000, 0).is_some());
+            spool.answered(&outcome, 300_000, 0);
+            let due = spool.due_mono_ms().unwrap();
+            assert!(due <= 300_000 + EVT_RETRY_MS_MIN, "{outcome:?}: {due}");
+            assert!(spool.poll(due, 0).is_some(), "{outcome:?}");
+        }
+        // Given up, or the line was lost meanwhile.
+        let mut spool = Spool::new("e1".parse().unwrap(), 1, 1);
+        spool.hold(300_000);
+        spool.number(true, 0);
+        spool.stored();
+        assert!(spool.poll(300_000, 0).is_some());
+        assert_eq!(spool.poll(300_001 + EVT_TIMEOUT_MS, 0), None);
+        assert!(spool.due_mono_ms().unwrap() < 320_000);
+        spool.number(true, 320_000);
+        spool.hurry();
+        assert_eq!(spool.due_mono_ms(), Some(0));
     }
 }

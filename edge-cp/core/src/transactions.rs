@@ -526,21 +526,26 @@ fn take_reading(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: Reading) 
     let (what, old) = match observed {
         Observed::Plausible => return,
         Observed::Reset(old) => (
-            format!(
+            Some(format!(
                 "the register of meter {} began anew at {} mWh after {} mWh",
                 reading.meter_id, reading.register_mwh.0, old.register_mwh.0
-            ),
+            )),
             Some(*old),
         ),
-        Observed::Fell(by) => (
-            format!("the register fell by {} mWh from {} mWh", by.0, before.0),
-            None,
+        Observed::OverEnd(old) => (None, Some(*old)),
+        // What was counted until then is not in a record yet.
+        Observed::Fell(old) => (
+            Some(format!(
+                "the register fell to {} mWh from {} mWh",
+                reading.register_mwh.0, old.register_mwh.0
+            )),
+            Some(*old),
         ),
         Observed::Jumped(by) => (
-            format!(
+            Some(format!(
                 "the register rose by {} mWh from {} mWh, more than the connector can deliver",
                 by.0, before.0
-            ),
+            )),
             None,
         ),
     };
@@ -565,12 +570,14 @@ fn take_reading(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: Reading) 
             reading,
         },
     );
-    let anomaly = EdgeFact::Anomaly {
-        connector: Some(connector),
-        session_id: Some(session_id),
-        what,
-    };
-    d.record_minor(cx, at, anomaly);
+    if let Some(what) = what {
+        let anomaly = EdgeFact::Anomaly {
+            connector: Some(connector),
+            session_id: Some(session_id),
+            what,
+        };
+        d.record_minor(cx, at, anomaly);
+    }
 }
 
 /// Energy flows or pauses.

@@ -20,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
+use edge_core::Rates;
 use ev_client::{Access, Credential, Term};
 use ev_contract::ids::CpId;
 use futures::future::join_all;
@@ -397,6 +398,7 @@ impl Fleet<'_> {
         let host = Host {
             state_dir: self.spec.state_dir.as_deref(),
             speed: self.spec.speed,
+            rates: Rates::ORDINARY,
             shutdown: &self.stopped,
         };
         let seat = Seat::new(Arc::clone(&self.tally), number);
@@ -425,6 +427,7 @@ impl Fleet<'_> {
                 let caller = Caller {
                     name: shared.name.clone(),
                     source,
+                    ping_every: Duration::from_secs(Rates::ORDINARY.ping_s.into()),
                 };
                 let line = Line::connect(&shared.access, caller, Arc::new(Notify::new())).await?;
                 let open = (line, Arc::new(shared.access.terms()));

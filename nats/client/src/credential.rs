@@ -10,11 +10,20 @@ use crate::AccessError;
 /// The permission bits that let everybody on the machine read a file.
 const READABLE_BY_OTHERS: u32 = 0o007;
 
+/// What the credential of an installation's first central carries: when it was issued there was no
+/// ledger.
+pub const FIRST_LEDGER_TAG: &str = "ledger:first";
+/// For how long after that the first ledger may be made without another word, in seconds: an
+/// installation that takes longer says so with `central init-ledger`.
+pub const FIRST_LEDGER_S: i64 = 24 * 3_600;
+
 /// A credential. Its key is never shown.
 pub struct Credential {
     name: String,
     role: Option<String>,
     charge_points: Vec<String>,
+    /// When it was issued, if it is the one that may make the first ledger.
+    first_ledger_at_s: Option<i64>,
     expires_at_s: Option<i64>,
     jwt: String,
     key: KeyPair,
@@ -64,6 +73,8 @@ pub enum CredentialError {
 struct Claims {
     name: String,
     exp: Option<i64>,
+    #[serde(default)]
+    iat: i64,
     #[serde(default)]
     nats: User,
 }
@@ -118,10 +129,17 @@ impl Credential {
             .filter_map(|tag| tag.strip_prefix("cp:"))
             .map(str::to_owned)
             .collect();
+        let first_ledger_at_s = claims
+            .nats
+            .tags
+            .iter()
+            .any(|tag| tag == FIRST_LEDGER_TAG)
+            .then_some(claims.iat);
         Ok(Self {
             name: claims.name,
             role,
             charge_points,
+            first_ledger_at_s,
             expires_at_s: claims.exp,
             jwt: jwt.to_owned(),
             key: KeyPair::from_seed(seed).map_err(|_| "its key is none")?,
@@ -144,6 +162,13 @@ impl Credential {
     #[must_use]
     pub fn charge_points(&self) -> &[String] {
         &self.charge_points
+    }
+
+    /// Whether its bearer may make the first ledger of an installation at `now_s`, in seconds since 1970.
+    #[must_use]
+    pub fn may_begin_ledger(&self, now_s: i64) -> bool {
+        self.first_ledger_at_s
+            .is_some_and(|at_s| now_s.abs_diff(at_s) <= FIRST_LEDGER_S.unsigned_abs())
     }
 
     /// When it ends, in seconds since 1970.
@@ -243,6 +268,26 @@ mod tests {
         assert_eq!(credential.expires_at_s(), Some(9));
         assert_eq!(credential.inbox_prefix(), "_INBOX_CP-001");
         assert!(!format!("{credential:?}").contains("seed"));
+    }
+
+    #[test]
+    fn the_first_central_may_make_the_ledger_for_a_day() {
+        let claims =
+            r#"{"name":"central-1","iat":1000000,"nats":{"tags":["role:central","ledger:first"]}}"#;
+        let first = Credential::parse(&file(claims)).expect("a credential");
+        for (now_s, may) in [
+            (1_000_000, true),
+            (1_086_400, true),
+            (1_086_401, false),
+            // A clock that is a little behind is none that has no idea.
+            (999_000, true),
+            (0, false),
+        ] {
+            assert_eq!(first.may_begin_ledger(now_s), may, "{now_s}");
+        }
+        let next = claims.replace(",\"ledger:first\"", "");
+        let next = Credential::parse(&file(&next)).expect("a credential");
+        assert!(!next.may_begin_ledger(1_000_000));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod crowd;
 mod link;
 mod look;
 mod loss;
+mod refusals;
 mod terms;
 mod trouble;
 mod version;
@@ -22,10 +23,11 @@ use std::{
 use async_nats::{ConnectOptions, ServerAddr};
 use rand::Rng;
 
-use crate::{crowd::Crowd, loss::Losses};
-pub use credential::{Credential, CredentialError, inbox_prefix};
+use crate::{crowd::Crowd, loss::Losses, refusals::Refusals};
+pub use credential::{Credential, CredentialError, FIRST_LEDGER_TAG, inbox_prefix};
 pub use link::{Denied, LinkEvent, Operation};
 pub use look::Seen;
+pub use refusals::try_now;
 pub use terms::{REMIND_EVERY_S, Reminder, Rhythm, Term, Terms, WARN_BEFORE_S, What, shown_time};
 pub use trouble::{Piece, Trouble};
 pub use version::{SERVER_MIN, Version};
@@ -87,6 +89,14 @@ pub enum AccessError {
     /// An address is none.
     #[error("`{0}` is no address of a NATS server; for instance nats://127.0.0.1:4222")]
     Url(String),
+    /// Over WebSocket, and in the clear.
+    #[error("`{0}` is WebSocket in the clear, where no server of ours listens; take wss://")]
+    InTheClear(String),
+    /// Some over WebSocket and some not.
+    #[error(
+        "some addresses are wss:// and some are not; take one kind, the other is for other ports"
+    )]
+    Mixed,
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     File {
@@ -134,7 +144,7 @@ impl AccessError {
     #[must_use]
     pub fn key(&self) -> &'static str {
         match self {
-            Self::Url(_) => "nats_url",
+            Self::Url(_) | Self::InTheClear(_) | Self::Mixed => "nats_url",
             Self::File { key, .. } | Self::Pem { key, .. } => key,
             Self::Half => "certificate",
             Self::Credential(_) | Self::Whose { .. } => "credentials",
@@ -204,7 +214,8 @@ impl Access {
 
     /// Options for a connection, and whose credential it is. What happens to the connection is
     /// told to `told`. The options' own callbacks for authentication, events and reconnecting are
-    /// taken; everything else can be added.
+    /// taken; everything else can be added. While it is refused for what only a person can mend it is
+    /// tried seldom, and at once when a file, the clock or, by [`try_now`], anything else has changed.
     ///
     /// # Errors
     /// [`AccessError`], before anything is tried.
@@ -223,12 +234,15 @@ impl Access {
         let ever_tried = AtomicBool::new(false);
         let losses = Arc::new(Losses::default());
         let crowd = Arc::new(Crowd::default());
+        let refusals = Arc::new(Refusals::new());
+        let (refused, access) = (Arc::clone(&refusals), Arc::new(self.clone()));
         let teller = Arc::new(Teller {
             access: self.clone(),
             told,
             asked_at: Mutex::new(None),
             losses: Arc::clone(&losses),
             crowd: Arc::clone(&crowd),
+            refusals,
         });
         let options = self
             .bare(&credential)
@@ -243,6 +257,14 @@ impl Access {
                 };
                 crowd.tries(now + pause);
                 pause
+            })
+            // Chooses no server: the library does, in turn.
+            .reconnect_to_server_callback(move |pool, _| {
+                let (refused, access) = (Arc::clone(&refused), Arc::clone(&access));
+                async move {
+                    refused.wait(&access, &pool).await;
+                    None
+                }
             })
             .event_callback(move |event| Arc::clone(&teller).tell(event));
         Ok((options, credential))
@@ -289,6 +311,11 @@ impl Access {
         if let Some((certificate, key)) = &self.tls.identity {
             options = options.add_client_certificate(certificate.clone(), key.clone());
         }
+        let is_websocket = |servers: Vec<ServerAddr>| servers.iter().any(ServerAddr::is_websocket);
+        if self.servers().is_ok_and(is_websocket) {
+            // The library takes what a server says of others for addresses without WebSocket.
+            options = options.ignore_discovered_servers();
+        }
         options
     }
 }
@@ -301,6 +328,7 @@ struct Teller<F> {
     asked_at: Mutex<Option<Instant>>,
     losses: Arc<Losses>,
     crowd: Arc<Crowd>,
+    refusals: Arc<Refusals>,
 }
 
 impl<F, Fut> Teller<F>
@@ -313,6 +341,7 @@ where
         if read == Some(LinkEvent::Up) {
             self.losses.up(Instant::now());
             self.crowd.up();
+            self.refusals.up();
         }
         match read {
             None => {}
@@ -356,20 +385,32 @@ where
     }
 }
 
-/// The servers that an address names.
+/// The servers that an address names: `nats://` and `tls://`, which are the same here, or all of them
+/// `wss://`.
 ///
 /// # Errors
-/// [`AccessError::Url`].
+/// [`AccessError`].
 pub fn servers(url: &str) -> Result<Vec<ServerAddr>, AccessError> {
-    url.split(',')
+    let one = |one: &str| {
+        let server = one.parse::<ServerAddr>().ok();
+        let server = server.filter(|server| !server.host().is_empty());
+        let server = server.ok_or_else(|| AccessError::Url(one.to_owned()))?;
+        match server.scheme() {
+            "ws" => Err(AccessError::InTheClear(one.to_owned())),
+            _ => Ok(server),
+        }
+    };
+    let servers: Vec<ServerAddr> = url
+        .split(',')
         .map(str::trim)
-        .map(|one| {
-            one.parse::<ServerAddr>()
-                .ok()
-                .filter(|server| !server.host().is_empty())
-                .ok_or_else(|| AccessError::Url(one.to_owned()))
-        })
-        .collect()
+        .map(one)
+        .collect::<Result<_, _>>()?;
+    let over_websocket = servers.iter().filter(|server| server.is_websocket());
+    match over_websocket.count() {
+        0 => Ok(servers),
+        n if n == servers.len() => Ok(servers),
+        _ => Err(AccessError::Mixed),
+    }
 }
 
 impl Pauses {
@@ -451,7 +492,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    fn access(url: &str) -> Access {
+    pub(crate) fn access(url: &str) -> Access {
         Access {
             url: url.into(),
             credentials: "/nowhere/alice.creds".into(),
@@ -471,6 +512,10 @@ mod tests {
         };
         assert!(wrong("nats://").contains("no address"));
         assert!(wrong("nats://a:4222,").contains("no address"));
+        assert!(wrong("http://a:443").contains("no address"));
+        assert!(wrong("ws://a:443").contains("take wss://"));
+        assert!(wrong("wss://a:443,nats://b:4222").contains("take one kind"));
+        assert!(wrong("wss://a:443,wss://b:443").contains("ca.crt"));
         assert!(wrong("nats://a:4222,nats://b:4222").contains("ca.crt"));
     }
 

@@ -120,7 +120,7 @@ impl LinkEvent {
         Self::Other(words.to_owned())
     }
 
-    fn of_client(words: &str) -> Self {
+    pub(crate) fn of_client(words: &str) -> Self {
         let lower = words.to_lowercase();
         if lower.contains("authorization violation") || lower.contains("authentication") {
             Self::Refused(words.to_owned())

@@ -60,6 +60,10 @@ impl Tls {
             .1
             .peer_certificates()
             .and_then(|chain| not_after_s(chain.first()?));
+        if server.is_websocket() {
+            // It speaks of NATS only to who asks for that.
+            return Ok(Seen { expires_at_s });
+        }
         // What the server thinks of our certificate follows the handshake.
         match begins_with_info(stream).await {
             Ok(true) => Ok(Seen { expires_at_s }),

@@ -5,7 +5,8 @@ use std::fmt;
 use async_nats::{ConnectError, ConnectErrorKind};
 
 use crate::{
-    Access, AccessError, Credential, Tls, chain, look::speaks_no_tls, root_cause, shown_time,
+    Access, AccessError, Credential, LinkEvent, Tls, chain, look::speaks_no_tls, root_cause,
+    shown_time,
 };
 
 /// With these the library begins what the peer has complained of.
@@ -33,6 +34,8 @@ pub struct Trouble {
     pub what: String,
     /// What to do about it.
     pub fix: &'static str,
+    /// It is so until somebody does that.
+    pub is_lasting: bool,
 }
 
 impl fmt::Display for Trouble {
@@ -52,11 +55,24 @@ const OWN_CERTIFICATE: &str =
 impl Trouble {
     fn new(piece: Piece, what: impl Into<String>, fix: &'static str) -> Self {
         let what = what.into();
-        Self { piece, what, fix }
+        Self {
+            piece,
+            what,
+            fix,
+            is_lasting: true,
+        }
+    }
+
+    /// Somebody may be starting it just now, or another one listens there for a while.
+    fn passing(what: impl Into<String>, fix: &'static str) -> Self {
+        Self {
+            is_lasting: false,
+            ..Self::new(Piece::Server, what, fix)
+        }
     }
 
     pub(crate) fn unreachable(what: impl Into<String>) -> Self {
-        Self::new(Piece::Server, what, RIGHT_ADDRESS)
+        Self::passing(what, RIGHT_ADDRESS)
     }
 
     /// A server that says nothing.
@@ -97,7 +113,7 @@ impl AccessError {
     #[must_use]
     pub fn piece(&self) -> Piece {
         match self {
-            Self::Url(_) => Piece::Server,
+            Self::Url(_) | Self::InTheClear(_) | Self::Mixed => Piece::Server,
             Self::File { key, .. } | Self::Pem { key, .. } => match *key {
                 "ca" => Piece::Ca,
                 _ => Piece::ClientCertificate,
@@ -118,13 +134,22 @@ impl Access {
             ConnectErrorKind::Authentication => {
                 Trouble::new(Piece::Credentials, cause, NEW_CREDENTIAL)
             }
-            _ if cause.contains("connections exceeded") => Trouble::new(
-                Piece::Server,
+            _ if cause.contains("connections exceeded") => Trouble::passing(
                 format!("the server has as many connections as it takes of this kind ({cause})"),
                 "close others, or try again later",
             ),
             _ => self.tls.trouble(&cause),
         }
+    }
+
+    /// Whether somebody has to mend what made an attempt fail, in the library's words: it passes
+    /// neither by itself nor by waiting.
+    pub(crate) fn needs_somebody(&self, words: &str) -> bool {
+        matches!(LinkEvent::of_client(words), LinkEvent::Refused(_))
+            // Its own files.
+            || words.starts_with("TLS error")
+            || words.contains("failed signing nonce")
+            || self.tls.trouble(words).is_lasting
     }
 
     /// The server gives no reason. What can be seen from here is seen.
@@ -160,6 +185,15 @@ impl Tls {
                 "the server's certificate does not name this address",
                 "`central enrol certificate --host` makes one that does",
             )
+        } else if has(&["not valid yet", "NotValidYet"]) {
+            Trouble::new(
+                Piece::Server,
+                format!(
+                    "the server's certificate is not valid yet, by this clock, which says {}",
+                    shown_time(jiff::Timestamp::now().as_second())
+                ),
+                "set the clock; if it is right, the one where the certificate was made was not",
+            )
         } else if has(&["certificate expired", "Expired"]) {
             Trouble::new(
                 Piece::Server,
@@ -171,7 +205,7 @@ impl Tls {
                  the clock",
             )
         } else if speaks_no_tls(cause) {
-            Trouble::new(Piece::Server, "the server does not speak TLS", SHIPPED)
+            Trouble::passing("the server does not speak TLS", SHIPPED)
         } else {
             Trouble::unreachable(cause)
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adjustment, LimitsRequest, Receipt, SessionView, Status, Tariff, central};
+use super::{Adjustment, LimitsRequest, Receipt, SessionView, Status, Tariff, TariffRef, central};
 use crate::{
     codes::Problem,
     connector::{ConnectorState, Phase},
@@ -34,6 +34,9 @@ pub struct StartRequest {
     /// When to end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsRequest>,
+    /// The price that the driver has seen: at another one nothing starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<TariffRef>,
 }
 
 /// Stop a session.
@@ -278,6 +281,9 @@ pub struct DriverUpdate {
     /// The refusal in full.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
+    /// The price that applies, where the start was refused because another one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<Tariff>,
     /// How far the session is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,

@@ -9,6 +9,7 @@ use crate::{
     ids::{BootId, ConnectorId, CpId, DriverId, Epoch, SessionId, SiteId},
     limits::{
         CONNECTOR_MA_MAX, CONNECTOR_MILLIWATT_MAX, CONNECTOR_PHASES_MAX, CONNECTOR_VOLTS_MAX,
+        HEARTBEAT_S,
     },
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
@@ -399,6 +400,10 @@ pub struct SyncReply {
     pub ts: UnixMs,
 }
 
+const fn usual_beat_s() -> u32 {
+    HEARTBEAT_S
+}
+
 /// I am here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heartbeat {
@@ -418,6 +423,9 @@ pub struct Heartbeat {
     /// Its clock less central's, where it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_offset_ms: Option<i64>,
+    /// Seconds until the next one, give or take a fifth, unless something changes before.
+    #[serde(default = "usual_beat_s")]
+    pub every_s: u32,
     /// Seconds since the agent began.
     pub uptime_s: u64,
     /// The agent's version.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LimitsRequest, RefusedView, RefusesView, ScheduledTariff, SessionView, Status, Tariff,
-    TariffScope, TariffTerms, central,
+    TariffRef, TariffScope, TariffTerms, central,
 };
 use crate::{
     codes::Problem,
@@ -291,6 +291,9 @@ pub struct OpStartRequest {
     /// When to end by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsRequest>,
+    /// The price that was agreed: at another one nothing starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<TariffRef>,
 }
 
 /// `session_end`: end any session.
@@ -464,6 +467,9 @@ pub struct OpReply {
     /// What was done, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// The price that applies, where a start was refused because another one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<Tariff>,
     /// Central's time.
     pub ts: UnixMs,
 }

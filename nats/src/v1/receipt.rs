@@ -47,7 +47,8 @@ pub struct ReceiptLine {
     pub note: Option<String>,
 }
 
-/// What one meter counted for the session. A meter that was reset or replaced adds another.
+/// What one meter counted for the session. A meter that was reset or replaced adds another, and so does a
+/// register that went over its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeterSpan {
     /// The meter's serial number.

@@ -179,6 +179,25 @@ pub struct ScheduledTariff {
     pub tariff: Tariff,
 }
 
+/// A version of a tariff by its name: the price that an asker has seen. The id is a text here and
+/// checked by central.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TariffRef {
+    /// The tariff.
+    pub tariff_id: String,
+    /// Which version.
+    pub version: u32,
+}
+
+impl From<&Tariff> for TariffRef {
+    fn from(tariff: &Tariff) -> Self {
+        Self {
+            tariff_id: tariff.tariff_id.to_string(),
+            version: tariff.version,
+        }
+    }
+}
+
 /// Where a tariff applies. The narrowest wins: charge point, then site, then default.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -23,13 +23,14 @@ const HOSTS: [&str; 2] = ["127.0.0.1", "localhost"];
 const CERT_DAYS: u32 = 365;
 /// Beyond when programs begin to warn.
 const CREDS_DAYS: u32 = 90;
-const CONFS: [&str; 7] = [
+const CONFS: [&str; 8] = [
     "common",
     "single",
     "cluster-1",
     "cluster-2",
     "cluster-3",
     "hub-leafnodes",
+    "hub-websocket",
     "leaf",
 ];
 
@@ -61,6 +62,7 @@ impl Keys {
         let own = realm
             .enrol(Role::Central, OWN_NAME, CREDS_DAYS, now_s())?
             .path;
+        realm.await_first_central()?;
         // Both lock the folder.
         drop(realm);
         let server =
@@ -224,6 +226,17 @@ impl Keys {
             )
             .context("write a hub's configuration")?;
         }
+        Ok(path)
+    }
+
+    /// The shipped configuration of one server that lets clients in over WebSocket too.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn websocket(&self) -> Result<PathBuf> {
+        let path = self.conf("single-websocket");
+        let text = "include \"single.conf\"\ninclude \"hub-websocket.conf\"\n";
+        fs::write(&path, text).context("write a hub's configuration")?;
         Ok(path)
     }
 

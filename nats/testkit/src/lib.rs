@@ -31,5 +31,5 @@ pub use programs::{
     crash_program, nats_server_program, our_program, workspace_root, wrong_clock_env,
     wrong_clock_library,
 };
-pub use proxy::TcpProxy;
+pub use proxy::{TcpProxy, Traffic};
 pub use wait::{PATIENCE, wait_for, wait_until};

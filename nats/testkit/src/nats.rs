@@ -24,6 +24,7 @@ pub struct NatsServer {
     client_port: u16,
     monitor_port: u16,
     leaf_port: u16,
+    websocket_port: u16,
     data: TempDir,
     keys: Keys,
 }
@@ -120,7 +121,8 @@ impl NatsServer {
         keys: &Keys,
     ) -> Result<Self> {
         let data = TempDir::with_prefix("ev-nats-").context("make a data folder")?;
-        let (client_port, monitor_port, leaf_port) = (free_port(), free_port(), free_port());
+        let (client_port, monitor_port) = (free_port(), free_port());
+        let (leaf_port, websocket_port) = (free_port(), free_port());
         let name = conf.file_stem().map_or_else(
             || String::from("nats-server"),
             |stem| format!("nats-server-{}", stem.to_string_lossy()),
@@ -134,6 +136,10 @@ impl NatsServer {
             .arg("--http_port")
             .arg(monitor_port.to_string())
             .env("EV_NATS_LEAF_LISTEN", format!("\"127.0.0.1:{leaf_port}\""))
+            .env(
+                "EV_NATS_WEBSOCKET_LISTEN",
+                format!("\"127.0.0.1:{websocket_port}\""),
+            )
             .env("EV_NATS_STORE", quoted(data.path()))
             .env("EV_NATS_ACCOUNTS", quoted(&data.path().join("accounts")));
         for (key, value) in keys.env() {
@@ -151,6 +157,7 @@ impl NatsServer {
             client_port,
             monitor_port,
             leaf_port,
+            websocket_port,
             data,
             keys: keys.clone(),
         })
@@ -169,6 +176,12 @@ impl NatsServer {
     #[must_use]
     pub fn client_port(&self) -> u16 {
         self.client_port
+    }
+
+    /// Where it lets clients in over WebSocket, with [`Keys::websocket`].
+    #[must_use]
+    pub fn websocket_url(&self) -> String {
+        format!("wss://127.0.0.1:{}", self.websocket_port)
     }
 
     /// Where it lets leaf nodes in, with [`Keys::leaves`].

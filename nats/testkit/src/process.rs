@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, kill_process, prlimit, waitid,
+};
 use tempfile::TempDir;
 
 use crate::programs::{our_program, wrong_clock_env, wrong_clock_library};
@@ -241,6 +243,20 @@ impl Process {
     /// When it does not run.
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::CONT)?;
+        Ok(())
+    }
+
+    /// From here on it may have so many files open, sockets among them.
+    ///
+    /// # Errors
+    /// When it has ended, or the system refuses.
+    pub fn limit_files(&mut self, most: u64) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid())?).context("a process id")?;
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        prlimit(Some(pid), Resource::Nofile, limit).context("limit the files of a process")?;
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +21,25 @@ pub struct TcpProxy {
     target: String,
     mode: watch::Sender<Mode>,
     relay: Option<JoinHandle<()>>,
+    counts: Arc<Counts>,
+}
+
+/// What has passed, both ways.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections that were made.
+    pub connections: u64,
+    /// Bytes of theirs: what is in TCP, and no headers.
+    pub bytes: u64,
+    /// Pieces that they came in. A packet each, where they are small and far between.
+    pub pieces: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicU64,
+    bytes: AtomicU64,
+    pieces: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +75,7 @@ impl TcpProxy {
             target,
             mode,
             relay: None,
+            counts: Arc::default(),
         };
         proxy.heal().await?;
         Ok(proxy)
@@ -67,6 +89,16 @@ impl TcpProxy {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// What has passed so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        Traffic {
+            connections: self.counts.connections.load(Ordering::Relaxed),
+            bytes: self.counts.bytes.load(Ordering::Relaxed),
+            pieces: self.counts.pieces.load(Ordering::Relaxed),
+        }
     }
 
     /// Drops all connections and refuses new ones. All are closed when this
@@ -116,6 +148,7 @@ impl TcpProxy {
                 listener,
                 self.target.clone(),
                 self.mode.subscribe(),
+                Arc::clone(&self.counts),
             )));
         }
         Ok(())
@@ -131,7 +164,12 @@ impl Drop for TcpProxy {
     }
 }
 
-async fn relay(listener: TcpListener, target: String, mode: watch::Receiver<Mode>) {
+async fn relay(
+    listener: TcpListener,
+    target: String,
+    mode: watch::Receiver<Mode>,
+    counts: Arc<Counts>,
+) {
     let mut connections = JoinSet::new();
     let mut watched = mode.clone();
     loop {
@@ -139,7 +177,9 @@ async fn relay(listener: TcpListener, target: String, mode: watch::Receiver<Mode
             _ = watched.wait_for(|mode| *mode == Mode::Cut) => break,
             accepted = listener.accept() => {
                 if let Ok((client, _)) = accepted {
-                    connections.spawn(serve(client, target.clone(), mode.clone()));
+                    counts.connections.fetch_add(1, Ordering::Relaxed);
+                    let counts = Arc::clone(&counts);
+                    connections.spawn(serve(client, target.clone(), mode.clone(), counts));
                 }
             }
             // Reaped here so that a long test does not collect finished ones.
@@ -151,7 +191,12 @@ async fn relay(listener: TcpListener, target: String, mode: watch::Receiver<Mode
 }
 
 /// Ends when either side does; the other is closed with it.
-async fn serve(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
+async fn serve(
+    client: TcpStream,
+    target: String,
+    mode: watch::Receiver<Mode>,
+    counts: Arc<Counts>,
+) {
     // A stalled network does not let a handshake through either.
     if !may_pass(Direction::ToServer, &mut mode.clone()).await {
         return;
@@ -167,8 +212,8 @@ async fn serve(client: TcpStream, target: String, mode: watch::Receiver<Mode>) {
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
     tokio::select! {
-        _ = copy(from_client, to_server, Direction::ToServer, mode.clone()) => {}
-        _ = copy(from_server, to_client, Direction::ToClient, mode.clone()) => {}
+        _ = copy(from_client, to_server, Direction::ToServer, mode.clone(), &counts) => {}
+        _ = copy(from_server, to_client, Direction::ToClient, mode.clone(), &counts) => {}
     }
 }
 
@@ -177,6 +222,7 @@ async fn copy(
     mut to: OwnedWriteHalf,
     direction: Direction,
     mut mode: watch::Receiver<Mode>,
+    counts: &Counts,
 ) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
@@ -186,6 +232,8 @@ async fn copy(
         if !may_pass(direction, &mut mode).await || count == 0 {
             return Ok(());
         }
+        counts.bytes.fetch_add(count as u64, Ordering::Relaxed);
+        counts.pieces.fetch_add(1, Ordering::Relaxed);
         to.write_all(&buffer[..count]).await?;
     }
 }

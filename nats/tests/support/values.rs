@@ -100,10 +100,12 @@ fn driver() -> Vec<Case> {
         cp_id: "CP-001".into(),
         connector: Some(1),
         limits: Some(limits_request()),
+        tariff: Some(TariffRef::from(&tariff())),
     };
     let start_min = StartRequest {
         connector: None,
         limits: None,
+        tariff: None,
         ..start.clone()
     };
     let stop = StopRequest {
@@ -650,10 +652,12 @@ fn operator() -> Vec<Case> {
         cp_id: "CP-001".into(),
         connector: Some(1),
         limits: Some(limits_request()),
+        tariff: Some(TariffRef::from(&tariff())),
     };
     let start_min = OpStartRequest {
         connector: None,
         limits: None,
+        tariff: None,
         ..start.clone()
     };
     let end = SessionEndRequest {
@@ -737,6 +741,7 @@ fn operator() -> Vec<Case> {
         error: Some(problem()),
         session_id: Some(session()),
         detail: Some("nothing was done".into()),
+        tariff: Some(tariff()),
         ts: T,
     };
     let reply_min = OpReply {
@@ -745,6 +750,7 @@ fn operator() -> Vec<Case> {
         error: None,
         session_id: None,
         detail: None,
+        tariff: None,
         ..reply.clone()
     };
     vec![
@@ -966,6 +972,7 @@ fn charge_point() -> Vec<Case> {
         epoch: "e-7f3a".parse().expect("an id"),
         ts: T,
         clock_offset_ms: Some(-12),
+        every_s: 60,
         uptime_s: 86_400,
         version: "0.1.0".into(),
         spool_depth: 3,
@@ -1331,6 +1338,7 @@ pub fn update() -> DriverUpdate {
         ts: T,
         connector: Some(ONE),
         error: Some(Code::RejectedByCharger.about("CP-001/1")),
+        tariff: Some(tariff()),
         phase: Some(Phase::Failed),
         stopping: true,
         energy_mwh: Some(Mwh(0)),
@@ -1357,6 +1365,7 @@ pub fn update_min() -> DriverUpdate {
         ts: T,
         connector: None,
         error: None,
+        tariff: None,
         phase: None,
         stopping: false,
         energy_mwh: None,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream;
 use ev_enrol::roles::Account;
 use ev_testkit::{
@@ -45,6 +45,8 @@ pub struct Layout {
     pub centrals: usize,
     /// Connectors of each charge point.
     pub connectors: u16,
+    /// The server, if it is one, lets agents in over WebSocket too.
+    pub websocket: bool,
     /// The disk syncs so much slower than it could.
     pub slow_disk: Option<Duration>,
 }
@@ -55,6 +57,7 @@ impl Default for Layout {
             servers: 1,
             centrals: 1,
             connectors: 4,
+            websocket: false,
             slow_disk: None,
         }
     }
@@ -76,6 +79,17 @@ impl Servers {
         match self {
             Self::One(server) => server.url(),
             Self::Three(cluster) => cluster.url(),
+        }
+    }
+
+    /// As agents want the one that lets them in over WebSocket.
+    ///
+    /// # Errors
+    /// When there are three.
+    pub fn websocket_url(&self) -> Result<String> {
+        match self {
+            Self::One(server) => Ok(server.websocket_url()),
+            Self::Three(_) => bail!("three servers are not asked for WebSocket here"),
         }
     }
 
@@ -197,7 +211,14 @@ impl Hub {
             let server = NatsServer::start_with_program(&program, &keys.keys, &conf).await?;
             Servers::One(Box::new(server))
         } else if layout.servers == 1 {
-            Servers::One(Box::new(NatsServer::start_with_keys(&keys.keys).await?))
+            let conf = if layout.websocket {
+                keys.keys.websocket()?
+            } else {
+                keys.keys.conf("single")
+            };
+            Servers::One(Box::new(
+                NatsServer::start_with_conf(&keys.keys, &conf).await?,
+            ))
         } else {
             Servers::Three(Cluster::start_with_keys(&keys.keys).await?)
         };
@@ -239,6 +260,20 @@ impl Hub {
         };
         hub.ready().await?;
         Ok(hub)
+    }
+
+    /// Somebody who listens to the live values of a charge point, for as long as this is held.
+    ///
+    /// # Errors
+    /// When the server does not let them in.
+    pub async fn watch(&self, cp: &str) -> Result<(async_nats::Client, async_nats::Subscriber)> {
+        let client = self
+            .keys
+            .connect(&self.servers.url(), Account::Drivers)
+            .await?;
+        let values = client.subscribe(format!("ev.v1.cp.{cp}.live.*.*")).await?;
+        client.flush().await?;
+        Ok((client, values))
     }
 
     /// Waits until every replica of central serves.

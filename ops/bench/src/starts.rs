@@ -176,6 +176,7 @@ impl Starts {
             cp_id: charge_point.to_owned(),
             connector: Some(i64::try_from(connector)?),
             limits: None,
+            tariff: None,
         };
         let driver = Self::driver(driver);
         let mut shot = Shot::new(

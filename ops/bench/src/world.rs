@@ -368,6 +368,7 @@ impl World {
                     cp,
                     connector: None,
                     limits: LimitsRequest::default(),
+                    seen: None,
                     reach: Reach::Online,
                     json: false,
                 };

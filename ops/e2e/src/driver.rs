@@ -12,7 +12,7 @@ use ev_contract::{
     v1::{
         DriverUpdate, ErrorReply, HistoryReply, HistoryRequest, LimitsRequest, ListReply,
         ListRequest, OpReply, ReceiptReply, ReceiptRequest, SessionView, StartRequest, Status,
-        StatusReply, StatusRequest, StopRequest,
+        StatusReply, StatusRequest, StopRequest, TariffRef,
     },
     wire::{self, CENTRAL, Encoding, Tag},
 };
@@ -60,6 +60,8 @@ pub struct StartOptions {
     pub connector: Option<i64>,
     /// When to end.
     pub limits: Option<LimitsRequest>,
+    /// At which price.
+    pub tariff: Option<TariffRef>,
 }
 
 impl Default for StartOptions {
@@ -69,6 +71,7 @@ impl Default for StartOptions {
             expires_at: now_ms() + 20_000,
             connector: None,
             limits: None,
+            tariff: None,
         }
     }
 }
@@ -105,6 +108,7 @@ impl Driver {
             cp_id: cp.into(),
             connector: options.connector,
             limits: options.limits.clone(),
+            tariff: options.tariff.clone(),
         }
     }
 

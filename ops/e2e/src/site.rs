@@ -51,6 +51,8 @@ pub struct Layout {
     pub leaf: bool,
     /// Lines for `central.toml`.
     pub central_extra: String,
+    /// Lines for the top of the agent's configuration.
+    pub agent_extra: String,
     /// Lines for each `[charge_point.simulator]`.
     pub simulator_extra: String,
 }
@@ -68,6 +70,7 @@ impl Layout {
             crash_points: false,
             leaf: false,
             central_extra: String::new(),
+            agent_extra: String::new(),
             simulator_extra: String::new(),
         }
     }
@@ -462,10 +465,11 @@ fn spawn(layout: &Layout, program: &str, config: &Path, extra: &[&str]) -> Resul
 fn edge_toml(layout: &Layout, url: &str, keys: &Keys, dir: &Path) -> Result<String> {
     let mut text = format!(
         "nats_url = \"{url}\"\ncredentials = \"{1}/charge-point\"\nca = \"{2}\"\n\
-         state_dir = \"{0}/edge\"\ncontrol_socket = \"{0}/edge.sock\"\n",
+         state_dir = \"{0}/edge\"\ncontrol_socket = \"{0}/edge.sock\"\n{3}\n",
         dir.display(),
         keys.creds_dir().display(),
-        keys.ca().display()
+        keys.ca().display(),
+        layout.agent_extra
     );
     for n in 1..=layout.charge_points {
         keys.creds(Role::ChargePoint, &format!("CP-{n:03}"))?;

@@ -323,6 +323,7 @@ impl World {
                     cp: cp(c.below(2)),
                     connector: c.maybe(|c| c.of(&[1, 2, 0, -1, i64::MAX])),
                     limits: limits(c),
+                    seen: None,
                     reach: c.of(Reach::ALL),
                     json: c.yes(),
                 },

@@ -1,6 +1,8 @@
 //! How a program behaves under systemd. Started by hand, there is nobody to tell and nothing here
 //! does anything but logging.
 
+#[cfg(feature = "http")]
+pub mod http;
 mod places;
 
 use std::{

@@ -511,12 +511,14 @@ impl Coded for Answer {
                 what,
                 session,
                 cp,
+                tariff,
             } => {
                 w.byte(3);
                 code.put(w);
                 what.put(w);
                 session.put(w);
                 cp.put(w);
+                tariff.put(w);
             }
         }
     }
@@ -541,6 +543,7 @@ impl Coded for Answer {
                 what: Coded::get(r)?,
                 session: Coded::get(r)?,
                 cp: Coded::get(r)?,
+                tariff: Coded::get(r)?,
             }),
             _ => Err(Bad("it holds an answer that this build does not know")),
         }

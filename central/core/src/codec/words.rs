@@ -184,5 +184,6 @@ words! {
         ReasonRequired = 45,
         AmountInvalid = 46,
         IdentityInUse = 47,
+        PriceChanged = 48,
     }
 }

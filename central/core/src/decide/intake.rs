@@ -6,10 +6,12 @@ use std::sync::Arc;
 use ev_contract::{
     codes::Code,
     connector::Phase,
-    ids::{ConnectorId, CpId, SessionId},
+    ids::{ConnectorId, CpId, Epoch, SessionId},
     time::UnixMs,
     units::Mwh,
-    v1::{EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, TimeQuality},
+    v1::{
+        EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, SyncRequest, TimeQuality,
+    },
 };
 
 use super::{
@@ -97,21 +99,7 @@ pub(super) fn run(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, run: &Run, share: Share) ->
         keep_doubles(tx, run, &mut spool);
         spool.last = Some(fingerprint(last));
     }
-    if run.first > spool.next {
-        spool.missing += run.first - spool.next;
-        if share.flags {
-            flag_missing(tx, run);
-        }
-        keep(
-            tx,
-            run,
-            spool.next,
-            format!("records {} to {} are missing", spool.next, run.first - 1),
-            Vec::new(),
-        );
-        spool.next = run.first;
-        spool.last = None;
-    }
+    note_gap(tx, &run.cp, &run.epoch, run.first, share.flags, &mut spool);
     if run.from <= spool.next {
         let next = spool.next;
         let wanted = (run.from..)
@@ -209,6 +197,50 @@ fn fingerprint(incoming: &Incoming) -> u32 {
     u32::from_be_bytes(short)
 }
 
+/// A spool begins above the number that is wanted of it: what is missing was lost there, or was taken by a
+/// ledger that is not this one.
+fn note_gap(
+    tx: &mut Tx<'_, '_>,
+    cp: &CpId,
+    epoch: &Epoch,
+    first: u64,
+    flags: bool,
+    spool: &mut Spool,
+) {
+    if first <= spool.next {
+        return;
+    }
+    spool.missing += first - spool.next;
+    if flags {
+        flag_missing(tx, cp, epoch);
+    }
+    tx.keep(Evidence {
+        cp: cp.clone(),
+        epoch: epoch.clone(),
+        seq: spool.next,
+        why: format!("records {} to {} are missing", spool.next, first - 1),
+        raw: Vec::new(),
+    });
+    spool.next = first;
+    spool.last = None;
+}
+
+/// What a charge point says of its spool when it presents itself: a gap is noted before the next record
+/// comes, which can take days.
+pub(super) fn presented(tx: &mut Tx<'_, '_>, cp: &CpId, sync: &SyncRequest) {
+    // Nearly always there is none, and then the record need not lean on the spool.
+    let there = tx.base().spool_at(cp, &sync.epoch);
+    if sync.first <= there.map_or(1, |entry| entry.value.next) {
+        return;
+    }
+    let before = tx.spool(cp, &sync.epoch).unwrap_or_default();
+    let mut spool = before.clone();
+    note_gap(tx, cp, &sync.epoch, sync.first, true, &mut spool);
+    if spool != before {
+        tx.put(Write::Spool(cp.clone(), sync.epoch.clone(), spool));
+    }
+}
+
 fn take(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
@@ -263,11 +295,11 @@ fn keep(tx: &mut Tx<'_, '_>, run: &Run, seq: u64, why: String, raw: Vec<u8>) {
 
 /// Which sessions the missing records were about cannot be known: all open ones of that spool are
 /// flagged.
-fn flag_missing(tx: &mut Tx<'_, '_>, run: &Run) {
+fn flag_missing(tx: &mut Tx<'_, '_>, cp: &CpId, epoch: &Epoch) {
     let open: Vec<SessionId> = tx
         .base()
         .open_sessions()
-        .filter(|e| e.value.cp == run.cp && e.value.epoch == run.epoch)
+        .filter(|e| e.value.cp == *cp && e.value.epoch == *epoch)
         .map(|e| e.value.id)
         .collect();
     for id in open {
@@ -786,6 +818,10 @@ fn late(
             },
         ),
         Step::Another(span) => (span.to_mwh.saturating_sub(span.from_mwh), span),
+        Step::OverEnd(end, span) => (
+            end.saturating_sub(last.to_mwh).saturating_add(span.to_mwh),
+            span,
+        ),
         Step::Anomaly(flag) => return Err(format!("the session had ended; {flag}")),
     };
     if added == Mwh(0) && !another {

@@ -178,6 +178,8 @@ fn pause(
 pub(super) enum Step {
     /// The span goes on to the reading.
     Rises,
+    /// The register went over its end, which it reached, and another span goes on at zero.
+    OverEnd(Mwh, MeterSpan),
     /// The meter was reset or replaced: another span.
     Another(MeterSpan),
     /// It cannot be; flagged and not used.
@@ -196,7 +198,17 @@ pub(super) fn step(
     let register = reading.register_mwh;
     if reading.meter_id == last.meter_id && reading.meter_epoch == last.meter_epoch {
         return if register < last.to_mwh {
-            Step::Anomaly(Flag::RegisterFell)
+            match last.to_mwh.went_over_end(register, Mwh(most)) {
+                Some(end) => Step::OverEnd(
+                    end,
+                    MeterSpan {
+                        from_mwh: Mwh(0),
+                        to_mwh: register,
+                        ..last.clone()
+                    },
+                ),
+                None => Step::Anomaly(Flag::RegisterFell),
+            }
         } else if register.0 - last.to_mwh.0 > most {
             Step::Anomaly(Flag::RegisterJumped)
         } else {
@@ -262,15 +274,21 @@ fn take(
         flags.insert(Flag::TimeWentBack);
         at = meter.last_at;
     }
+    let has_room = meter.spans.len() < Metering::SPANS_MAX;
     let last = meter.spans.last_mut()?;
     match step(last, since, reading, at, can) {
         Step::Rises => last.to_mwh = reading.register_mwh,
-        Step::Another(span) => {
-            flags.insert(Flag::MeterReset);
-            if meter.spans.len() == Metering::SPANS_MAX {
-                return Some(Flag::MeterReset);
-            }
+        Step::OverEnd(end, span) if has_room => {
+            last.to_mwh = end;
             meter.spans.push(span);
+        }
+        Step::Another(span) if has_room => {
+            flags.insert(Flag::MeterReset);
+            meter.spans.push(span);
+        }
+        Step::OverEnd(..) | Step::Another(_) => {
+            flags.insert(Flag::MeterReset);
+            return Some(Flag::MeterReset);
         }
         Step::Anomaly(flag) => {
             flags.insert(flag);

@@ -26,7 +26,7 @@ use ev_contract::{
 
 pub use enrolment::{Announcement, ENROLMENTS_MAX};
 use intake::Share;
-pub use request::{Act, Ask, Known, Wish, known};
+pub use request::{Act, Ask, Known, SeenPrice, Wish, known};
 
 use crate::{
     frame::{FRAME_BYTES_MAX, Forget, Kind, Record},
@@ -199,6 +199,7 @@ pub fn decide(overlay: &Overlay<'_>, ctx: Ctx<'_>, command: &Command) -> Decided
         },
         Command::Sync(cp, sync) => {
             sync::present(&mut tx, ctx, cp, sync);
+            intake::presented(&mut tx, cp, sync);
             Kind::Synced
         }
         Command::Intake(run) => return take_in(overlay, ctx, run),

@@ -8,7 +8,7 @@ use ev_contract::{
     limits::{CLOCK_TOLERANCE_MS, REQUEST_LIFE_MS_MAX},
     time::UnixMs,
     units::Amount,
-    v1::{LimitsRequest, Origin, Reach, TariffScope, TariffTerms},
+    v1::{LimitsRequest, Origin, Reach, Tariff, TariffScope, TariffTerms},
 };
 use serde::Serialize;
 
@@ -43,6 +43,15 @@ pub enum Act {
     Reset,
 }
 
+/// A version of a tariff.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SeenPrice {
+    /// Which tariff.
+    pub tariff: TariffId,
+    /// Which version.
+    pub version: u32,
+}
+
 /// What is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum Wish {
@@ -58,6 +67,8 @@ pub enum Wish {
         connector: Option<i64>,
         /// When to end by itself.
         limits: LimitsRequest,
+        /// The price that the asker has seen; at another one nothing starts.
+        seen: Option<SeenPrice>,
         /// What the shell has just seen of the charge point. No part of the content.
         #[serde(skip)]
         reach: Reach,
@@ -202,6 +213,7 @@ pub(super) struct Refusal {
     pub code: Code,
     pub what: String,
     pub session: Option<SessionId>,
+    pub tariff: Option<Arc<Tariff>>,
 }
 
 impl Refusal {
@@ -210,6 +222,7 @@ impl Refusal {
             code,
             what: what.into(),
             session: None,
+            tariff: None,
         }
     }
 
@@ -256,6 +269,7 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
                 code: refusal.code,
                 what: refusal.what,
                 session: refusal.session,
+                tariff: refusal.tariff,
                 cp: match wish {
                     Wish::Start { cp, .. } | Wish::Service { cp, .. } | Wish::Act { cp, .. } => {
                         cp.to_string()
@@ -297,6 +311,7 @@ fn wanted(
             cp,
             connector,
             limits,
+            seen,
             reach,
             json,
         } => session::start(
@@ -309,6 +324,7 @@ fn wanted(
                 cp,
                 connector: *connector,
                 limits,
+                seen: seen.as_ref(),
                 reach: *reach,
                 json: *json,
             },

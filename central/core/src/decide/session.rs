@@ -12,7 +12,7 @@ use ev_contract::{
 use super::{
     Ctx,
     finish::{self, Ended},
-    request::{Ask, Refusal},
+    request::{Ask, Refusal, SeenPrice},
 };
 use crate::{
     frame::{Kind, Write},
@@ -28,6 +28,7 @@ pub(super) struct Start<'a> {
     pub cp: &'a CpId,
     pub connector: Option<i64>,
     pub limits: &'a LimitsRequest,
+    pub seen: Option<&'a SeenPrice>,
     pub reach: Reach,
     pub json: bool,
 }
@@ -124,6 +125,7 @@ pub(super) fn start(
         });
     }
     let tariff = tariff_at(tx, ctx, cp, &present)?;
+    as_seen(&tariff, start)?;
     let limits = pricing::limits(start.limits, &tariff.terms).map_err(|problem| match problem {
         LimitProblem::Invalid(what) => Refusal::new(Code::LimitInvalid, what),
         LimitProblem::BelowFee(what) => Refusal::new(Code::LimitBelowFee, what),
@@ -166,6 +168,24 @@ pub(super) fn start(
     };
     tx.put(Write::Session(Arc::new(session)));
     Ok((Kind::Started, answer))
+}
+
+/// Nobody pays another price than the one that was seen.
+fn as_seen(tariff: &Arc<Tariff>, start: &Start<'_>) -> Result<(), Refusal> {
+    let Some(seen) = start.seen else {
+        return Ok(());
+    };
+    if (&seen.tariff, seen.version) == (&tariff.tariff_id, tariff.version) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} version {} at {}, not {} version {}",
+        tariff.tariff_id, tariff.version, start.cp, seen.tariff, seen.version
+    );
+    Err(Refusal {
+        tariff: Some(Arc::clone(tariff)),
+        ..Refusal::new(Code::PriceChanged, what)
+    })
 }
 
 /// Whether a connector can take a session of this driver; else why not, and which own one is there.

@@ -2,8 +2,8 @@
 
 use central_core::{
     decide::{
-        Ask, Command, CommandAnswer, Ctx, Decided, Incoming, Known, Run, Settings, Unrecorded,
-        Verb, Wish, decide, known,
+        Ask, Command, CommandAnswer, Ctx, Decided, Incoming, Known, Run, SeenPrice, Settings,
+        Unrecorded, Verb, Wish, decide, known,
     },
     frame::{Basis, Evidence, Frame},
     keys::{Asker, EventId},
@@ -138,6 +138,16 @@ impl Asking {
         self
     }
 
+    pub fn priced(mut self, id: &str, version: u32) -> Self {
+        if let Wish::Start { seen, .. } = &mut self.wish {
+            *seen = Some(SeenPrice {
+                tariff: ev_contract::ids::TariffId::new(id).unwrap(),
+                version,
+            });
+        }
+        self
+    }
+
     pub fn reaching(mut self, seen: Reach) -> Self {
         if let Wish::Start { reach, .. } = &mut self.wish {
             *reach = seen;
@@ -157,6 +167,7 @@ pub fn start(who: &str, id: &str, cp: &str) -> Asking {
             cp: cp_id(cp),
             connector: None,
             limits: LimitsRequest::default(),
+            seen: None,
             reach: Reach::Online,
             json: false,
         },

@@ -86,6 +86,21 @@ fn late_records_in_several_runs_add_up_and_repeats_add_nothing() {
 }
 
 #[test]
+fn a_late_register_that_went_over_its_end_adds_what_it_counted() {
+    let (mut world, mut one, _) = World::with_charge_points(1);
+    let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
+    let begun = started(id, reading(T0, 999_999_500_000));
+    world.take(0, &mut one, vec![accepted(id), begun]);
+    world.ask(0, &write_off("w", id)).done();
+    let now = world.later(10 * MINUTE);
+    world.take(0, &mut one, vec![checkpoint(id, reading(now, 700_000))]);
+    assert_eq!(adjusted_mwh(&world, id), 500_000 + 700_000);
+    let now = world.later(MINUTE);
+    world.take(0, &mut one, vec![checkpoint(id, reading(now, 800_000))]);
+    assert_eq!(adjusted_mwh(&world, id), 1_300_000);
+}
+
+#[test]
 fn a_late_register_that_is_odd_is_quarantined_and_not_billed() {
     let (mut world, mut one, id) = written_off_at(5_000_000);
     let now = world.now;

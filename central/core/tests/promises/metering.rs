@@ -89,6 +89,27 @@ fn registers_that_are_odd_are_flagged_and_not_billed() {
             &[Flag::RegisterFell],
         ),
         (
+            "goes over its end and on at zero",
+            vec![
+                reading(at(0), 999_998 * one),
+                reading(at(60), 999_999 * one + one / 2),
+                reading(at(61), one / 10),
+                reading(at(120), 2 * one),
+            ],
+            4 * one,
+            &[],
+        ),
+        (
+            "falls near its end by more than can have flowed",
+            vec![
+                reading(at(0), 999_998 * one),
+                reading(at(60), 999_999 * one),
+                reading(at(61), 20 * one),
+            ],
+            one,
+            &[Flag::RegisterFell],
+        ),
+        (
             "jumps once",
             vec![
                 reading(at(0), one),

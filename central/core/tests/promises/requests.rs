@@ -715,6 +715,79 @@ fn the_narrowest_tariff_applies_and_is_pinned() {
 }
 
 #[test]
+fn a_start_at_another_price_than_the_one_that_was_seen_opens_nothing_and_shows_the_new_one() {
+    let (mut world, ..) = World::with_charge_points(2);
+    world.catch_up_all();
+    let scope = TariffScope::Default;
+    let price = |text: &str| terms().with(PriceComponent::Energy, text.parse().unwrap());
+    world.ask(0, &set_tariff("t1", "day", scope.clone(), price("0.30")));
+    let version = |world: &World| {
+        let cp = world.state(0).charge_point(&cp_id("CP-1")).unwrap();
+        let tariff = central_core::view::tariff_at(
+            world.state(0),
+            &cp_id("CP-1"),
+            Some(&cp.value),
+            world.now,
+        );
+        let tariff = tariff.unwrap();
+        (tariff.tariff_id.to_string(), tariff.version)
+    };
+    let (id, seen) = version(&world);
+    assert_eq!(id, "day");
+    world.ask(0, &set_tariff("t2", "day", scope, price("0.59")));
+    world.catch_up_all();
+    // Whatever else is asked for is judged by the price that applies.
+    let asking = start("alice", "r1", "CP-1")
+        .priced("day", seen)
+        .limited(LimitsRequest {
+            cost: Some("5".into()),
+            currency: Some("USD".into()),
+            ..LimitsRequest::default()
+        });
+    let told = world.ask(1, &asking);
+    let Told::Answer(Answer::Refused {
+        code,
+        what,
+        session,
+        tariff,
+        ..
+    }) = &told
+    else {
+        panic!("{told:?}");
+    };
+    assert_eq!((*code, *session), (Code::PriceChanged, None), "{what}");
+    assert!(
+        what.contains("CP-1") && what.contains("day version"),
+        "{what}"
+    );
+    let new = tariff.as_ref().unwrap();
+    assert_eq!(new.terms.price(PriceComponent::Energy).to_string(), "0.59");
+    world.catch_up_all();
+    for replica in 0..2 {
+        assert_eq!(world.state(replica).open_sessions().count(), 0);
+        assert_eq!(world.told(replica, &asking), Some(told.clone()), "for good");
+    }
+    assert!(world.connector("CP-1").open.is_empty() && world.driver("alice").open.is_empty());
+    // The same id with another price is another request.
+    let other = start("alice", "r1", "CP-1").priced("day", new.version);
+    assert_ne!(
+        other.ask().content,
+        start("alice", "r1", "CP-1")
+            .priced("day", seen)
+            .ask()
+            .content
+    );
+    let id = world
+        .ask(0, &start("alice", "r2", "CP-1").priced("day", new.version))
+        .session();
+    assert_eq!(world.session(id).tariff.version, new.version);
+    // Another tariff of the same version is another price.
+    let elsewhere = start("bob", "b1", "CP-2").priced("night", new.version);
+    assert_eq!(world.ask(0, &elsewhere).code(), Code::PriceChanged);
+    world.ask(0, &start("bob", "b2", "CP-2")).session();
+}
+
+#[test]
 fn a_forgotten_request_is_not_decided() {
     let (mut world, ..) = World::with_charge_points(1);
     let forget = central_core::frame::Forget {

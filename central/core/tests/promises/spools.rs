@@ -195,6 +195,32 @@ fn an_empty_spool_that_begins_above_is_a_gap_too() {
 }
 
 #[test]
+fn a_spool_that_another_ledger_has_emptied_is_a_gap_before_its_next_record_comes() {
+    let (mut world, mut one, mut two) = World::with_charge_points(1);
+    let id = world.charging(&mut one, "alice", "r1");
+    let others = world.charging(&mut two, "bob", "r1");
+    one.first = 17;
+    one.next = 17;
+    assert!(world.run(0, &one.sync()));
+    assert_eq!(
+        (world.spool(&one).next, world.spool(&one).missing),
+        (17, 14)
+    );
+    assert!(world.session(id).flags.contains(&Flag::RecordsMissing));
+    assert!(world.session(others).flags.is_empty());
+    assert_eq!(world.evidence()[0].why, "records 3 to 16 are missing");
+    // It says so again, and nothing more is missing.
+    assert!(!world.run(0, &one.sync()));
+    // What it says that is old changes nothing.
+    one.first = 1;
+    assert!(!world.run(0, &one.sync()));
+    assert_eq!(
+        (world.spool(&one).next, world.spool(&one).missing),
+        (17, 14)
+    );
+}
+
+#[test]
 fn another_epoch_is_another_spool_and_the_old_one_is_kept_apart() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");

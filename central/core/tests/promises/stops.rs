@@ -166,6 +166,7 @@ fn foreign_unknown_and_never_issued_ids_get_the_same_plain_refusal() {
                 what,
                 session,
                 cp,
+                ..
             }) => {
                 assert_eq!(code, Code::SessionNotFound);
                 assert_eq!(

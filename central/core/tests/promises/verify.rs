@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use central_core::{
     decide::{Command, Wish},
-    frame::{Forget, Write},
+    frame::{Digest, Forget, Write},
     model::{Horizon, Stage},
     state::Log,
     verify::{At, Ends, Report, Verifier, cdr_entry},
+    whole::{LedgerId, Marker},
 };
 use ev_contract::{
     ids::SessionId,
@@ -275,6 +276,63 @@ fn a_message_of_the_ledger_that_is_gone_or_altered_is_named() {
 }
 
 #[test]
+fn an_emptied_world_is_not_in_order() {
+    let report = Verifier::new().finish(NOWHERE);
+    let (at, _, what) = only_finding(&report);
+    assert_eq!((at, report.ledger), (At::Ledger(0), None));
+    assert!(what.contains("no first frame"), "{what}");
+}
+
+#[test]
+fn a_ledger_is_held_against_what_was_served() {
+    let (world, ..) = story();
+    let cdr = copied(&world.ledger);
+    let basis = world.state(0).basis();
+    let served = Marker {
+        ledger: world.state(0).ledger().unwrap(),
+        seq: basis.seq,
+        digest: basis.digest,
+        given_up: None,
+    };
+    let against = |served: Marker, ledger: &[Vec<u8>]| {
+        let mut verifier = Verifier::against(served, "central-1".into());
+        for (seq, bytes) in (1..).zip(ledger) {
+            if verifier.ledger(seq, 0, bytes).is_err() {
+                break;
+            }
+        }
+        for (seq, (subject, bytes)) in (1..).zip(&cdr) {
+            if verifier.cdr(seq, subject, bytes).is_err() {
+                break;
+            }
+        }
+        let report = verifier.finish(ends(ledger, &cdr));
+        report
+            .findings
+            .iter()
+            .map(|f| f.what.clone())
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    assert_eq!(against(served, &world.ledger), "");
+    let short = &world.ledger[..world.ledger.len() - 1];
+    let said = against(served, short);
+    assert!(said.contains("was served and is gone"), "{said}");
+    let changed = Marker {
+        digest: Digest([1; 16]),
+        ..served
+    };
+    let said = against(changed, &world.ledger);
+    assert!(said.contains("another history"), "{said}");
+    let elsewhere = Marker {
+        ledger: LedgerId(uuid::Uuid::from_u128(9)),
+        ..served
+    };
+    let said = against(elsewhere, &world.ledger);
+    assert!(said.contains("was served"), "{said}");
+}
+
+#[test]
 fn what_is_about_to_be_copied_is_no_problem_until_it_is_forgotten() {
     let (mut world, ..) = story();
     let feed = |ledger: &[Vec<u8>]| {
@@ -315,7 +373,7 @@ fn what_is_about_to_be_copied_is_no_problem_until_it_is_forgotten() {
 impl Drop for World {
     /// Whatever a test has done, the ledger and its receipts come out even.
     fn drop(&mut self) {
-        if std::thread::panicking() || self.uneven {
+        if std::thread::panicking() || self.uneven || self.ledger.is_empty() {
             return;
         }
         let report = verify(&self.ledger, &copied(&self.ledger));

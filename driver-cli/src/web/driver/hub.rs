@@ -154,6 +154,10 @@ impl Page for DriverPage {
             Heard::Answer(key, outcome) => {
                 self.intents.answered(&key, &outcome);
                 self.common.tell(&outcome);
+                // The card is of before.
+                if outcome.code == Code::PriceChanged.as_str() {
+                    self.due.list(Instant::now());
+                }
                 for tell in self.waiting.remove(&key).into_iter().flatten() {
                     let _ = tell.send(outcome.clone());
                 }

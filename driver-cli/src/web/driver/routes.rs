@@ -17,7 +17,7 @@ use crate::{
     desk::wall_now,
     doc::{ActionDoc, ReceiptDoc},
     failure::Failure,
-    quantity::{NotAQuantity, Place},
+    quantity::{NotAQuantity, Place, TariffVersion},
     render::table,
     verbs::start_wish,
     web::{outcome::Outcome, server, task::Routed},
@@ -104,14 +104,19 @@ fn failed(failure: &Failure) -> Outcome {
 }
 
 fn start_command(form: &Start) -> Result<Command, Failure> {
-    let place: Place = read(&form.place, "")?
+    // A button says the price that stands beside it.
+    let (place, price) = match form.place.trim().split_once(' ') {
+        Some((place, price)) => (place, read::<TariffVersion>(price, "")?),
+        None => (form.place.as_str(), None),
+    };
+    let place: Place = read(place, "")?
         .ok_or_else(|| Failure::usage("no charge point was chosen", "press the button of one"))?;
     let limits = LimitArgs {
         limit_energy: read(&form.energy, "kWh")?,
         limit_time: read(&form.time, "m")?,
         limit_cost: read(&form.cost, "")?,
     };
-    start_wish(&place, None, &limits)
+    start_wish(&place, None, &limits, price.as_ref())
 }
 
 /// A field; without a unit it is in `unit`. Whoever writes a comma means a point.
@@ -177,7 +182,7 @@ mod tests {
     fn form(energy: &str, cost: &str, time: &str) -> Result<Command, Failure> {
         start_command(&Start {
             token: String::new(),
-            place: "CP-001/2".into(),
+            place: "CP-001/2 base@3".into(),
             energy: energy.into(),
             cost: cost.into(),
             time: time.into(),
@@ -190,6 +195,8 @@ mod tests {
             panic!("no start");
         };
         assert_eq!((wish.cp_id.as_str(), wish.connector), ("CP-001", Some(2)));
+        let price = wish.tariff.unwrap();
+        assert_eq!((price.tariff_id.as_str(), price.version), ("base", 3));
         let limits = wish.limits.unwrap();
         assert_eq!(limits.energy_wh, Some(7_500));
         assert_eq!(limits.time_s, Some(5_400));

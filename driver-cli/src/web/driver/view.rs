@@ -360,7 +360,8 @@ fn connector_part(
             @if let Some(session) = own {
                 p { a href={ "#session-" (session.view().session_id) "-title" } { "Your session" } }
             } @else if may_start || asking {
-                button .start type="submit" form="start" name="place" value=(place)
+                button .start type="submit" form="start" name="place"
+                    value=(outcome::start_value(&place, &cp.tariff))
                     aria-describedby=(title) aria-disabled=[asking.then_some("true")]
                 {
                     "Start Charging"

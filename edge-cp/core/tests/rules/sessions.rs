@@ -465,6 +465,9 @@ fn after_a_reboot_of_the_agent_a_session_goes_on_or_ends_with_what_the_hardware_
 fn a_register_that_falls_or_jumps_is_told_as_it_is() {
     let (mut bench, id) = Bench::charging(|_| {});
     bench.pass(1_000);
+    // No checkpoint has this one yet.
+    bench.read(ONE, 3_000);
+    bench.pass(1_000);
     bench.read(ONE, 900);
     bench.pass(1_000);
     bench.read(ONE, 900_000_000);
@@ -473,12 +476,27 @@ fn a_register_that_falls_or_jumps_is_told_as_it_is() {
     assert_eq!(
         bench.told(id)[3..],
         [
+            "checkpoint 3000",
             "checkpoint 900",
             "anomaly",
             "checkpoint 900000000",
             "anomaly",
             "completed ev_stopped 900000100"
         ]
+    );
+}
+
+#[test]
+fn a_register_that_goes_over_its_end_is_told_with_both_readings_and_is_no_anomaly() {
+    let (mut bench, id) = Bench::charging(|_| {});
+    bench.pass(1_000);
+    bench.read(ONE, 999_999_999_000);
+    let before = bench.told(id).len();
+    bench.pass(1_000);
+    bench.read(ONE, 2_000);
+    assert_eq!(
+        bench.told(id)[before..],
+        ["checkpoint 999999999000", "checkpoint 2000"]
     );
 }
 

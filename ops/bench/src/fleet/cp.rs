@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use ev_contract::{
     connector::{ConnectorState, Phase, Service},
     ids::{BootId, CommandId, ConnectorId, CpId, Epoch, SessionId},
-    limits::EVT_RECORDS_MAX,
+    limits::{EVT_RECORDS_MAX, HEARTBEAT_S},
     time::UnixMs,
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
@@ -437,6 +437,7 @@ impl ChargePoint {
             epoch: self.epoch.clone(),
             ts: now(),
             clock_offset_ms: Some(0),
+            every_s: HEARTBEAT_S,
             uptime_s: 1,
             version: VERSION.into(),
             spool_depth: self.spool.len() as u64,

@@ -47,40 +47,12 @@ pub async fn agent(sizes: &Sizes) -> Result<Vec<Figure>> {
     let credentials = hub.enrol(Role::ChargePoint, &["CP-001".to_owned()])?;
     let dir = hub.dir().join("agent");
     fs::create_dir(&dir).context("make a folder for an agent")?;
-    let config = agent_toml(&hub, &credentials, &dir)?;
-    let agent = Process::program("edge-cp", program("edge-cp")?)
-        .arg("run")
-        .arg("--config")
-        .arg(&config)
-        .spawn()?;
-    let ctl = async |args: &[&str]| ctl(&dir, args).await;
-    wait_for("the agent is in sync", PATIENCE, async || {
-        let status = ctl(&["status"]).await?;
-        ensure!(status.contains("\"spool_depth\":0"), "{status}");
-        Ok(())
-    })
-    .await?;
+    let url = hub.servers.url();
+    let config = agent_toml(&hub, ("CP-001", &credentials), &url, "", &dir)?;
+    let agent = begin(&config, &dir).await?;
     let window = sizes.round_time * 2;
     let idle = used(&agent, window, WINDOWS).await?;
-    ctl(&["plug", "CP-001"]).await?;
-    // Central may not have heard of it yet.
-    let starts = Starts::new(1, 1);
-    let mut asked = 0;
-    wait_for("the agent's charge point is taken", PATIENCE, async || {
-        asked += 1;
-        let shot = starts.shot_at("CP-001", 0, 1, format!("agent-{asked}"))?;
-        let answer = hub.drivers.ask(shot).await?;
-        let update: DriverUpdate = wire::decode(&answer.payload, Encoding::MsgPack)?;
-        ensure!(update.status == Status::Accepted, "{update:?}");
-        Ok(())
-    })
-    .await?;
-    wait_for("the agent charges", PATIENCE, async || {
-        let status = ctl(&["status"]).await?;
-        ensure!(status.contains("\"charging\""), "{status}");
-        Ok(())
-    })
-    .await?;
+    charge(&mut hub, "CP-001", 0, &dir).await?;
     let charging = used(&agent, window, WINDOWS).await?;
     Ok([("idle", idle), ("charging", charging)]
         .into_iter()
@@ -345,21 +317,71 @@ async fn until(swarm: &Process, what: &str, is_so: impl Fn(&Value) -> bool) -> R
     .await
 }
 
-fn agent_toml(hub: &Hub, credentials: &Path, dir: &Path) -> Result<PathBuf> {
+/// An agent of one charge point, and what its configuration says besides.
+pub fn agent_toml(
+    hub: &Hub,
+    (cp, credentials): (&str, &Path),
+    url: &str,
+    more: &str,
+    dir: &Path,
+) -> Result<PathBuf> {
     let mut text = String::new();
-    writeln!(text, "nats_url = \"{}\"", hub.servers.url())?;
+    writeln!(text, "nats_url = \"{url}\"")?;
     writeln!(text, "credentials = \"{}\"", credentials.display())?;
     writeln!(text, "ca = \"{}\"", hub.ca().display())?;
     writeln!(text, "state_dir = \"{}\"", dir.join("state").display())?;
     writeln!(text, "control_socket = \"{}\"", socket(dir).display())?;
-    text.push_str(
-        "\n[[charge_point]]\nid = \"CP-001\"\nsite = \"BENCH\"\ntime_zone = \"Europe/Berlin\"\n\
+    write!(
+        text,
+        "{more}\n[[charge_point]]\nid = \"{cp}\"\nsite = \"BENCH\"\ntime_zone = \"Europe/Berlin\"\n\
          \n[[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n\
          \n[charge_point.simulator]\nseed = 1\n",
-    );
+    )?;
     let path = dir.join("edge-cp.toml");
     fs::write(&path, text).context("write the agent's configuration")?;
     Ok(path)
+}
+
+/// Runs one, until it is in step with central.
+pub async fn begin(config: &Path, dir: &Path) -> Result<Process> {
+    let agent = Process::program("edge-cp", program("edge-cp")?)
+        .arg("run")
+        .arg("--config")
+        .arg(config)
+        .spawn()?;
+    wait_for("the agent is in sync", PATIENCE, async || {
+        let status = ctl(dir, &["status"]).await?;
+        ensure!(
+            status.contains("\"clock_synced\":true") && status.contains("\"spool_depth\":0"),
+            "{status}"
+        );
+        Ok(())
+    })
+    .await?;
+    Ok(agent)
+}
+
+/// Has a car charge at an agent, for the nth driver.
+pub async fn charge(hub: &mut Hub, cp: &str, driver: usize, dir: &Path) -> Result<()> {
+    ctl(dir, &["plug", cp]).await?;
+    // Central may not have heard of it yet.
+    let starts = Starts::new(1, 1);
+    let mut asked = 0;
+    wait_for("the agent's charge point is taken", PATIENCE, async || {
+        asked += 1;
+        let shot = starts.shot_at(cp, driver, 1, format!("{cp}-{asked}"))?;
+        let answer = hub.drivers.ask(shot).await?;
+        let update: DriverUpdate = wire::decode(&answer.payload, Encoding::MsgPack)?;
+        ensure!(update.status == Status::Accepted, "{update:?}");
+        Ok(())
+    })
+    .await?;
+    wait_for("the agent charges", PATIENCE, async || {
+        let status = ctl(dir, &["status"]).await?;
+        ensure!(status.contains("\"charging\""), "{status}");
+        Ok(())
+    })
+    .await
 }
 
 fn socket(dir: &Path) -> PathBuf {

@@ -4,6 +4,7 @@ mod agents;
 mod core;
 mod crowd;
 mod growth;
+mod line;
 mod restart;
 mod sessions;
 mod shapes;
@@ -54,6 +55,8 @@ pub struct Sizes {
     pub rest: usize,
     /// Restarts of each kind.
     pub restarts: usize,
+    /// For how long bytes are counted: the longest pause of a metered line is a quarter of an hour.
+    pub line_time: Duration,
 }
 
 impl Sizes {
@@ -76,6 +79,7 @@ impl Sizes {
         ledger: 10_000_000,
         rest: 500_000,
         restarts: 3,
+        line_time: Duration::from_secs(900),
     };
     /// For a look.
     pub const QUICK: Self = Self {
@@ -92,6 +96,7 @@ impl Sizes {
         replayed: 100_000,
         ledger: 200_000,
         rest: 20_000,
+        line_time: Duration::from_secs(120),
         ..Self::FULL
     };
     /// To see that the bench itself works.
@@ -113,6 +118,7 @@ impl Sizes {
         ledger: 2_000,
         rest: 200,
         restarts: 1,
+        line_time: Duration::from_millis(500),
     };
 }
 
@@ -160,6 +166,8 @@ pub enum Row {
     Restart,
     /// The agent in a cabinet, idle and charging
     Agent,
+    /// What its line carries, ordinary and metered
+    Line,
     /// Ten thousand agents that come back at once
     Reconnect,
     /// A spool of a day offline
@@ -168,7 +176,7 @@ pub enum Row {
 
 impl Row {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         // First: it looks at the memory of this process.
         Self::Core,
         Self::StartAlone,
@@ -185,6 +193,7 @@ impl Row {
         Self::Growth,
         Self::Restart,
         Self::Agent,
+        Self::Line,
         Self::Reconnect,
         Self::Drain,
     ];
@@ -210,6 +219,7 @@ impl Row {
             Self::Growth => growth::growth(&bench.sizes).await,
             Self::Restart => restart::restart(&bench.sizes).await,
             Self::Agent => agents::agent(&bench.sizes).await,
+            Self::Line => line::line(&bench.sizes).await,
             Self::Reconnect => agents::reconnect(&bench.sizes).await,
             Self::Drain => agents::drain(&bench.sizes).await,
         }

@@ -1,8 +1,11 @@
-//! Clients in another language, written from the contract's README alone.
+//! Clients: in another language, written from the contract's README alone; the command line with a
+//! clock that is off.
 
 use anyhow::{Context, Result, ensure};
-use ev_e2e::Charger;
-use ev_testkit::{Process, Role, workspace_root};
+use ev_e2e::{Charger, driver_cli};
+use ev_testkit::{
+    PATIENCE, Process, Role, wait_until, workspace_root, wrong_clock_env, wrong_clock_library,
+};
 
 use crate::{ended_right, plugged};
 
@@ -98,6 +101,55 @@ async fn updates_come_in_the_encoding_of_the_start() -> Result<()> {
         ensure!(
             update.session_id.is_some() && update.pos.is_some(),
             "{update:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Start, watch and stop of `driver-cli` on a host whose clock is hours off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_hours_off_keeps_nobody_from_starting_watching_and_stopping() -> Result<()>
+{
+    let library = wrong_clock_library()
+        .context("a wrong clock needs Debian's package libfaketime: install it")?;
+    let site = plugged(Charger::Orderly, 2).await?;
+    for (who, cp, offset) in [("alice", "CP-001", "-7200"), ("bob", "CP-002", "+7200")] {
+        let driver = site.driver(who).await?;
+        let clock = site.dir().join(format!("{who}.clock"));
+        std::fs::write(&clock, format!("{offset}\n"))?;
+        let cli = |args: &[&str]| -> Result<Process> {
+            let mut command = driver_cli(&site, who)?.args(["--driver", who]).args(args);
+            for (key, value) in wrong_clock_env(&library, &clock) {
+                command = command.env(key, value);
+            }
+            command.spawn()
+        };
+        let ended_well = async |mut process: Process| -> Result<String> {
+            let status = process.wait(PATIENCE).await?;
+            ensure!(status.success(), "{who} {status}: {}", process.log());
+            Ok(process.log())
+        };
+        // Nothing is asked before, so that nothing has told central's time yet.
+        let started = ended_well(cli(&["start", cp, "--json", "--request-id", "first"])?).await?;
+        ensure!(started.contains("this clock is 7"), "{started}");
+        let open = driver.open().await?;
+        ensure!(open.len() == 1, "{} sessions: {started}", open.len());
+        let session = open[0].session_id.to_string();
+        ensure!(started.contains(&session), "{started}");
+        let again = ended_well(cli(&["start", cp, "--json", "--request-id", "first"])?).await?;
+        ensure!(again.contains(&session), "{again}");
+        let mut watching = cli(&["watch", &session])?;
+        wait_until("the watch shows energy", PATIENCE, async || {
+            watching.log().contains("kWh")
+        })
+        .await?;
+        let stopped = ended_well(cli(&["stop", &session, "--json", "--wait", "ended"])?).await?;
+        ensure!(stopped.contains("completed"), "{stopped}");
+        let status = watching.wait(PATIENCE).await?;
+        ensure!(status.success(), "{status}: {}", watching.log());
+        ensure!(
+            driver.history().await?.len() == 1,
+            "one session was asked for"
         );
     }
     Ok(())

@@ -152,7 +152,11 @@ impl Run {
                 js.delete_stream(streams::LEDGER.name).await?;
                 js.delete_stream(streams::CDR.name).await?;
                 js.delete_stream(streams::AUDIT.name).await?;
+                js.delete_stream(streams::UPTIME.name).await?;
                 js.delete_object_store(streams::SNAPSHOT_BUCKET).await?;
+                // As if it had never served: its credential is that of the first central.
+                let marker = site.nats.keys().creds_dir();
+                std::fs::remove_file(marker.join("central/central-1.ledger.json"))?;
                 // It presents itself again when it starts, else once a minute.
                 site.agent.restart()?;
             }

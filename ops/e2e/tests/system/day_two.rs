@@ -455,15 +455,17 @@ async fn a_full_ledger_is_said_and_goes_on_when_it_has_room() -> Result<()> {
         // Whoever asks has a frame appended.
         let _ = once::<StatusReply>(&alice, "status", &serde_json::json!({"to": "central"})).await;
         let (status, body) = site.http(0, "/readyz").await?;
+        let full = site.metric(0, "ev_ledger_full").await?;
         ensure!(
-            status == 503 && body.contains("the ledger has not taken a frame"),
-            "{status} {body}"
+            status == 503 && body.contains("the ledger is full") && full == 1.0,
+            "{status} {body} {full}"
         );
         Ok(())
     })
     .await?;
     give(64 * 1024 * 1024).await?;
     site.ready(0).await?;
+    ensure!(site.metric(0, "ev_ledger_full").await? == 0.0);
     alice.stop(&session).await?;
     alice.wait_ended(&session).await?;
     let (code, report) = verify(&site).await?;

@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use ev_client::{Credential, Pauses};
 use ev_contract::{
+    connector::ConnectorState,
     streams,
     v1::{AuditEntry, AuditKind},
     wire::{self, Encoding},
@@ -133,4 +134,33 @@ async fn who_is_revoked_while_connected_or_comes_too_late_is_seen_by_operators()
         .await?;
     ensure!(expired > 0.5);
     Ok(())
+}
+
+/// Its heartbeats are a minute apart: by them it would be missed after three.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_point_on_a_metered_line_is_missed_by_its_connection() -> Result<()> {
+    let mut site = Site::start(&Layout {
+        agent_extra: "line = \"metered\"".into(),
+        ..Layout::small(Charger::Orderly)
+    })
+    .await?;
+    let alice = site.driver("alice").await?;
+    let state = async || {
+        let list = alice.list().await?;
+        anyhow::Ok(list.charge_points[0].connectors[0].state)
+    };
+    site.agent.kill9()?;
+    wait_for("the charge point counts as offline", PATIENCE, async || {
+        let state = state().await?;
+        ensure!(state == ConnectorState::Offline, "{state}");
+        Ok(())
+    })
+    .await?;
+    site.agent.restart()?;
+    wait_for("it is there again", PATIENCE, async || {
+        let state = state().await?;
+        ensure!(state == ConnectorState::Available, "{state}");
+        Ok(())
+    })
+    .await
 }

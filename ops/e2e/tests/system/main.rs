@@ -9,6 +9,7 @@ mod clients;
 mod clocks;
 mod crash_points;
 mod day_two;
+mod disks;
 mod door;
 mod enrolment;
 mod faults;

@@ -40,6 +40,48 @@ async fn start(page: &Page, cp: &str) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_press_at_a_price_of_before_starts_nothing_and_the_new_one_has_a_button() -> Result<()> {
+    let site = plugged(Charger::Orderly, 1).await?;
+    let alice = site.driver("alice").await?;
+    let page = Page::of_driver(&site, "alice").await?;
+    page.wait_shows("a free charge point", |page| {
+        page.contains("value=\"CP-001/1 free@0\"")
+    })
+    .await?;
+    let tariff = serde_json::json!({
+        "tariff_id": "std", "scope": "default",
+        "terms": crate::terms("0.59", "0")
+    });
+    alice.operate("tariff_set", tariff).await?;
+    let token = page.token().await?;
+    let press = async |place: &str| {
+        let fields = [("token", token.as_str()), ("place", place)];
+        page.press_by_script("/start", &fields).await
+    };
+    let refused = press("CP-001/1 free@0").await?;
+    ensure!(refused.status == 409, "{}: {}", refused.head, refused.body);
+    ensure!(
+        refused.json()?["reason"] == "price_changed",
+        "{}",
+        refused.body
+    );
+    ensure!(alice.open().await?.is_empty() && alice.history().await?.is_empty());
+    let new = "CP-001/1 std@1";
+    page.wait_shows("the new price with its button", |page| {
+        let button = format!("value=\"{new}\"");
+        says_an_error(page)
+            && page.contains("the price is now 0.59 EUR/kWh")
+            // In the refusal and on the card.
+            && page.matches(&button).count() == 2
+    })
+    .await?;
+    let started = press(new).await?;
+    ensure!(started.status == 200, "{}: {}", started.head, started.body);
+    ensure!(alice.open().await?.len() == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn plain_forms_start_and_end_a_session() -> Result<()> {
     let site = plugged(Charger::Orderly, 1).await?;
     let alice = site.driver("alice").await?;
@@ -47,7 +89,7 @@ async fn plain_forms_start_and_end_a_session() -> Result<()> {
     let page = Page::of_driver(&site, "alice").await?;
     let shown = page
         .wait_shows("a free charge point", |page| {
-            page.contains("name=\"place\" value=\"CP-001/1\"")
+            page.contains("name=\"place\" value=\"CP-001/1 free@0\"")
         })
         .await?;
     ensure!(shown.contains("Start Charging"), "{shown}");
@@ -57,7 +99,7 @@ async fn plain_forms_start_and_end_a_session() -> Result<()> {
             "/start",
             &[
                 ("token", &token),
-                ("place", "CP-001/1"),
+                ("place", "CP-001/1 free@0"),
                 ("energy", "7,5"),
                 ("cost", ""),
                 ("time", ""),
@@ -89,7 +131,7 @@ async fn plain_forms_start_and_end_a_session() -> Result<()> {
     let shown = page
         .wait_shows("its end and the free charge point", |page| {
             in_state(&card, "completed")(page)
-                && page.contains("name=\"place\" value=\"CP-001/1\"")
+                && page.contains("name=\"place\" value=\"CP-001/1 free@0\"")
                 && page.contains(&format!("id=\"past-{session}\""))
         })
         .await?;

@@ -14,6 +14,7 @@ use ev_e2e::{Charger, Driver, Layout, Site, StartOptions};
 use ev_testkit::{PATIENCE, Role, TcpProxy, wait_for};
 use futures::{StreamExt, future::join_all};
 use serde::Serialize;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use uuid::Uuid;
 
 /// One central with small allowances, so that a flood need not be large.
@@ -295,4 +296,37 @@ fn sync(cp: &CpId) -> Result<SyncRequest> {
         next: 1,
         sessions: Vec::new(),
     })
+}
+
+/// With fewer files than would be needed for all who begin to ask, so that none would be left for
+/// anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_half_sent_take_nothing_from_those_who_ask_nor_from_nats() -> Result<()> {
+    const FILES: u64 = 256;
+    let mut site = Site::start(&Layout::small(Charger::Orderly)).await?;
+    site.centrals[0].limit_files(FILES)?;
+    let address = ("127.0.0.1", site.http_port(0));
+    let begin = async || {
+        let mut halves = Vec::new();
+        for _ in 0..FILES + 44 {
+            let mut half = TcpStream::connect(address).await?;
+            half.write_all(b"GET /readyz HTTP/1.1\r\nHost: ").await?;
+            halves.push(half);
+        }
+        anyhow::Ok(halves)
+    };
+    let _first = begin().await?;
+    site.ready(0).await?;
+    site.nats.kill()?;
+    wait_for("it has noticed", PATIENCE, async || {
+        let (status, body) = site.http(0, "/readyz").await?;
+        ensure!(status == 503, "{status}: {body}");
+        Ok(())
+    })
+    .await?;
+    let _second = begin().await?;
+    site.nats.restart().await?;
+    site.ready(0).await?;
+    ensure!(site.metric(0, "ev_http_connections_closed_total").await? > 0.0);
+    Ok(())
 }

@@ -344,6 +344,7 @@ impl<'s> World<'s> {
                         energy_wh,
                         ..LimitsRequest::default()
                     },
+                    seen: None,
                     reach: Reach::Unknown,
                     json: false,
                 };

@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use ev_testkit::Process;
+use async_nats::jetstream;
+use ev_contract::streams;
+use ev_testkit::{Process, Role};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
@@ -27,6 +29,11 @@ const GAP_MS_MAX: u64 = 3_000;
 /// After so long a while without faults, so that things get far enough to be broken.
 const SPELL_MS: (u64, u64) = (15_000, 40_000);
 const LULL_MS: (u64, u64) = (5_000, 12_000);
+/// Where a server keeps its streams, and where that is while it is lost.
+const STORE: &str = "jetstream";
+const AWAY: &str = "jetstream-away";
+/// What the judge looks for.
+pub const SERVED: &str = "ready beside an empty store";
 /// How long a process may take to end in order. Its own bound is 8 s.
 const END_WITHIN: Duration = Duration::from_secs(20);
 /// How often a process is killed while it starts, and after how long: within its reading of what it
@@ -35,6 +42,9 @@ const FLAPS_MAX: u64 = 8;
 const FLAP_MS: (u64, u64) = (5, 900);
 /// A frozen or cut peer is given up after 15 s; some faults last longer than that.
 const LONG_MS: u64 = 25_000;
+
+/// A server is without its store for longer than replicas take to see it: they look every 2 s.
+const LOST_MS: (u64, u64) = (10_000, 20_000);
 
 /// A kind of fault: its name, how often it is drawn, and what it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,10 +77,12 @@ pub enum Kind {
     KillEverything,
     FullAgent,
     FullServer,
+    LostDisk,
+    LostCdr,
     Clock,
 }
 
-pub const KINDS: [(Kind, &str, u32); 29] = [
+pub const KINDS: [(Kind, &str, u32); 31] = [
     (Kind::Cut, "cut", 8),
     (Kind::HoldUp, "hold-up", 6),
     (Kind::HoldDown, "hold-down", 6),
@@ -99,6 +111,8 @@ pub const KINDS: [(Kind, &str, u32); 29] = [
     (Kind::KillEverything, "kill-everything", 1),
     (Kind::FullAgent, "full-agent", 4),
     (Kind::FullServer, "full-server", 2),
+    (Kind::LostDisk, "lost-disk", 1),
+    (Kind::LostCdr, "lost-cdr", 1),
     (Kind::Clock, "clock", 5),
 ];
 
@@ -156,6 +170,9 @@ impl Mix {
                 | Kind::Rolling
                 | Kind::Partition => cluster,
                 Kind::FullAgent | Kind::FullServer => disks,
+                // In a cluster the others have it all; and a store that comes back after they went on
+                // without it is another fault.
+                Kind::LostDisk => !cluster,
                 Kind::Clock => clocked,
                 Kind::Cut
                 | Kind::HoldUp
@@ -177,6 +194,7 @@ impl Mix {
                 | Kind::FreezeCentrals
                 | Kind::RestartServer
                 | Kind::Flap
+                | Kind::LostCdr
                 | Kind::KillEverything => true,
             };
             if !possible {
@@ -315,7 +333,7 @@ async fn plan(
                 vec![line]
             }
         }
-        Kind::KillServer | Kind::FreezeServer | Kind::RestartServer => {
+        Kind::KillServer | Kind::FreezeServer | Kind::RestartServer | Kind::LostDisk => {
             vec![any(chance, &servers)?]
         }
         Kind::FreezeMajority => {
@@ -366,6 +384,7 @@ async fn plan(
             };
             vec![any(chance, names)?]
         }
+        Kind::LostCdr => vec![streams::CDR.name.to_owned()],
         Kind::Clock => {
             amount = i64::try_from(chance.between(1, 12 * 3600)).unwrap_or(0);
             if chance.percent(50) {
@@ -391,6 +410,7 @@ async fn plan(
         Kind::Flap => chance.between(FLAP_MS.0, FLAP_MS.1),
         Kind::Clock => chance.duration_ms(5_000, 60_000),
         Kind::FullServer => chance.duration_ms(2_000, 12_000),
+        Kind::LostDisk => chance.between(LOST_MS.0, LOST_MS.1),
         _ => chance.duration_ms(150, LONG_MS),
     };
     Some(Fault {
@@ -564,6 +584,17 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
             }
             return Ok(note);
         }
+        Kind::LostDisk => {
+            let name = fault.targets.first().context("a target")?;
+            lose_the_store(system, name, fault.ms, stop).await?;
+        }
+        Kind::LostCdr => {
+            let url = system.direct_url();
+            let nats = system.keys.connect(&url, Role::Maintainer, "mona").await?;
+            jetstream::new(nats)
+                .delete_stream(streams::CDR.name)
+                .await?;
+        }
         Kind::Clock => {
             let name = fault
                 .targets
@@ -578,6 +609,51 @@ async fn carry_out(system: &System, fault: &Fault, stop: &watch::Receiver<bool>)
         _ => bail!("nothing is done for it"),
     }
     Ok(String::new())
+}
+
+/// Runs a server without its store for a while, and then with it again. Nobody may be ready meanwhile.
+async fn lose_the_store(
+    system: &System,
+    name: &str,
+    ms: u64,
+    stop: &watch::Receiver<bool>,
+) -> Result<()> {
+    let process = &system.member(name)?.process;
+    let folder = system.plan.dir.join(name);
+    process.lock().await.kill9()?;
+    std::fs::rename(folder.join(STORE), folder.join(AWAY)).context("move the store away")?;
+    process.lock().await.restart()?;
+    wait(ms, stop).await;
+    let mut ready = Vec::new();
+    // A run that ends may not have given them the time.
+    if !*stop.borrow() {
+        for central in 0..system.plan.centrals {
+            if let Ok((200, _)) = system.readyz(central).await {
+                ready.push(central + 1);
+            }
+        }
+    }
+    find_the_store(&mut *process.lock().await, &folder)?;
+    if !ready.is_empty() {
+        bail!("{SERVED}: {ready:?}");
+    }
+    Ok(())
+}
+
+/// Brings a store back, if it is away.
+fn find_the_store(process: &mut Process, folder: &Path) -> Result<()> {
+    if !folder.join(AWAY).exists() {
+        return Ok(());
+    }
+    process.kill9()?;
+    match std::fs::remove_dir_all(folder.join(STORE)) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(e).context("remove the empty store");
+        }
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::rename(folder.join(AWAY), folder.join(STORE)).context("move the store back")?;
+    process.restart()
 }
 
 async fn restart_in_order(process: &mut Process) -> Result<()> {
@@ -648,6 +724,7 @@ pub async fn mend(system: &System, history: &History) -> Result<()> {
             set_clock(clock, 0)?;
         }
         let mut process = member.process.lock().await;
+        find_the_store(&mut process, &system.plan.dir.join(&member.name))?;
         if process.is_running() {
             process.resume()?;
         } else {

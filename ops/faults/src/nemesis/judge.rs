@@ -10,7 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::history::{Event, Line, Place, Stage};
+use super::{
+    faults::SERVED,
+    history::{Event, Line, Place, Stage},
+};
 
 /// Between a clock's reading here and central's, on one machine: the time that a message waits.
 const CLOCK_MS: i64 = 100;
@@ -1062,6 +1065,14 @@ impl<'a> Judge<'a> {
                 }
             }
         }
+        for line in self.lines {
+            if let Event::FaultEnded { fault, note } = &line.event
+                && note.contains(SERVED)
+            {
+                let text = format!("#{fault}: {note}");
+                self.blame("nobody is answered from an empty world", text, &[]);
+            }
+        }
         let mut ready: BTreeMap<usize, (u16, &str)> = BTreeMap::new();
         for line in &self.lines[collected.min(self.lines.len())..] {
             if let Event::Ready {
@@ -1379,7 +1390,7 @@ mod tests {
     #[test]
     fn each_broken_promise_is_found() {
         type Change = fn(&mut Vec<Event>);
-        let cases: [(&str, Change); 20] = [
+        let cases: [(&str, Change); 21] = [
             ("every session gets one receipt", |e| {
                 e.remove(19);
             }),
@@ -1398,6 +1409,10 @@ mod tests {
             ("metered is billed", |e| e[17] = status(1_701, 0)),
             ("spools are empty at the end", |e| e[17] = status(1_700, 3)),
             ("every replica serves", |e| e[18] = ready(503)),
+            ("nobody is answered from an empty world", |e| {
+                let note = format!("failed: {SERVED}: [1]");
+                e.insert(8, Event::FaultEnded { fault: 1, note });
+            }),
             ("the same request gets the same answer", |e| {
                 e[11] = answered(4, json!({"status": "denied", "reason": "occupied"}));
             }),

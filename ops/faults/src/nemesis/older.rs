@@ -1,10 +1,14 @@
 //! The server's store is replaced by an older copy behind the replicas' backs: what a restore from
 //! a backup does, or a virtual machine that is set back. What was acknowledged since is gone; the
-//! only right thing that is left is to say so and to answer nothing.
+//! only right thing that is left is to say so and to answer nothing. Or it is not there at all, as when
+//! its disk is not mounted; and everything goes on when it is back.
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
+use async_nats::jetstream;
+use ev_contract::streams;
+use ev_testkit::Role;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -24,31 +28,71 @@ const CHARGED_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy)]
 struct Scene {
     what: &'static str,
+    store: Store,
     /// Replicas that are restarted after it, by number: they know nothing but the older copy.
     restarted: &'static [usize],
     /// Drivers go on asking.
     asked: bool,
 }
 
-const SCENES: [Scene; 4] = [
+/// What becomes of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Store {
+    /// An older copy.
+    Older,
+    /// None, until it is back.
+    Away,
+    /// The ledger's stream is deleted from it.
+    Deleted,
+}
+
+const SCENES: [Scene; 8] = [
     Scene {
+        store: Store::Older,
         what: "both replicas run on, drivers ask",
         restarted: &[],
         asked: true,
     },
     Scene {
+        store: Store::Older,
         what: "both replicas run on, nobody asks",
         restarted: &[],
         asked: false,
     },
     Scene {
+        store: Store::Older,
         what: "one replica is restarted, drivers ask",
         restarted: &[2],
         asked: true,
     },
     Scene {
+        store: Store::Older,
         what: "one replica is restarted, nobody asks",
         restarted: &[2],
+        asked: false,
+    },
+    Scene {
+        store: Store::Away,
+        what: "the store is away and comes back, both replicas run on",
+        restarted: &[],
+        asked: true,
+    },
+    Scene {
+        store: Store::Away,
+        what: "the store is away and comes back, one replica is restarted",
+        restarted: &[2],
+        asked: true,
+    },
+    Scene {
+        store: Store::Away,
+        what: "the store is away and comes back, both replicas are restarted",
+        restarted: &[1, 2],
+        asked: true,
+    },
+    Scene {
+        store: Store::Deleted,
+        what: "the ledger's stream is deleted, nobody asks",
+        restarted: &[],
         asked: false,
     },
 ];
@@ -107,6 +151,16 @@ async fn play_one(scene: &Scene) -> Result<String> {
     let nats = system.member(&server(1))?;
 
     charge(&system, &caller).await?;
+    match scene.store {
+        Store::Older => {}
+        Store::Away => return away(&system, &caller, scene, &store.join("jetstream"), &copy).await,
+        Store::Deleted => {
+            let lost = charge(&system, &caller).await?;
+            let js = maintainer(&system).await?;
+            js.delete_stream(streams::LEDGER.name).await?;
+            return wait_until_noticed(&system, &caller, scene.asked, &lost).await;
+        }
+    }
     nats.process.lock().await.kill9()?;
     copy_folder(&store, &copy)?;
     nats.process.lock().await.restart()?;
@@ -129,6 +183,64 @@ async fn play_one(scene: &Scene) -> Result<String> {
             .restart()?;
     }
     wait_until_noticed(&system, &caller, scene.asked, &lost).await
+}
+
+/// The store is moved away and back, and nobody is answered in between.
+async fn away(
+    system: &System,
+    caller: &Caller,
+    scene: &Scene,
+    store: &Path,
+    elsewhere: &Path,
+) -> Result<String> {
+    let known = charge(system, caller).await?;
+    let nats = system.member(&server(1))?;
+    for n in scene.restarted {
+        system.member(&central(*n))?.process.lock().await.kill9()?;
+    }
+    nats.process.lock().await.kill9()?;
+    std::fs::rename(store, elsewhere).context("move the store away")?;
+    nats.process.lock().await.restart()?;
+    system.wait_server(1).await?;
+    for n in scene.restarted {
+        let mut process = system.member(&central(*n))?.process.lock().await;
+        process.restart()?;
+    }
+    let said = wait_until_noticed(system, caller, scene.asked, &known).await?;
+    nats.process.lock().await.kill9()?;
+    std::fs::remove_dir_all(store).context("remove what came meanwhile")?;
+    std::fs::rename(elsewhere, store).context("move the store back")?;
+    nats.process.lock().await.restart()?;
+    system.wait_server(1).await?;
+    for n in 0..system.plan.centrals {
+        system.wait_ready(n).await?;
+    }
+    wait_for_state(caller, &known, "completed").await?;
+    charge(system, caller).await?;
+    let js = maintainer(system).await?;
+    let deadline = Instant::now() + CHARGED_WITHIN;
+    loop {
+        let copied = js
+            .get_stream(streams::CDR.name)
+            .await?
+            .cached_info()
+            .state
+            .messages;
+        if copied == 3 {
+            return Ok(said);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{copied} of 3 receipts are copied"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn maintainer(system: &System) -> Result<jetstream::Context> {
+    let url = system.direct_url();
+    let nats = system.keys.connect(&url, Role::Maintainer, "mona").await?;
+    Ok(jetstream::new(nats))
 }
 
 /// A session from start to receipt; its id.

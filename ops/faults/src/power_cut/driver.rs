@@ -329,6 +329,7 @@ impl Driver {
                 cp_id: self.cp.clone(),
                 connector: None,
                 limits: None,
+                tariff: None,
             },
             Encoding::MsgPack,
         )?)

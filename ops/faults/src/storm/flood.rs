@@ -8,6 +8,7 @@ use ev_client::Pauses;
 use ev_contract::{
     codes::Code,
     ids::{BootId, ConnectorId},
+    limits::HEARTBEAT_S,
     subjects::{CP_EVENTS, CP_HEARTBEATS, CP_SYNCS},
     units::MilliAmp,
     v1::{
@@ -279,6 +280,7 @@ fn heartbeat() -> Heartbeat {
         epoch: id("e-wild"),
         ts: ev_contract::time::UnixMs(now_ms()),
         clock_offset_ms: None,
+        every_s: HEARTBEAT_S,
         uptime_s: 1,
         version: "wild".into(),
         spool_depth: 0,

@@ -580,7 +580,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"fdecde07100634b5d86c93d0c0f0b808"
+        *"bad15443f9325c05877cdceebfa92bcf"
     );
 }
 

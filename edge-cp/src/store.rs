@@ -128,6 +128,7 @@ impl StoreError {
             Self::Content { .. }
             | Self::Newer(_)
             | Self::Absent(_)
+            | Self::TooOld(_)
             | Self::Reserve(_)
             | Self::Closed => false,
         }

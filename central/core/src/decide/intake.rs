@@ -8,7 +8,7 @@ use ev_contract::{
     connector::Phase,
     ids::{ConnectorId, CpId, Epoch, SessionId},
     time::UnixMs,
-    units::{Amount, Mwh},
+    units::Mwh,
     v1::{
         EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, SyncRequest, TimeQuality,
     },
@@ -400,6 +400,7 @@ fn fact(
             }
             open_at_edge(
                 tx,
+                ctx,
                 run,
                 Opened {
                     id: *session_id,
@@ -616,7 +617,12 @@ const fn origin_at_edge(claimed: Origin) -> Origin {
 
 /// Opens a session that is nobody's: who charges is known only where central named that driver to
 /// the charge point.
-fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
+fn open_at_edge(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    opened: Opened,
+) -> Result<(), Unusable> {
     known_connector(tx, &run.cp, opened.connector)?;
     let Some(present) = tx.charge_point(&run.cp) else {
         return Err("the charge point has not presented itself".into());
@@ -625,7 +631,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
     let tariff = if origin == Origin::Free {
         pricing::free_tariff()
     } else {
-        tariff_at(tx, &run.cp, &present).ok()
+        tariff_at(tx, ctx, &run.cp, &present).ok()
     };
     let Some(tariff) = tariff else {
         return Err("no tariff applies".into());
@@ -707,6 +713,7 @@ fn meter_into(
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let believable = Believable::of(session, ctx.now.wall);
+    let patience_ms = pricing::patience_ms(&session.tariff.terms);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
             if let Some(reading) = reading {
@@ -728,13 +735,21 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
+            let Some(reading) = reading else {
+                // When it went on is not known: at the last reading it still paused.
+                if let (Some(patience_ms), true) = (patience_ms, *current != Phase::SuspendedEv) {
+                    meter.end_pause(patience_ms);
+                }
+                return None;
+            };
             metering::read(
                 meter,
                 &mut session.flags,
-                reading?,
+                reading,
                 *current,
                 believable,
                 can,
+                patience_ms,
             )
         }
         Stage::Standing { meter, .. } => metering::read(
@@ -744,6 +759,7 @@ fn meter_into(
             Phase::Idle,
             believable,
             can,
+            patience_ms,
         ),
         Stage::Ended { .. } => None,
     }
@@ -772,9 +788,14 @@ fn energy_ended(
 ) -> Option<Flag> {
     let odd = meter_into(tx, ctx, &mut session, None, reading);
     if let Stage::Energy { meter, .. } = &session.stage {
+        let mut meter = meter.clone();
+        // A pause up to the end of energy goes over into standing after it.
+        if let Some(patience_ms) = pricing::patience_ms(&session.tariff.terms) {
+            meter.end_pause(patience_ms);
+        }
         session.stage = Stage::Standing {
-            meter: meter.clone(),
             energy_ended_at: at.max(meter.last_at),
+            meter,
             reason: reason.clone(),
         };
     }
@@ -881,27 +902,13 @@ fn late(
     let at = believable.nearest(reading.at);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
-        // Central saw no energy begin: the meter counts from here, and the start is due.
+        // Central saw no energy begin: the meter counts from here.
         adjustments.meter = Some(MeterSpan {
             meter_id: reading.meter_id.clone(),
             meter_epoch: reading.meter_epoch,
             from_mwh: reading.register_mwh,
             to_mwh: reading.register_mwh,
         });
-        if !terms.start_fee.0.is_zero() {
-            finish::adjust(
-                ctx,
-                session,
-                receipt,
-                &mut adjustments,
-                Correction {
-                    by: "central",
-                    reason: "energy had begun, as a late record says".into(),
-                    energy_mwh: 0,
-                    amount: terms.start_fee,
-                },
-            );
-        }
         tx.put(Write::Adjustments(session.id, Arc::new(adjustments)));
         return Ok(());
     };
@@ -952,7 +959,8 @@ fn late(
         }
         _ => added,
     };
-    let amount: Amount = pricing::energy_amount(terms, energy);
+    let before = finish::energy_after(receipt, &adjustments);
+    let amount = pricing::added(terms, receipt, before, before.saturating_add(energy));
     finish::adjust(
         ctx,
         session,

@@ -581,7 +581,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"fdbafa87be3f1fdc2efe61897bffd9a3"
+        *"bad15443f9325c05877cdceebfa92bcf"
     );
 }
 

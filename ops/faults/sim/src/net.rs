@@ -45,6 +45,7 @@ pub enum Subject {
 }
 
 /// A question to central.
+#[expect(clippy::large_enum_variant, reason = "few are on their way at a time")]
 #[derive(Debug, Clone)]
 pub enum Question {
     /// A request.

@@ -8,7 +8,9 @@ use central_core::{
 use ev_contract::{
     ids::{ConnectorId, CpId, DriverId, OperatorId, RequestId, SessionId},
     units::{Amount, Currency},
-    v1::{IdleFee, LimitsRequest, Origin, Reach, TariffScope, TariffTerms},
+    v1::{
+        IdleFee, IdleFrom, LimitsRequest, Origin, PriceComponent, Reach, TariffScope, TariffTerms,
+    },
 };
 use rust_decimal::Decimal;
 
@@ -649,17 +651,20 @@ impl<'s> World<'s> {
         let wish = Wish::SetTariff {
             tariff: fixed("day"),
             scope: TariffScope::Default,
+            from: None,
             terms: TariffTerms {
-                currency: Currency::EUR,
-                price_per_kwh: amount(49),
-                start_fee: amount(100),
                 idle: Some(IdleFee {
-                    price_per_minute: amount(10),
                     grace_s: 10,
                     cap: amount(30),
+                    from: IdleFrom::WithoutPowerS(30),
+                    after_fault: false,
                 }),
-                vat_percent: amount(1900),
-            },
+                ..TariffTerms::free(Currency::EUR)
+            }
+            .with(PriceComponent::Energy, amount(49))
+            .with(PriceComponent::StartFee, amount(100))
+            .with(PriceComponent::Idle, amount(10))
+            .taxed("VAT", amount(1900)),
         };
         self.operate(&wish);
     }

@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn only_the_pinned_tariff_gives_an_estimate() {
-        let view = crate::watch::tests::view(1, Phase::Charging);
+        let mut view = crate::watch::tests::view(1, Phase::Charging);
+        view.cost = amount("1.10");
         let estimate_at = |mwh| estimate(Some(&tariff()), &view, Mwh(mwh));
         assert_eq!(estimate_at(2_000_000), Some(amount("1.48")));
         assert_eq!(estimate_at(1_000_000), None);

@@ -581,7 +581,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"bad15443f9325c05877cdceebfa92bcf"
+        *"6d55c490f1699d6ba15606edbc94774d"
     );
 }
 

@@ -5,6 +5,7 @@ use ev_contract::{
     codes::Code,
     connector::Phase,
     ids::{CpId, SessionId, SiteId, TariffId},
+    limits::SITE_DEFAULT,
     time::UnixMs,
     v1::{
         EdgeFact, EndCode, EndReason, EndSource, IdleFrom, LimitsRequest, PriceComponent, Reach,
@@ -447,7 +448,7 @@ fn a_scheduled_tariff_and_a_start_at_once_agree() {
 fn a_price_can_be_taken_back_and_the_wider_scope_applies_again() {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let here = TariffScope::ChargePoint(cp_id("CP-1"));
-    let site = TariffScope::Site(SiteId::new("hafen").unwrap());
+    let site = TariffScope::Site(SiteId::new(SITE_DEFAULT).unwrap());
     for (id, name, scope) in [("t1", "own", &here), ("t2", "site", &site)] {
         world.ask(0, &set_tariff(id, name, scope.clone(), terms()));
     }

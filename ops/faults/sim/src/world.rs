@@ -308,7 +308,7 @@ impl<'s> World<'s> {
             }
             Event::CabinetUp(cabinet) => {
                 let is_twin = cabinet >= self.script.cabinets;
-                if !self.cabinets[cabinet].up && !(is_twin && self.healing) {
+                if !(self.cabinets[cabinet].up || is_twin && self.healing) {
                     self.cabinets[cabinet].boot(net);
                 }
             }

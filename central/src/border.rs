@@ -23,7 +23,7 @@ use ev_contract::{
         EventsRequest, HistoryRequest, LimitsRequest, ListRequest, OpStartRequest, Origin, Reach,
         ReceiptRequest, ReceiptsRequest, SessionAdjustRequest, SessionEndRequest, SessionLsRequest,
         StartRequest, StatusRequest, StopRequest, SyncRequest, TariffLsRequest, TariffRef,
-        TariffSetRequest, UptimeRequest,
+        TariffRmRequest, TariffSetRequest, UptimeRequest,
     },
     wire::{self, CENTRAL, CONTENT_TYPE, Encoding},
 };
@@ -332,6 +332,7 @@ to_central!(
     SessionAdjustRequest,
     DriverBlockRequest,
     TariffSetRequest,
+    TariffRmRequest,
     TariffLsRequest,
     AuditRequest,
     EventsRequest,
@@ -502,7 +503,18 @@ impl Reader<'_> {
                     let wish = Wish::SetTariff {
                         tariff: r.tariff_id.parse()?,
                         scope: r.scope,
+                        from: r.from.map(UnixMs),
                         terms: r.terms,
+                    };
+                    self.request(&r.request_id, r.expires_at, wish)
+                }),
+            ),
+            "tariff_rm" => (
+                "tariff_rm",
+                self.read::<TariffRmRequest>().and_then(|r| {
+                    let wish = Wish::RemoveTariff {
+                        scope: r.scope,
+                        scheduled_only: r.scheduled_only,
                     };
                     self.request(&r.request_id, r.expires_at, wish)
                 }),

@@ -5,8 +5,9 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use ev_contract::{
     ids::{DriverId, OperatorId, RequestId},
+    time::UnixMs,
     units::Amount,
-    v1::{EventKind, TariffScope},
+    v1::{EventKind, IdleFrom, TariffScope, Tax},
 };
 
 use crate::{
@@ -750,15 +751,41 @@ pub struct DriverAct {
 /// `op tariff`
 #[derive(Debug, Clone, Subcommand)]
 pub enum OpTariff {
-    /// Show what applies where
+    /// Show what applies where, and what is scheduled
     #[command(before_help = "Examples:\n  driver-cli op tariff ls")]
     Ls,
-    /// Set prices for sessions that start from now on
+    /// Show a tariff in full
+    #[command(before_help = "Examples:\n  driver-cli op tariff show base")]
+    Show {
+        /// The tariff's name
+        #[arg(value_name = "ID")]
+        tariff_id: String,
+    },
+    /// Set prices for sessions that start from now on, or from a time on
     #[command(before_help = "Examples:
   driver-cli op tariff set base --scope default --per-kwh 0.49EUR --vat 19
   driver-cli op tariff set fast --scope site:depot --per-kwh 0.69EUR --start-fee 0.50EUR \\
-      --idle-per-minute 0.10EUR --idle-grace 15m --idle-cap 10EUR --vat 19")]
-    Set(TariffSet),
+      --idle-per-minute 0.10EUR --idle-grace 15m --idle-cap 10EUR --vat 19
+  driver-cli op tariff set base --scope default --per-kwh 0.45EUR --vat 19 \\
+      --from 2027-01-01T00:00:00+01:00
+  driver-cli op tariff set quebec --scope site:dock --per-kwh 0.40CAD --max 30CAD \\
+      --tax 'GST 5%' --tax 'QST 9.975%' --prices-net")]
+    Set(Box<TariffSet>),
+    /// Take back what was set in a scope: the wider one applies again
+    #[command(before_help = "Examples:
+  driver-cli op tariff rm --scope cp:CP-001
+  driver-cli op tariff rm --scope default --scheduled")]
+    Rm {
+        /// Where: default, site:SITE or cp:CHARGE_POINT
+        #[arg(long, value_parser = quantity::scope)]
+        scope: TariffScope,
+        /// Only what is scheduled; what applies now stays
+        #[arg(long)]
+        scheduled: bool,
+        /// Which request.
+        #[command(flatten)]
+        repeat: RepeatArgs,
+    },
 }
 
 /// `op tariff set`
@@ -770,13 +797,19 @@ pub struct TariffSet {
     /// Where it applies: default, site:SITE or cp:CHARGE_POINT
     #[arg(long, value_parser = quantity::scope)]
     pub scope: TariffScope,
-    /// Price per kilowatt-hour, VAT included
+    /// From when it applies, with its zone as in 2027-01-01T00:00:00+01:00 [default: now]
+    #[arg(long, value_name = "TIME", value_parser = quantity::time)]
+    pub from: Option<UnixMs>,
+    /// Price per kilowatt-hour
     #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
     pub per_kwh: Price,
-    /// Price of a start, VAT included
+    /// Price of a start, owed once energy has flowed
     #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
     pub start_fee: Option<Price>,
-    /// Price per minute of standing after energy has ended
+    /// From how much energy on a start fee and a minimum are owed
+    #[arg(long, value_name = "ENERGY", default_value = "10Wh")]
+    pub start_fee_min_energy: WattHours,
+    /// Price per minute of standing
     #[arg(
         long,
         value_name = "MONEY",
@@ -795,9 +828,28 @@ pub struct TariffSet {
         allow_hyphen_values = true
     )]
     pub idle_cap: Option<Price>,
-    /// VAT that the prices include, in percent
-    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = quantity::percent)]
-    pub vat: Amount,
+    /// From when a car stands: from the end of energy, or also after so long without power
+    /// [default: 10m]
+    #[arg(long, value_name = "end|DURATION", requires = "idle_per_minute", value_parser = quantity::idle_from)]
+    pub idle_from: Option<IdleFrom>,
+    /// Standing costs also where a fault or an operator ended the charging
+    #[arg(long, requires = "idle_per_minute")]
+    pub idle_after_fault: bool,
+    /// The least that a session costs once energy has flowed
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub min: Option<Price>,
+    /// The most that a session costs
+    #[arg(long, value_name = "MONEY", allow_hyphen_values = true)]
+    pub max: Option<Price>,
+    /// A tax by name and rate, as in 'VAT 19%'; may be given several times
+    #[arg(long, value_name = "NAME PERCENT", value_parser = quantity::tax)]
+    pub tax: Vec<Tax>,
+    /// The same as --tax 'VAT PERCENT'
+    #[arg(long, value_name = "PERCENT", value_parser = quantity::percent)]
+    pub vat: Option<Amount>,
+    /// All amounts are without the taxes, which come on top; else they include them
+    #[arg(long)]
+    pub prices_net: bool,
     /// Which request.
     #[command(flatten)]
     pub repeat: RepeatArgs,

@@ -4,7 +4,7 @@ use ev_contract::{
     v1::{
         CpActRequest, CpSiteRequest, DriverBlockRequest, LimitsRequest, OpStartRequest,
         SessionAdjustRequest, SessionEndRequest, StartRequest, StopRequest, TariffRef,
-        TariffSetRequest,
+        TariffRmRequest, TariffSetRequest,
     },
     wire::{self, EncodeError, Encoding, Tag},
 };
@@ -42,6 +42,8 @@ pub enum Command {
     DriverUnblock(DriverBlockRequest),
     /// An operator sets prices.
     TariffSet(TariffSetRequest),
+    /// An operator takes prices back.
+    TariffRm(TariffRmRequest),
 }
 
 impl Command {
@@ -112,6 +114,7 @@ impl Command {
             Self::DriverBlock(_) => "driver_block",
             Self::DriverUnblock(_) => "driver_unblock",
             Self::TariffSet(_) => "tariff_set",
+            Self::TariffRm(_) => "tariff_rm",
         }
     }
 
@@ -130,6 +133,7 @@ impl Command {
             Self::SessionAdjust(r) => (&r.request_id, r.expires_at),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => (&r.request_id, r.expires_at),
             Self::TariffSet(r) => (&r.request_id, r.expires_at),
+            Self::TariffRm(r) => (&r.request_id, r.expires_at),
         }
     }
 
@@ -148,6 +152,7 @@ impl Command {
             Self::SessionAdjust(r) => (&mut r.request_id, &mut r.expires_at),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => (&mut r.request_id, &mut r.expires_at),
             Self::TariffSet(r) => (&mut r.request_id, &mut r.expires_at),
+            Self::TariffRm(r) => (&mut r.request_id, &mut r.expires_at),
         };
         id.clone_into(request_id);
         *expires_at = expiry;
@@ -196,6 +201,7 @@ impl Command {
             Self::SessionAdjust(r) => wire::encode(r, PACK),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => wire::encode(r, PACK),
             Self::TariffSet(r) => wire::encode(r, PACK),
+            Self::TariffRm(r) => wire::encode(r, PACK),
         }
     }
 
@@ -213,7 +219,7 @@ impl Command {
             Self::SessionEnd(r) => (None, None, None, Some(&r.session_id)),
             Self::SessionAdjust(r) => (None, None, None, Some(&r.session_id)),
             Self::DriverBlock(r) | Self::DriverUnblock(r) => (Some(&r.driver_id), None, None, None),
-            Self::TariffSet(_) => (None, None, None, None),
+            Self::TariffSet(_) | Self::TariffRm(_) => (None, None, None, None),
         };
         About {
             request_id: Some(self.stamp().0.to_owned()),
@@ -250,6 +256,7 @@ impl Command {
             Self::DriverBlock(r) => format!("blocking driver {}", r.driver_id),
             Self::DriverUnblock(r) => format!("unblocking driver {}", r.driver_id),
             Self::TariffSet(r) => format!("setting tariff {}", r.tariff_id),
+            Self::TariffRm(r) => format!("taking back the tariff of {}", r.scope),
         }
     }
 }

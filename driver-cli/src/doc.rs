@@ -11,7 +11,7 @@ use ev_contract::{
     units::{Amount, Currency, MilliWatt, Mwh},
     v1::{
         Adjustment, AuditKind, AuditOutcome, AuditRow, Awaited, ChargePointListing,
-        ChargePointView, CpEnrolment, DriverUpdate, EndReason, EventKind, EventRow, Flag,
+        ChargePointView, CpEnrolment, DriverUpdate, EndReason, EventKind, EventRow, Flag, IdleFrom,
         MeterSpan, OpReply, Origin, PriceComponent, Reach, Receipt, ReceiptLine, ReceiptReply,
         ScopedTariff, SessionView, Status, Tariff, TariffScope,
     },
@@ -21,6 +21,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     failure::Failure,
+    price,
     watch::{News, Seen, Source},
     why, words,
 };
@@ -235,6 +236,7 @@ pub struct SessionDoc {
     energy_wh: Milli,
     cost: Amount,
     currency: Currency,
+    standing_costs_from: Option<Time>,
     tariff_id: String,
     tariff_version: u32,
     limits: LimitsDoc,
@@ -312,6 +314,7 @@ impl From<&SessionView> for SessionDoc {
             energy_wh: view.energy_mwh.into(),
             cost: view.cost,
             currency: view.currency,
+            standing_costs_from: view.standing_costs_from.map(Time),
             tariff_id: view.tariff_id.to_string(),
             tariff_version: view.tariff_version,
             limits: LimitsDoc {
@@ -552,8 +555,13 @@ pub struct TariffDoc {
     currency: Currency,
     price_per_kwh: Amount,
     start_fee: Amount,
+    start_fee_min_wh: u32,
     idle: Option<IdleDoc>,
-    vat_percent: Amount,
+    min_price: Option<Amount>,
+    max_price: Option<Amount>,
+    taxes: Vec<TaxDoc>,
+    prices_net: bool,
+    text: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -561,6 +569,17 @@ struct IdleDoc {
     price_per_minute: Amount,
     grace_s: u32,
     cap: Amount,
+    /// None: a pause without power is no standing.
+    without_power_s: Option<u32>,
+    after_fault: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct TaxDoc {
+    name: String,
+    percent: Amount,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<Amount>,
 }
 
 impl From<&Tariff> for TariffDoc {
@@ -570,14 +589,32 @@ impl From<&Tariff> for TariffDoc {
             tariff_id: tariff.tariff_id.to_string(),
             version: tariff.version,
             currency: terms.currency,
-            price_per_kwh: terms.price_per_kwh,
-            start_fee: terms.start_fee,
+            price_per_kwh: terms.price(PriceComponent::Energy),
+            start_fee: terms.price(PriceComponent::StartFee),
+            start_fee_min_wh: terms.start_fee_min_wh,
             idle: terms.idle.map(|idle| IdleDoc {
-                price_per_minute: idle.price_per_minute,
+                price_per_minute: terms.price(PriceComponent::Idle),
                 grace_s: idle.grace_s,
                 cap: idle.cap,
+                without_power_s: match idle.from {
+                    IdleFrom::EnergyEnded => None,
+                    IdleFrom::WithoutPowerS(s) => Some(s),
+                },
+                after_fault: idle.after_fault,
             }),
-            vat_percent: terms.vat_percent,
+            min_price: terms.min_price,
+            max_price: terms.max_price,
+            taxes: terms
+                .taxes
+                .iter()
+                .map(|tax| TaxDoc {
+                    name: tax.name.clone(),
+                    percent: tax.percent,
+                    amount: None,
+                })
+                .collect(),
+            prices_net: terms.prices_net,
+            text: price::in_words(tariff),
         }
     }
 }
@@ -611,8 +648,7 @@ pub struct ReceiptDoc {
     exact: Amount,
     total: Amount,
     net: Amount,
-    vat: Amount,
-    vat_percent: Amount,
+    taxes: Vec<TaxDoc>,
     currency: Currency,
     rounding: String,
     flags: Vec<Flag>,
@@ -708,8 +744,15 @@ impl From<&ReceiptReply> for ReceiptDoc {
             exact: r.exact,
             total: r.total,
             net: r.net,
-            vat: r.vat,
-            vat_percent: r.vat_percent,
+            taxes: r
+                .taxes
+                .iter()
+                .map(|tax| TaxDoc {
+                    name: tax.name.clone(),
+                    percent: tax.percent,
+                    amount: Some(tax.amount),
+                })
+                .collect(),
             currency: r.currency,
             rounding: r.rounding.clone(),
             flags: r.flags.clone(),
@@ -1002,18 +1045,25 @@ pub struct TariffsDoc {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct ScopedDoc {
     scope: String,
+    /// From when it applies; none for what applies now.
+    from: Option<Time>,
     #[serde(flatten)]
     tariff: TariffDoc,
 }
 
-/// A scope as it is typed.
-#[must_use]
-pub fn scope(scope: &TariffScope) -> String {
-    match scope {
-        TariffScope::Default => "default".to_owned(),
-        TariffScope::Site(site) => format!("site:{site}"),
-        TariffScope::ChargePoint(cp) => format!("cp:{cp}"),
-    }
+/// What applies now and what is scheduled, a version at a time.
+pub fn versions(
+    tariffs: &[ScopedTariff],
+) -> impl Iterator<Item = (&TariffScope, Option<UnixMs>, &Tariff)> {
+    tariffs.iter().flat_map(|at| {
+        let now = at.tariff.iter().map(|tariff| (None, tariff));
+        let next = at
+            .scheduled
+            .iter()
+            .map(|next| (Some(next.from), &next.tariff));
+        now.chain(next)
+            .map(|(from, tariff)| (&at.scope, from, tariff))
+    })
 }
 
 impl TariffsDoc {
@@ -1021,11 +1071,11 @@ impl TariffsDoc {
     #[must_use]
     pub fn new(tariffs: &[ScopedTariff], ts: UnixMs) -> Self {
         Self {
-            tariffs: tariffs
-                .iter()
-                .map(|t| ScopedDoc {
-                    scope: scope(&t.scope),
-                    tariff: (&t.tariff).into(),
+            tariffs: versions(tariffs)
+                .map(|(scope, from, tariff)| ScopedDoc {
+                    scope: scope.to_string(),
+                    from: from.map(Time),
+                    tariff: tariff.into(),
                 })
                 .collect(),
             ts: Time(ts),

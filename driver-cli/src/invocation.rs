@@ -1,9 +1,12 @@
 //! How a command is typed again: for hints that can be copied.
 
-use ev_contract::v1::{LimitsRequest, TariffScope};
-use rust_decimal::Decimal;
+use ev_contract::{
+    time::UnixMs,
+    units::Amount,
+    v1::{IdleFrom, LimitsRequest, PriceComponent, TariffTerms},
+};
 
-use crate::{command::Command, quantity::TariffVersion};
+use crate::{command::Command, doc::Time, quantity::TariffVersion};
 
 /// The program's name and the global options that a repeat needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,27 +116,23 @@ fn words_of(command: &Command) -> Vec<String> {
             option(&mut say, "--reason", r.reason.as_ref());
         }
         Command::TariffSet(r) => {
-            let terms = &r.terms;
-            let money = |amount: Decimal| format!("{amount}{}", terms.currency);
             say("op");
             say("tariff");
             say("set");
             say(&r.tariff_id);
-            let scope = match &r.scope {
-                TariffScope::Default => "default".to_owned(),
-                TariffScope::Site(site) => format!("site:{site}"),
-                TariffScope::ChargePoint(cp) => format!("cp:{cp}"),
-            };
-            option(&mut say, "--scope", Some(scope));
-            option(&mut say, "--per-kwh", Some(money(terms.price_per_kwh.0)));
-            option(&mut say, "--start-fee", Some(money(terms.start_fee.0)));
-            if let Some(idle) = &terms.idle {
-                let price = money(idle.price_per_minute.0);
-                option(&mut say, "--idle-per-minute", Some(price));
-                option(&mut say, "--idle-grace", Some(format!("{}s", idle.grace_s)));
-                option(&mut say, "--idle-cap", Some(money(idle.cap.0)));
+            option(&mut say, "--scope", Some(&r.scope));
+            terms(&mut say, &r.terms);
+            let from = r.from.map(|from| Time(UnixMs(from)));
+            option(&mut say, "--from", from);
+        }
+        Command::TariffRm(r) => {
+            say("op");
+            say("tariff");
+            say("rm");
+            option(&mut say, "--scope", Some(&r.scope));
+            if r.scheduled_only {
+                say("--scheduled");
             }
-            option(&mut say, "--vat", Some(terms.vat_percent.0));
         }
     }
     option(
@@ -154,6 +153,36 @@ fn option(say: &mut impl FnMut(&str), name: &str, value: Option<impl ToString>) 
             say(name);
             say(&value);
         }
+    }
+}
+
+fn terms(say: &mut impl FnMut(&str), terms: &TariffTerms) {
+    let money = |amount: Amount| format!("{amount}{}", terms.currency);
+    let price = |component| money(terms.price(component));
+    option(say, "--per-kwh", Some(price(PriceComponent::Energy)));
+    option(say, "--start-fee", Some(price(PriceComponent::StartFee)));
+    let least = format!("{}Wh", terms.start_fee_min_wh);
+    option(say, "--start-fee-min-energy", Some(least));
+    if let Some(idle) = &terms.idle {
+        option(say, "--idle-per-minute", Some(price(PriceComponent::Idle)));
+        option(say, "--idle-grace", Some(format!("{}s", idle.grace_s)));
+        option(say, "--idle-cap", Some(money(idle.cap)));
+        let from = match idle.from {
+            IdleFrom::EnergyEnded => "end".to_owned(),
+            IdleFrom::WithoutPowerS(s) => format!("{s}s"),
+        };
+        option(say, "--idle-from", Some(from));
+        if idle.after_fault {
+            say("--idle-after-fault");
+        }
+    }
+    option(say, "--min", terms.min_price.map(money));
+    option(say, "--max", terms.max_price.map(money));
+    for tax in &terms.taxes {
+        option(say, "--tax", Some(format!("{} {}%", tax.name, tax.percent)));
+    }
+    if terms.prices_net {
+        say("--prices-net");
     }
 }
 

@@ -2,53 +2,89 @@
 //! as such; what is owed says the receipt alone.
 
 use ev_contract::{
+    price::{self, Buys, Usage},
     units::{Amount, Currency, Mwh},
-    v1::{SessionView, Tariff, TariffTerms},
+    v1::{IdleFee, IdleFrom, PriceComponent, SessionView, Tariff, TariffTerms},
 };
 use rust_decimal::Decimal;
 
-/// An amount with at least two decimals, and no more than it has.
+/// An amount with its currency's decimals, and more where it has them.
 #[must_use]
 pub fn money(amount: Amount, currency: Currency) -> String {
-    let mut value = amount.0.normalize();
-    if value.scale() < 2 {
-        value.rescale(2);
-    }
-    format!("{value} {currency}")
+    format!("{} {currency}", amount.exact(currency))
 }
 
-/// A tariff in words.
+/// A tariff in words. All amounts are with taxes, as a driver pays them.
 #[must_use]
 pub fn in_words(tariff: &Tariff) -> String {
     let terms = &tariff.terms;
-    let say = |amount| money(amount, terms.currency);
+    let on_top: Decimal = if terms.prices_net {
+        terms.taxes.iter().map(|tax| tax.percent.0).sum()
+    } else {
+        Decimal::ZERO
+    };
+    let say = |amount: Amount| {
+        let paid = amount.0 + amount.0 * on_top / Decimal::ONE_HUNDRED;
+        money(Amount(paid.round_dp(Amount::SCALE_MAX)), terms.currency)
+    };
     let mut parts = Vec::new();
-    if terms.price_per_kwh != Amount::ZERO {
-        parts.push(format!("{}/kWh", say(terms.price_per_kwh)));
+    let priced = |component| Some(terms.price(component)).filter(|price| !price.0.is_zero());
+    if let Some(price) = priced(PriceComponent::Energy) {
+        parts.push(format!("{}/kWh", say(price)));
     }
-    if terms.start_fee != Amount::ZERO {
-        parts.push(format!("{} to start", say(terms.start_fee)));
+    if let Some(fee) = priced(PriceComponent::StartFee) {
+        parts.push(format!("{} to start", say(fee)));
     }
-    if let Some(idle) = terms.idle {
+    if let (Some(idle), Some(price)) = (terms.idle, priced(PriceComponent::Idle)) {
         parts.push(format!(
             "{}/min standing{}, at most {}",
-            say(idle.price_per_minute),
-            match idle.grace_s {
-                0 => String::new(),
-                s if s % 60 == 0 => format!(" after {} min", s / 60),
-                s => format!(" after {s} s"),
-            },
+            say(price),
+            standing_in_words(&idle),
             say(idle.cap)
         ));
     }
-    if parts.is_empty() {
+    let mut words = parts.join(" + ");
+    let bounds = [("at least", terms.min_price), ("at most", terms.max_price)];
+    let bounds: Vec<_> = bounds
+        .iter()
+        .filter_map(|(word, bound)| bound.map(|bound| format!("{word} {}", say(bound))))
+        .collect();
+    if words.is_empty() && terms.min_price.is_none_or(|min| min.0.is_zero()) {
         return "free of charge".to_owned();
     }
-    let vat = terms.vat_percent.0.normalize();
-    if vat.is_zero() {
-        parts.join(" + ")
-    } else {
-        format!("{}; {vat} % VAT included", parts.join(" + "))
+    if !bounds.is_empty() {
+        words.push_str(&format!("; {} a session", bounds.join(", ")));
+    }
+    let taxes: Vec<_> = terms
+        .taxes
+        .iter()
+        .filter(|tax| !tax.percent.0.is_zero())
+        .map(|tax| format!("{} % {}", tax.percent.0.normalize(), tax.name))
+        .collect();
+    if !taxes.is_empty() {
+        words.push_str(&format!("; {} included", taxes.join(" and ")));
+    }
+    words
+}
+
+fn standing_in_words(idle: &IdleFee) -> String {
+    let duration = |s: u32| match s {
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    };
+    match (idle.from, idle.grace_s) {
+        (IdleFrom::EnergyEnded, 0) => String::new(),
+        (IdleFrom::EnergyEnded, grace) => format!(" after {}", duration(grace)),
+        (IdleFrom::WithoutPowerS(s), grace) => {
+            let free = match grace {
+                0 => String::new(),
+                grace => format!(", {} free", duration(grace)),
+            };
+            format!(
+                " from the end of charging or {} without power{free}",
+                duration(s)
+            )
+        }
     }
 }
 
@@ -61,34 +97,20 @@ pub fn cost_limit_in_words(terms: &TariffTerms, limit: Amount, currency: Currenc
             terms.currency
         );
     }
-    let for_energy = limit.0 - terms.start_fee.0;
-    let fee = if terms.start_fee == Amount::ZERO {
-        String::new()
-    } else {
-        format!(
-            "after the start fee of {} ",
-            money(terms.start_fee, currency)
-        )
-    };
+    let limit_in_words = money(limit, currency);
     let standing = if terms.idle.is_some() {
         "; standing afterwards is not counted in it"
     } else {
         ""
     };
-    if terms.price_per_kwh.0 <= Decimal::ZERO {
-        return format!(
-            "a limit of {} never ends a session whose energy is free",
-            money(limit, currency)
-        );
+    match price::buys(terms, limit) {
+        Buys::All => format!("a limit of {limit_in_words} never ends a session at this price"),
+        Buys::Nothing => format!("a limit of {limit_in_words} buys no energy"),
+        Buys::Energy(energy) => format!(
+            "a limit of {limit_in_words} buys {:.3} kWh, fees and taxes included{standing}",
+            energy.kwh().trunc_with_scale(3)
+        ),
     }
-    if for_energy <= Decimal::ZERO {
-        return format!("a limit of {} {fee}buys no energy", money(limit, currency));
-    }
-    let kwh = (for_energy / terms.price_per_kwh.0).trunc_with_scale(3);
-    format!(
-        "a limit of {} {fee}buys {kwh:.3} kWh{standing}",
-        money(limit, currency)
-    )
 }
 
 /// What a session costs by now, reckoned here from its own tariff: for values that are newer than
@@ -100,14 +122,10 @@ pub fn estimate(tariff: Option<&Tariff>, view: &SessionView, energy: Mwh) -> Opt
     if energy <= view.energy_mwh || view.started_at.is_none() {
         return None;
     }
-    let cost = tariff
-        .terms
-        .price_per_kwh
-        .0
-        .checked_mul(energy.kwh())?
-        .checked_add(tariff.terms.start_fee.0)?
-        .round_dp(2);
-    Some(Amount(cost.max(view.cost.0)))
+    let total = |energy| price::total(&tariff.terms, Usage { energy, idle_s: 0 }).0;
+    // What has stood is in central's cost, and nothing of it here.
+    let more = total(energy).checked_sub(total(view.energy_mwh))?;
+    Some(Amount(view.cost.0.checked_add(more)?))
 }
 
 #[cfg(test)]
@@ -120,20 +138,21 @@ mod tests {
     }
 
     fn tariff() -> Tariff {
+        let mut terms = TariffTerms::free(Currency::EUR)
+            .with(PriceComponent::Energy, amount("0.49"))
+            .with(PriceComponent::StartFee, amount("0.50"))
+            .with(PriceComponent::Idle, amount("0.10"))
+            .taxed("VAT", amount("19"));
+        terms.idle = Some(IdleFee {
+            grace_s: 900,
+            cap: amount("10"),
+            from: IdleFrom::EnergyEnded,
+            after_fault: false,
+        });
         Tariff {
             tariff_id: "base".parse().unwrap(),
             version: 1,
-            terms: TariffTerms {
-                currency: Currency::EUR,
-                price_per_kwh: amount("0.49"),
-                start_fee: amount("0.50"),
-                idle: Some(IdleFee {
-                    price_per_minute: amount("0.10"),
-                    grace_s: 900,
-                    cap: amount("10"),
-                }),
-                vat_percent: amount("19"),
-            },
+            terms,
         }
     }
 
@@ -143,6 +162,29 @@ mod tests {
             in_words(&tariff()),
             "0.49 EUR/kWh + 0.50 EUR to start + 0.10 EUR/min standing after 15 min, at most 10.00 EUR; 19 % VAT included"
         );
+        let mut paused = tariff();
+        paused.terms.idle.as_mut().unwrap().from = IdleFrom::WithoutPowerS(600);
+        paused.terms.max_price = Some(amount("40"));
+        assert_eq!(
+            in_words(&paused),
+            "0.49 EUR/kWh + 0.50 EUR to start + 0.10 EUR/min standing from the end of charging or 10 min without power, 15 min free, at most 10.00 EUR; at most 40.00 EUR a session; 19 % VAT included"
+        );
+    }
+
+    #[test]
+    fn a_price_without_taxes_is_told_with_them() {
+        let terms = TariffTerms {
+            prices_net: true,
+            min_price: Some(amount("100")),
+            ..TariffTerms::free("JPY".parse().unwrap())
+        }
+        .with(PriceComponent::Energy, amount("60"))
+        .taxed("consumption tax", amount("10"));
+        let tariff = Tariff { terms, ..tariff() };
+        assert_eq!(
+            in_words(&tariff),
+            "66 JPY/kWh; at least 110 JPY a session; 10 % consumption tax included"
+        );
     }
 
     #[test]
@@ -150,14 +192,15 @@ mod tests {
         let terms = tariff().terms;
         assert_eq!(
             cost_limit_in_words(&terms, amount("10"), Currency::EUR),
-            "a limit of 10.00 EUR after the start fee of 0.50 EUR buys 19.387 kWh; standing afterwards is not counted in it"
+            "a limit of 10.00 EUR buys 19.387 kWh, fees and taxes included; standing afterwards is not counted in it"
         );
         assert!(cost_limit_in_words(&terms, amount("0.5"), Currency::EUR).contains("no energy"));
     }
 
     #[test]
     fn only_the_pinned_tariff_gives_an_estimate() {
-        let view = crate::watch::tests::view(1, Phase::Charging);
+        let mut view = crate::watch::tests::view(1, Phase::Charging);
+        view.cost = amount("1.10");
         let estimate_at = |mwh| estimate(Some(&tariff()), &view, Mwh(mwh));
         assert_eq!(estimate_at(2_000_000), Some(amount("1.48")));
         assert_eq!(estimate_at(1_000_000), None);

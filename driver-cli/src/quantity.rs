@@ -5,8 +5,9 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use ev_contract::{
     ids::{CpId, InvalidId, SiteId, TariffId},
+    time::UnixMs,
     units::{Amount, Currency},
-    v1::{TariffRef, TariffScope},
+    v1::{IdleFrom, TariffRef, TariffScope, Tax},
 };
 use rust_decimal::Decimal;
 
@@ -37,6 +38,15 @@ pub enum NotAQuantity {
     /// Not a scope of a tariff.
     #[error("`{0}` is no scope: write default, site:SITE or cp:CHARGE_POINT")]
     Scope(String),
+    /// Not a currency.
+    #[error("`{0}`: {1} is no currency of ISO 4217 in use: write for instance 10EUR")]
+    Currency(String, String),
+    /// Not a time.
+    #[error("`{0}` is not a time with its zone: write for instance 2027-01-01T00:00:00+01:00")]
+    Time(String),
+    /// Not a tax.
+    #[error("`{0}` is not a tax: write its name and rate, for instance 'VAT 19%'")]
+    Tax(String),
     /// Not a percentage.
     #[error("`{0}` is not a percentage: write for instance 19")]
     Percent(String),
@@ -175,7 +185,12 @@ impl FromStr for Money {
         let currency = unit
             .map(|unit| match unit {
                 "€" => Ok(Currency::EUR),
-                word => word.to_ascii_uppercase().parse().map_err(|_| no()),
+                word if word.len() == 3 && word.bytes().all(|b| b.is_ascii_alphabetic()) => {
+                    let code = word.to_ascii_uppercase();
+                    code.parse()
+                        .map_err(|_| NotAQuantity::Currency(text.to_owned(), code))
+                }
+                _ => Err(no()),
             })
             .transpose()?;
         Ok(Self { amount, currency })
@@ -215,6 +230,44 @@ pub fn percent(text: &str) -> Result<Amount, NotAQuantity> {
     number
         .parse()
         .map_err(|_| NotAQuantity::Percent(text.to_owned()))
+}
+
+/// A tax by name and rate: `VAT 19%`.
+///
+/// # Errors
+/// [`NotAQuantity`] for anything else.
+pub fn tax(text: &str) -> Result<Tax, NotAQuantity> {
+    let no = || NotAQuantity::Tax(text.to_owned());
+    let plain = text.trim().trim_end_matches('%').trim_end();
+    let (name, rate) = plain.rsplit_once(' ').ok_or_else(no)?;
+    Ok(Tax {
+        name: name.trim().to_owned(),
+        percent: rate.parse().map_err(|_| no())?,
+    })
+}
+
+/// A time with its zone: an offset or `Z`.
+///
+/// # Errors
+/// [`NotAQuantity`] for anything else.
+pub fn time(text: &str) -> Result<UnixMs, NotAQuantity> {
+    text.parse::<jiff::Timestamp>()
+        .map(|time| UnixMs(time.as_millisecond()))
+        .map_err(|_| NotAQuantity::Time(text.to_owned()))
+}
+
+/// `end`, or how long without power.
+///
+/// # Errors
+/// [`NotAQuantity`] for anything else.
+pub fn idle_from(text: &str) -> Result<IdleFrom, NotAQuantity> {
+    if text == "end" {
+        return Ok(IdleFrom::EnergyEnded);
+    }
+    let seconds: Seconds = text.parse()?;
+    u32::try_from(seconds.0)
+        .map(IdleFrom::WithoutPowerS)
+        .map_err(|_| NotAQuantity::TooLarge(text.to_owned()))
 }
 
 /// `default`, `site:X` or `cp:Y`.
@@ -443,6 +496,33 @@ mod tests {
             "0.49".parse::<Price>(),
             Err(NotAQuantity::NoCurrency("0.49".into()))
         );
+    }
+
+    #[test]
+    fn a_currency_that_is_none_is_named() {
+        for text in ["10ZZZ", "10XTS", "10XXX"] {
+            let error = text.parse::<Money>().unwrap_err().to_string();
+            assert!(error.contains("ISO 4217"), "{error}");
+        }
+    }
+
+    #[test]
+    fn taxes_times_and_standing_are_read() {
+        let tax = |text| tax(text).map(|tax| (tax.name, tax.percent.to_string()));
+        assert_eq!(tax("VAT 19%"), Ok(("VAT".into(), "19".into())));
+        assert_eq!(
+            tax("city levy 2.5 %"),
+            Ok(("city levy".into(), "2.5".into()))
+        );
+        assert!(tax("19%").is_err() && tax("VAT much").is_err());
+        let midnight = UnixMs(1_798_758_000_000);
+        for text in ["2027-01-01T00:00:00+01:00", "2026-12-31T23:00:00Z"] {
+            assert_eq!(time(text), Ok(midnight), "{text}");
+        }
+        assert!(time("2027-01-01").is_err() && time("tomorrow").is_err());
+        assert_eq!(idle_from("end"), Ok(IdleFrom::EnergyEnded));
+        assert_eq!(idle_from("10m"), Ok(IdleFrom::WithoutPowerS(600)));
+        assert!(idle_from("soon").is_err());
     }
 
     #[test]

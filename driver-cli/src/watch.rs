@@ -396,6 +396,7 @@ fn apply(update: &DriverUpdate, pos: u64, view: &mut SessionView) {
     if let Some(currency) = update.currency {
         view.currency = currency;
     }
+    view.standing_costs_from = update.standing_costs_from;
     view.soc_pct = update.soc_pct.or(view.soc_pct);
     view.reason.clone_from(&update.reason);
 }
@@ -433,6 +434,7 @@ pub(crate) mod tests {
             energy_mwh: Mwh(1_234_567),
             cost: Amount::ZERO,
             currency: Currency::EUR,
+            standing_costs_from: None,
             tariff_id: "base".parse().unwrap(),
             tariff_version: 1,
             limits: Limits::default(),
@@ -470,6 +472,7 @@ pub(crate) mod tests {
             energy_mwh: None,
             cost: None,
             currency: None,
+            standing_costs_from: None,
             soc_pct: None,
             pos: Some(pos),
             prev: Some(prev),

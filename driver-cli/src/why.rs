@@ -240,7 +240,7 @@ pub(crate) mod tests {
         connector::{ConnectorState, Phase},
         ids::ConnectorId,
         units::{Amount, Currency, MilliAmp},
-        v1::{ConnectorView, Tariff, TariffTerms, WaitView},
+        v1::{ConnectorView, PriceComponent, Tariff, TariffTerms, WaitView},
     };
 
     use super::*;
@@ -274,13 +274,9 @@ pub(crate) mod tests {
             tariff: Tariff {
                 tariff_id: "base".parse().unwrap(),
                 version: 1,
-                terms: TariffTerms {
-                    currency: Currency::EUR,
-                    price_per_kwh: Amount::ZERO,
-                    start_fee: Amount::ZERO,
-                    idle: None,
-                    vat_percent: Amount::ZERO,
-                },
+                terms: TariffTerms::free(Currency::EUR)
+                    .with(PriceComponent::Energy, Amount::ZERO)
+                    .with(PriceComponent::StartFee, Amount::ZERO),
             },
             enrolment: Some(CpEnrolment::Enrolled),
             out_of_service: false,

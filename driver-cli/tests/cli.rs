@@ -21,12 +21,12 @@ use ev_contract::{
     ids::{ConnectorId, SessionId},
     subjects::Subject,
     time::UnixMs,
-    units::{Amount, Currency, MilliAmp, MilliWatt, Mwh},
+    units::{Currency, MilliAmp, MilliWatt, Mwh},
     v1::{
         ChargePointListing, ConnectorListing, CpActRequest, DriverUpdate, EndCode, EndReason,
-        EndSource, ErrorReply, HistoryReply, Limits, ListReply, OpReply, Origin, SessionView,
-        StartRequest, Status, StatusReply, StatusRequest, StopRequest, Tariff, TariffSetRequest,
-        TariffTerms, UpdateType,
+        EndSource, ErrorReply, HistoryReply, Limits, ListReply, OpReply, Origin, PriceComponent,
+        SessionView, StartRequest, Status, StatusReply, StatusRequest, StopRequest, Tariff,
+        TariffSetRequest, TariffTerms, UpdateType,
     },
     wire::{self, Encoding, Tag},
 };
@@ -160,6 +160,7 @@ fn start_reply(asked: &Asked) -> DriverUpdate {
         energy_mwh: None,
         cost: None,
         currency: None,
+        standing_costs_from: None,
         soc_pct: None,
         pos: Some(1),
         prev: None,
@@ -199,6 +200,7 @@ fn view(pos: u64, state: Phase) -> SessionView {
         energy_mwh: Mwh(1_234_567),
         cost: "0.60".parse().unwrap(),
         currency: Currency::EUR,
+        standing_costs_from: None,
         tariff_id: "base".parse().unwrap(),
         tariff_version: 1,
         limits: Limits::default(),
@@ -234,13 +236,9 @@ fn tariff() -> Tariff {
     Tariff {
         tariff_id: "base".parse().unwrap(),
         version: 1,
-        terms: TariffTerms {
-            currency: Currency::EUR,
-            price_per_kwh: "0.49".parse().unwrap(),
-            start_fee: "0.50".parse().unwrap(),
-            idle: None,
-            vat_percent: Amount::ZERO,
-        },
+        terms: TariffTerms::free(Currency::EUR)
+            .with(PriceComponent::Energy, "0.49".parse().unwrap())
+            .with(PriceComponent::StartFee, "0.50".parse().unwrap()),
     }
 }
 
@@ -422,10 +420,9 @@ async fn a_start_names_the_price_that_was_shown_and_a_changed_one_is_shown_with_
         let request: StartRequest = unpack(asked);
         let new = Tariff {
             version: 2,
-            terms: TariffTerms {
-                price_per_kwh: "0.59".parse().unwrap(),
-                ..tariff().terms
-            },
+            terms: tariff()
+                .terms
+                .with(PriceComponent::Energy, "0.59".parse().unwrap()),
             ..tariff()
         };
         match request.tariff {
@@ -858,6 +855,7 @@ async fn a_stop_needs_only_as_much_of_the_id_as_tells_sessions_apart() {
                 energy_mwh: None,
                 cost: None,
                 currency: None,
+                standing_costs_from: None,
                 soc_pct: None,
                 pos: None,
                 prev: None,
@@ -920,6 +918,7 @@ fn update_of(view: &SessionView, prev: u64) -> Vec<u8> {
         energy_mwh: Some(view.energy_mwh),
         cost: Some(view.cost),
         currency: Some(view.currency),
+        standing_costs_from: None,
         soc_pct: None,
         pos: Some(view.pos),
         prev: Some(prev),
@@ -1142,7 +1141,10 @@ async fn operators_write_their_requests_down_too() {
         let (request_id, detail) = match asked.verb.as_str() {
             "tariff_set" => {
                 let request: TariffSetRequest = unpack(asked);
-                assert_eq!(request.terms.price_per_kwh, "0.49".parse().unwrap());
+                assert_eq!(
+                    request.terms.price(PriceComponent::Energy),
+                    "0.49".parse().unwrap()
+                );
                 (request.request_id, "version 1")
             }
             "cp_reset" => {

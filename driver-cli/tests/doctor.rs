@@ -21,8 +21,8 @@ use ev_contract::{
     time::UnixMs,
     units::{Amount, Currency, MilliAmp},
     v1::{
-        ChargePointListing, ChargePointView, ConnectorListing, CpLsReply, ListReply, Reach, Tariff,
-        TariffTerms,
+        ChargePointListing, ChargePointView, ConnectorListing, CpLsReply, ListReply,
+        PriceComponent, Reach, Tariff, TariffTerms,
     },
     wire::{self, Encoding, Tag},
 };
@@ -93,13 +93,9 @@ fn tariff() -> Tariff {
     Tariff {
         tariff_id: "base".parse().unwrap(),
         version: 1,
-        terms: TariffTerms {
-            currency: Currency::EUR,
-            price_per_kwh: "0.49".parse().unwrap(),
-            start_fee: Amount::ZERO,
-            idle: None,
-            vat_percent: Amount::ZERO,
-        },
+        terms: TariffTerms::free(Currency::EUR)
+            .with(PriceComponent::Energy, "0.49".parse().unwrap())
+            .with(PriceComponent::StartFee, Amount::ZERO),
     }
 }
 

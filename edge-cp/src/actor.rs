@@ -32,8 +32,8 @@ use crate::{
     clock::HostClock,
     config::ChargePointConfig,
     hardware::{HardwarePort, HwEvent},
-    logbook,
-    store::{Place, Store, StoreError},
+    logbook::{self, Step},
+    store::{Commit, Place, Store, StoreError, chain},
     tally::Seat,
     uplink::{Caller, Line, RawCommand, Uplink, UplinkEvent, heartbeat_pause},
 };
@@ -45,6 +45,9 @@ const UPLINK_EVENTS_MAX: usize = 512;
 /// Between attempts to write while the disk fails: soon enough that a freed disk is noticed at
 /// once, seldom enough to leave a dying one alone.
 const STORAGE_RETRY: Duration = Duration::from_secs(2);
+/// So long the loop waits for the disk. A memory card that tidies up takes half a minute now and then;
+/// by then limits are watched again and whoever asks is told.
+const STORAGE_PATIENCE: Duration = Duration::from_secs(3);
 /// Between attempts to open a store that cannot be opened.
 const OPEN_RETRY: Duration = Duration::from_secs(5);
 /// Longest wait before the sync after a reconnect. Many connections that were only stalled come back
@@ -252,6 +255,7 @@ async fn run(setup: Setup, mut asks: mpsc::Receiver<Ask>, mut shutdown: watch::R
             Some(event) = uplink_events.recv() => actor.uplink_event(event).await,
             Some(ask) = asks.recv() => actor.ask(ask).await,
             Some(terms) = terms.recv() => actor.read_terms(terms),
+            done = written(&mut actor.writing) => actor.written(done).await,
             () = &mut wake => actor.wake().await,
         }
         actor.after().await;
@@ -311,15 +315,18 @@ async fn open_store(
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        cause = e.source();
+/// Rows on their way to a disk that takes its time.
+struct Writing {
+    commit: Commit,
+    steps: Vec<Step>,
+}
+
+/// What became of them; comes to no end while there are none.
+async fn written(writing: &mut Option<Writing>) -> Result<(), (Vec<Row>, StoreError)> {
+    match writing {
+        Some(writing) => (&mut writing.commit).await,
+        None => pending().await,
     }
-    text
 }
 
 /// Who waits for an answer.
@@ -342,6 +349,10 @@ struct Actor {
     hardware: mpsc::Sender<HwCommand>,
     /// Rows that could not be written, in order.
     unstored: Vec<Row>,
+    /// What the disk has not finished.
+    writing: Option<Writing>,
+    /// What may only leave once it is written.
+    held: Vec<Effects>,
     storage_due: Instant,
     freed: Freed,
     waiters: BTreeMap<ReplyTo, Waiter>,
@@ -436,6 +447,8 @@ impl Actor {
             uplink,
             hardware,
             unstored: Vec::new(),
+            writing: None,
+            held: Vec::new(),
             storage_due: now,
             freed: Freed::default(),
             waiters: BTreeMap::new(),
@@ -478,52 +491,119 @@ impl Actor {
         if self.core.storage_problem().is_some() {
             self.unstored.extend(rows);
         } else if !rows.is_empty() {
-            let steps = logbook::steps(&rows);
-            match self.store.commit(rows).await {
-                Ok(()) => {
-                    self.core.stored();
-                    logbook::tell(&self.config.id, steps);
-                }
-                Err((rows, e)) => {
+            match self.write(rows).await {
+                Some(Ok(())) => self.core.stored(),
+                Some(Err((rows, e))) => {
                     self.unstored = rows;
                     if let Some((core, input)) = before {
                         self.core = core;
-                        self.storage_fails(&e);
+                        self.storage_fails(chain(&e));
                         fx = self.core.handle(input, now, draw);
                         self.unstored = std::mem::take(&mut fx.rows);
                     } else {
-                        self.storage_fails(&e);
+                        self.storage_fails(chain(&e));
+                    }
+                }
+                None => {
+                    let patience = STORAGE_PATIENCE.as_secs();
+                    self.storage_fails(format!("it has not answered for {patience} s"));
+                    if before.is_some() {
+                        // It may be on the disk already, so that it cannot be undone.
+                        self.held.push(std::mem::take(&mut fx));
                     }
                 }
             }
         }
+        self.hold_back(&mut fx);
         self.let_out(fx).await;
     }
 
-    fn storage_fails(&mut self, error: &StoreError) {
-        let why = chain(error);
+    /// Has rows written. None when the disk takes its time: then [`Self::written`] is told.
+    async fn write(&mut self, rows: Vec<Row>) -> Option<Result<(), (Vec<Row>, StoreError)>> {
+        let steps = logbook::steps(&rows);
+        let mut commit = self.store.commit(rows);
+        let done = timeout(STORAGE_PATIENCE, &mut commit).await;
+        match done {
+            Ok(Ok(())) => {
+                logbook::tell(&self.config.id, steps);
+                Some(Ok(()))
+            }
+            Ok(failed) => Some(failed),
+            Err(_) => {
+                self.writing = Some(Writing { commit, steps });
+                None
+            }
+        }
+    }
+
+    fn storage_fails(&mut self, why: String) {
         tracing::error!(cp = %self.config.id, error = why, "the disk cannot be written; charging goes on, new sessions are refused");
         self.core.storage_failed(why);
         self.storage_due = Instant::now() + STORAGE_RETRY;
     }
 
+    /// The disk has finished what took it long.
+    async fn written(&mut self, done: Result<(), (Vec<Row>, StoreError)>) {
+        let steps = self.writing.take().map(|writing| writing.steps);
+        match done {
+            Ok(()) => {
+                logbook::tell(&self.config.id, steps.unwrap_or_default());
+                self.storage_due = Instant::now();
+                self.retry_storage().await;
+            }
+            Err((mut rows, e)) => {
+                rows.append(&mut self.unstored);
+                self.unstored = rows;
+                self.storage_fails(chain(&e));
+            }
+        }
+    }
+
     /// While the disk fails: tries again with everything that waits.
     async fn retry_storage(&mut self) {
-        if self.core.storage_problem().is_none() || Instant::now() < self.storage_due {
+        let fails = self.core.storage_problem().is_some() && self.writing.is_none();
+        if !fails || Instant::now() < self.storage_due {
             return;
         }
-        let steps = logbook::steps(&self.unstored);
-        match self.store.commit(std::mem::take(&mut self.unstored)).await {
-            Ok(()) => {
+        let rows = std::mem::take(&mut self.unstored);
+        match self.write(rows).await {
+            Some(Ok(())) => {
                 self.core.stored();
-                logbook::tell(&self.config.id, steps);
                 tracing::info!(cp = %self.config.id, "the disk can be written again");
+                for fx in std::mem::take(&mut self.held) {
+                    self.let_out(fx).await;
+                }
             }
-            Err((rows, e)) => {
+            Some(Err((rows, e))) => {
                 self.unstored = rows;
                 self.core.storage_failed(chain(&e));
                 self.storage_due = Instant::now() + STORAGE_RETRY;
             }
+            None => {}
+        }
+    }
+
+    /// Keeps back what follows from what may not be on the disk yet: answers to the same command
+    /// again, and starts, which the core repeats.
+    fn hold_back(&mut self, fx: &mut Effects) {
+        if self.held.is_empty() {
+            return;
+        }
+        fx.hardware
+            .retain(|command| !matches!(command, HwCommand::Start { .. }));
+        let is_held = |answer: &Answer| {
+            let mut held = self.held.iter().flat_map(|held| &held.replies);
+            held.any(|(_, before)| before.command_id == answer.command_id)
+        };
+        let replies = std::mem::take(&mut fx.replies);
+        let (replies, left): (Vec<_>, Vec<_>) =
+            replies.into_iter().partition(|(_, answer)| is_held(answer));
+        fx.replies = left;
+        if !replies.is_empty() {
+            self.held.push(Effects {
+                replies,
+                ..Effects::default()
+            });
         }
     }
 
@@ -823,7 +903,7 @@ impl Actor {
     /// When something is due that nobody else would bring.
     fn wakes_at(&self) -> Instant {
         let mut at = self.tick_due;
-        if self.core.storage_problem().is_some() {
+        if self.core.storage_problem().is_some() && self.writing.is_none() {
             at = at.min(self.storage_due);
         }
         if self.can_send() {
@@ -834,7 +914,9 @@ impl Actor {
             if let SyncState::Due { at: due, .. } = self.sync {
                 at = at.min(due);
             }
-            if let Some(due) = self.core.spool().due_mono_ms().filter(|_| self.is_heard) {
+            // A disk that takes its time to write takes it to read as well.
+            let can_read = self.is_heard && self.writing.is_none();
+            if let Some(due) = self.core.spool().due_mono_ms().filter(|_| can_read) {
                 at = at.min(self.clock.at(due));
             }
         }
@@ -885,7 +967,7 @@ impl Actor {
         }
         self.send_live().await;
         self.send_sync();
-        if !self.is_heard {
+        if !self.is_heard || self.writing.is_some() {
             return;
         }
         let random = rand::rng().random();
@@ -961,7 +1043,7 @@ impl Actor {
             cp_id: self.config.id.clone(),
             epoch: self.core.spool().epoch().clone(),
             boot: self.core.this_boot(),
-            connectors: self.config.connectors.clone(),
+            connectors: self.core.specs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             first: self.core.spool().first(),
             next: self.core.spool().next(),
@@ -1114,7 +1196,14 @@ impl Actor {
         self.stopping = true;
         if self.core.storage_problem().is_some() {
             self.storage_due = Instant::now();
-            let _ = timeout(GOODBYE, self.retry_storage()).await;
+            let rest = async {
+                if self.writing.is_some() {
+                    let done = written(&mut self.writing).await;
+                    self.written(done).await;
+                }
+                self.retry_storage().await;
+            };
+            let _ = timeout(GOODBYE, rest).await;
         } else {
             let rows = self.freed.rest();
             if !rows.is_empty()

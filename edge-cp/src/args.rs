@@ -9,6 +9,7 @@ use std::{
 
 use clap::{Args as ClapArgs, CommandFactory, Parser, Subcommand, ValueEnum};
 use edge_cp::{
+    clock::HostClock,
     config::{Config, ConfigError, nats_url_is_usable},
     control::{Request, Verb},
     ctl,
@@ -454,7 +455,10 @@ impl Args {
 fn check_config(path: &Path, json: bool) -> ExitCode {
     let read = Config::read(path);
     let (faults, warnings) = match &read {
-        Ok(config) => (&[][..], config.warnings()),
+        Ok(config) => (
+            &[][..],
+            [config.warnings(), of_the_running_agent(config)].concat(),
+        ),
         Err(e) => (e.faults.as_slice(), Vec::new()),
     };
     if json {
@@ -494,7 +498,8 @@ fn new_epoch(path: &Path, cp: Option<&CpId>) -> ExitCode {
         (None, [one]) => one,
         (None, _) => return failure(&"name one of the charge points of this file"),
     };
-    match Store::new_epoch(&Store::path(&config.state_dir, id)) {
+    let now = HostClock::start().now().wall;
+    match Store::new_epoch(&Store::path(&config.state_dir, id), now) {
         Ok(renewed) => {
             println!(
                 "{id}: epoch {} is now {}; {} records wait and are sent from the beginning",
@@ -504,6 +509,28 @@ fn new_epoch(path: &Path, cp: Option<&CpId>) -> ExitCode {
         }
         Err(e) => failure(&format!("{:#}", anyhow::Error::from(e))),
     }
+}
+
+/// What the sessions of an agent that runs have to say to a configuration; nothing where none does.
+fn of_the_running_agent(config: &Config) -> Vec<String> {
+    let Some(socket) = &config.control_socket else {
+        return Vec::new();
+    };
+    let request = Request {
+        cp: None,
+        verb: Verb::Status,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let asked = runtime.map(|runtime| runtime.block_on(ctl::ask(socket, &request)));
+    let Ok(Ok(statuses)) = asked else {
+        return Vec::new();
+    };
+    let charge_points = config.charge_points.iter();
+    charge_points
+        .flat_map(|cp| cp.lacking_in(&statuses["charge_points"]))
+        .collect()
 }
 
 fn config_fault(e: &ConfigError) -> ExitCode {

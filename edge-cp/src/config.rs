@@ -23,6 +23,8 @@ use ev_contract::{
 use ev_service::Places;
 use serde::Deserialize;
 
+use crate::store::{self, OpenSession, Store};
+
 /// Longest path of a Unix socket on Linux (`sun_path` less its end).
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Most charge points of one agent. Each has a connection and a file of its own.
@@ -263,7 +265,28 @@ impl Config {
         terms
             .iter()
             .filter_map(|term| term.warning(now_s))
+            .chain(self.about_the_stores())
             .collect()
+    }
+
+    /// What the stores say to it.
+    fn about_the_stores(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        for cp in &self.charge_points {
+            for kept in left_behind(cp, &self.state_dir) {
+                said.push(cp.lacks(kept.id, kept.spec.connector.0));
+            }
+        }
+        let ids = self.charge_points.iter().map(|cp| &cp.id);
+        let lacking = store::lacking_bytes(&self.state_dir, ids).unwrap_or(0);
+        if lacking > 0 {
+            said.push(format!(
+                "state_dir: the disk lacks {} MiB of the {} MiB that each charge point needs; make room there, or name a folder on a larger disk",
+                lacking.div_ceil(1 << 20),
+                store::BYTES_MIN >> 20
+            ));
+        }
+        said
     }
 
     /// What is wrong with the files that it names.
@@ -307,6 +330,46 @@ impl Config {
             Err(error(faults))
         }
     }
+}
+
+impl ChargePointConfig {
+    /// What is said of an open session on a connector that is not in the file.
+    fn lacks(&self, session: impl fmt::Display, connector: u16) -> String {
+        format!(
+            "charge_point {:?}, connector: session {session} is open on connector {connector}, which the file no longer has. It keeps that connector until its end; if the connector only has another number now, give it {connector} again until then",
+            self.id.as_str()
+        )
+    }
+
+    /// The same for all sessions in the status of the agent that runs.
+    #[must_use]
+    pub fn lacking_in(&self, statuses: &serde_json::Value) -> Vec<String> {
+        let of_this = statuses.as_array().into_iter().flatten();
+        let of_this = of_this.filter(|status| status["id"] == self.id.as_str());
+        let connectors = of_this.filter_map(|status| status["connectors"].as_array());
+        let open = connectors.flatten().filter_map(|connector| {
+            let number = u16::try_from(connector["id"].as_u64()?).ok()?;
+            Some((connector["session_id"].as_str()?, number))
+        });
+        open.filter(|(_, number)| self.connectors.iter().all(|c| c.connector.0 != *number))
+            .map(|(session, number)| self.lacks(session, number))
+            .collect()
+    }
+}
+
+/// Open sessions of a charge point whose connectors its configuration no longer has. A store that an
+/// agent uses is not read: that agent goes on with the configuration that it began with.
+#[must_use]
+pub fn left_behind(cp: &ChargePointConfig, state_dir: &Path) -> Vec<OpenSession> {
+    let path = Store::path(state_dir, &cp.id);
+    let open = store::open_sessions(&path).unwrap_or_else(|error| {
+        tracing::debug!(cp = %cp.id, error = store::chain(&error), "the store is not compared with the configuration");
+        Vec::new()
+    });
+    let is_there = |id| cp.connectors.iter().any(|spec| spec.connector == id);
+    open.into_iter()
+        .filter(|session| !is_there(session.spec.connector))
+        .collect()
 }
 
 fn check(file: File, places: &Places, faults: &mut Vec<String>) -> Config {
@@ -746,6 +809,23 @@ seed = 7
         strong.connectors[0].volts = 1_250;
         strong.connectors[0].max_ma = MilliAmp(100_000);
         assert_eq!(strong.times_as_strong(33).unwrap_err().largest, 32);
+    }
+
+    #[test]
+    fn a_session_of_the_running_agent_on_a_connector_that_is_gone_is_told() {
+        let config = Config::parse(GOOD, Path::new("f.toml")).unwrap();
+        let said = |id: &str, connector: u16| {
+            config.charge_points[0].lacking_in(&serde_json::json!([{
+                "id": id,
+                "connectors": [{"id": connector, "session_id": "s-1"}, {"id": 9, "session_id": null}],
+            }]))
+        };
+        assert!(said("CP-001", 1).is_empty() && said("CP-002", 7).is_empty());
+        let told = said("CP-001", 7);
+        assert!(
+            told.len() == 1 && told[0].contains("s-1") && told[0].contains("connector 7"),
+            "{told:?}"
+        );
     }
 
     #[test]

@@ -143,9 +143,17 @@ impl Host<'_> {
         seat: Option<Seat>,
     ) -> (Reachable, [JoinHandle<()>; 2]) {
         let (agent_end, driver_end) = hardware::port();
+        let mut connectors = cp.connectors.clone();
+        if let Some(dir) = self.state_dir {
+            for kept in config::left_behind(&cp, dir) {
+                tracing::warn!(cp = %cp.id, connector = %kept.spec.connector, session_id = %kept.id, "the configuration no longer has this connector; it stays until its session has ended");
+                connectors.push(kept.spec);
+            }
+            connectors.sort_by_key(|spec| spec.connector);
+        }
         let spec = PlantSpec {
             cp: cp.id.clone(),
-            connectors: cp.connectors.clone(),
+            connectors,
             settings: cp.simulator.clone(),
             speed: self.speed,
         };

@@ -532,8 +532,12 @@ async fn after_kill_9_the_session_goes_on_with_what_the_car_took_meanwhile() -> 
         Mwh(after) > at_kill.saturating_add(Mwh(30_000)),
         "the charger went on while its agent was dead"
     );
+    let again = StartCommand {
+        boot: central.boot(),
+        ..start
+    };
     assert_eq!(
-        central.command("start", &start).await.outcome,
+        central.command("start", &again).await.outcome,
         Outcome::Taken,
         "results outlive the process"
     );

@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use edge_core::{
     ChargePoint, Command, Draw, Effects, EvtOutcome, Identity, Input, LocalStart, ReplyTo, Row,
     Standing, Stored,
-    connector::ConnectorRow,
+    connector::{Connector, ConnectorRow},
     effects::CommandRow,
     hardware::{HwAnswer, HwCommand, HwFact},
-    session::SessionRow,
+    session::{SessionRow, Stage},
     transactions::TxRow,
 };
 use edge_cp::{
@@ -94,6 +94,7 @@ impl Store {
                     self.next += 1;
                     self.spool.insert(record.seq, *record);
                 }
+                Row::Mend(mend) => self.spool.values_mut().for_each(|r| mend.apply(r)),
                 Row::Free { below } => self.spool = self.spool.split_off(&below),
             }
         }
@@ -139,6 +140,14 @@ struct World {
     starts: Vec<StartCommand>,
     stops: Vec<StopCommand>,
     delivered: BTreeMap<ConnectorId, u64>,
+    /// Central's time less the host's wall clock, which a boot may set back.
+    off_ms: i64,
+    /// When energy last flowed, by central's clock; and the same when the end of a session's energy was
+    /// told.
+    flowed: BTreeMap<ConnectorId, UnixMs>,
+    ends: BTreeMap<SessionId, UnixMs>,
+    /// How long a session has gone on beyond its limit of energy although its charger is heard.
+    beyond_ms: BTreeMap<ConnectorId, u64>,
     answered: bool,
     uplink: bool,
 }
@@ -209,11 +218,19 @@ impl World {
             starts: Vec::new(),
             stops: Vec::new(),
             delivered: BTreeMap::new(),
+            off_ms: 0,
+            flowed: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            beyond_ms: BTreeMap::new(),
             answered: true,
             uplink: true,
         };
         world.boot();
         world
+    }
+
+    fn central(&self) -> UnixMs {
+        self.wall.plus_ms(self.off_ms)
     }
 
     fn now(&self) -> Now {
@@ -253,6 +270,18 @@ impl World {
         let away = self.rng.random_range(0..20_000);
         self.wall = self.wall.plus_ms(away);
         self.metered(|w| w.plant.advance(&w.spec, away as u64));
+        // Hosts without a clock of their own begin in 1970, others with a minute too little.
+        if self.rng.random_bool(0.4) {
+            let wall = if self.rng.random_bool(0.5) {
+                UnixMs(1_000)
+            } else {
+                self.wall.plus_ms(-60_000)
+            };
+            self.off_ms += self.wall.ms_since(wall);
+            self.wall = wall;
+            self.plant.wall = wall;
+        }
+        self.beyond_ms.clear();
         self.answered = true;
         self.boot();
     }
@@ -264,7 +293,7 @@ impl World {
             let wrong_by = self.rng.random_range(-3..=3);
             self.feed(Input::Synced {
                 sent_mono_ms: self.mono_ms.saturating_sub(6),
-                ts: self.wall.plus_ms(wrong_by),
+                ts: self.central().plus_ms(wrong_by),
                 epoch,
                 next,
                 standing: Standing::Obeyed,
@@ -289,6 +318,9 @@ impl World {
             .collect();
         for ((epoch_before, before), (connector, epoch, after)) in before.into_iter().zip(after) {
             if epoch == epoch_before {
+                if after > before {
+                    self.flowed.insert(connector, self.central());
+                }
                 *self.delivered.entry(connector).or_default() += after.0 - before.0;
             }
         }
@@ -334,6 +366,7 @@ impl World {
         for row in &fx.rows {
             if let Row::Append(record) = row {
                 self.note(&record.fact);
+                self.judge_standing(&record.fact);
             }
         }
         for alarm in &fx.alarms {
@@ -353,6 +386,70 @@ impl World {
         }
         for command in fx.hardware {
             self.hardware(command);
+        }
+    }
+
+    /// No more standing is told than there was since energy last flowed.
+    fn judge_standing(&mut self, fact: &EdgeFact) {
+        match fact {
+            EdgeFact::EnergyEnded { session_id, .. } => {
+                let is_it =
+                    |c: &&Connector| c.session.as_ref().is_some_and(|s| s.id == *session_id);
+                // What another transaction has delivered since would hide when this one ended.
+                let alone = self
+                    .core
+                    .connectors()
+                    .find(is_it)
+                    .filter(|c| c.unclaimed.is_empty());
+                if let Some(flowed) = alone.and_then(|c| self.flowed.get(&c.id())) {
+                    self.ends.insert(*session_id, *flowed);
+                }
+            }
+            EdgeFact::Ended {
+                session_id,
+                stood_s: Some(stood_s),
+                ..
+            } => {
+                if let Some(flowed) = self.ends.get(session_id) {
+                    let most_ms = self.central().ms_since(*flowed) + 1_000;
+                    assert!(
+                        i64::from(*stood_s) * 1_000 <= most_ms,
+                        "{fact:?}: stood {most_ms} ms at most"
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A limit of energy ends a session within some readings, while the charger is heard.
+    fn judge_limits(&mut self) {
+        let heard = self.link && self.plant.dark_ms.is_none() && !self.unruly.is_on();
+        for c in self.core.connectors() {
+            let outlet = &self.plant.outlets[&c.id()];
+            let beyond = c
+                .session
+                .as_ref()
+                .is_some_and(|session| match &session.stage {
+                    Stage::Running(run) if run.doubt.is_none() && run.held.is_none() => {
+                        let start = &run.meter.start;
+                        let limit = session.limits.energy_mwh.map_or(u64::MAX, |limit| limit.0);
+                        start.meter_epoch == outlet.meter_epoch
+                            && outlet.register.0.saturating_sub(start.register_mwh.0) > limit
+                    }
+                    _ => false,
+                });
+            let beyond_ms = self.beyond_ms.entry(c.id()).or_default();
+            *beyond_ms = if heard && beyond {
+                *beyond_ms + STEP_MS
+            } else {
+                0
+            };
+            assert!(
+                *beyond_ms < 4_000,
+                "{:?} goes on beyond its limit",
+                c.session
+            );
         }
     }
 
@@ -403,6 +500,7 @@ impl World {
             self.sync();
         }
         self.uplink_step();
+        self.judge_limits();
     }
 
     /// Central takes records in order, and its answers are lost now and then.
@@ -482,7 +580,9 @@ impl World {
                     connector,
                     driver_id: None,
                     epoch: "e1".parse().unwrap(),
-                    expires_at: self.wall.plus_ms(self.rng.random_range(-2_000..30_000)),
+                    expires_at: self
+                        .central()
+                        .plus_ms(self.rng.random_range(-2_000..30_000)),
                     limits: Limits {
                         energy_mwh: self.rng.random_bool(0.3).then_some(Mwh(5_000)),
                         time_s: self.rng.random_bool(0.2).then_some(20),
@@ -595,7 +695,7 @@ impl World {
             };
             start.session_id = id;
             start.command_id = CommandId::start(id);
-            start.expires_at = self.wall.plus_ms(30_000);
+            start.expires_at = self.central().plus_ms(30_000);
             self.starts.push(start);
             id
         } else {

@@ -6,13 +6,15 @@ use std::path::Path;
 
 use edge_core::{
     Row, Stored,
+    clock::Moment,
     connector::ConnectorRow,
     effects::CommandRow,
     hardware::{DeviceTx, OriginKey, StartNumber},
+    mend::{Mend, Shift},
     session::{SessionRow, StoredSession},
     transactions::TxRow,
 };
-use edge_cp::store::{Store, StoreError};
+use edge_cp::store::{RENEWED_DAYS_MAX, Store, StoreError};
 use ev_contract::{
     codes::Code,
     ids::{BootId, CommandId, ConnectorId, SessionId},
@@ -91,8 +93,7 @@ async fn everything_is_there_again_and_the_epoch_is_the_same() {
             soc_pct: None,
             signed: Some(vec![0, 1, 255]),
         },
-        start_wall: UnixMs(1),
-        start_mono_ms: None,
+        began: Moment::before_boot(UnixMs(1)),
         ended: true,
         end_register: None,
         end_wall: None,
@@ -192,6 +193,153 @@ async fn two_agents_never_share_a_store_and_a_newer_one_is_left_alone() {
 }
 
 #[tokio::test]
+async fn records_are_read_with_all_corrections_of_them_until_they_are_freed() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.db");
+    let (file, _) = Store::open(&path).unwrap();
+    let (memory, _) = Store::in_memory().unwrap();
+    let unsure = |seq| {
+        let mut record = record(seq, "x".into());
+        record.quality = TimeQuality::Unsure;
+        Row::Append(Box::new(record))
+    };
+    let mend = |until, by_ms, sure| {
+        Row::Mend(Mend {
+            from: 2,
+            until,
+            shift: Shift {
+                since: UnixMs(0),
+                to: UnixMs(1_000),
+                by_ms,
+                sure,
+            },
+        })
+    };
+    for store in [&file, &memory] {
+        store
+            .commit(vec![unsure(1), unsure(2), mend(3, 10, false), unsure(3)])
+            .await
+            .unwrap();
+        store.commit(vec![mend(4, 100, true)]).await.unwrap();
+        let read = store.read_run(1, 4).await.unwrap();
+        let times: Vec<_> = read
+            .iter()
+            .map(|bytes| {
+                let record: EdgeRecord = decode(bytes, Encoding::MsgPack).unwrap();
+                (record.at.0, record.quality)
+            })
+            .collect();
+        let expected = [
+            (1, TimeQuality::Unsure),
+            (111, TimeQuality::Synced),
+            (101, TimeQuality::Synced),
+        ];
+        assert_eq!(times, expected);
+        store.commit(vec![Row::Free { below: 4 }]).await.unwrap();
+    }
+    drop(file);
+    drop(reopen(&path).await);
+    let connection = wait_for("the store is free", PATIENCE, async || {
+        let connection = rusqlite::Connection::open(&path)?;
+        connection.pragma_update(None, "user_version", 1)?;
+        Ok(connection)
+    })
+    .await
+    .unwrap();
+    let mends: u32 = connection
+        .query_row("SELECT count(*) FROM mends", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(mends, 0, "what corrects nothing any more is gone");
+}
+
+/// The write-ahead log of a store, in bytes.
+fn log_len(path: &Path) -> u64 {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    std::fs::metadata(name).unwrap().len()
+}
+
+#[tokio::test]
+async fn the_log_stays_small_however_much_is_written() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a.db");
+    let (store, _) = Store::open(&path).unwrap();
+    let mut longest = 0;
+    for seq in 1..=1_500 {
+        store.commit(vec![append(seq)]).await.unwrap();
+        longest = longest.max(log_len(&path));
+    }
+    assert!(longest < 512 * 1024, "{longest} bytes");
+}
+
+/// Where the test below mounts its small disk, when it runs in a namespace of its own.
+const SMALL_DISK: &str = "EV_SMALL_DISK";
+
+#[test]
+fn on_a_small_disk_what_central_takes_makes_room_also_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let in_namespace = |program: &Path, arguments: &[&str]| {
+        std::process::Command::new("unshare")
+            .args(["--map-root-user", "--mount"])
+            .arg(program)
+            .args(arguments)
+            .env(SMALL_DISK, dir.path())
+            .output()
+    };
+    if !in_namespace(Path::new("true"), &[]).is_ok_and(|output| output.status.success()) {
+        eprintln!("no mount namespace can be made here, so no disk is small");
+        return;
+    }
+    let this = std::env::current_exe().unwrap();
+    let inner = ["--ignored", "--exact", "in_a_namespace_with_a_small_disk"];
+    let output = in_namespace(&this, &inner).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "is run by the test above, in a mount namespace of its own"]
+async fn in_a_namespace_with_a_small_disk() {
+    let Some(dir) = std::env::var_os(SMALL_DISK) else {
+        return;
+    };
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"])
+        .arg(&dir)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    let path = Path::new(&dir).join("a.db");
+    let (mut store, _) = Store::open(&path).unwrap();
+    let large = |seq| Row::Append(Box::new(record(seq, "x".repeat(2_000))));
+    let mut next = 1;
+    for round in 0..3 {
+        // Offline until the disk is full.
+        let mut first = next;
+        while store.commit(vec![large(next)]).await.is_ok() {
+            next += 1;
+            assert!(next < 10_000, "the disk never fills");
+        }
+        assert!(
+            next > first + 300,
+            "round {round}: room for {}",
+            next - first
+        );
+        drop(store);
+        store = reopen(&path).await.0;
+        // Central takes some, and nobody else is asked for room.
+        while first < next {
+            first = (first + 100).min(next);
+            store
+                .commit(vec![Row::Free { below: first }])
+                .await
+                .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_start_is_counted_and_the_last_confirmed_one_is_kept() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("CP-001.db");
@@ -210,7 +358,7 @@ async fn a_new_epoch_keeps_what_waits_and_numbers_it_from_one() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("CP-001.db");
     assert!(matches!(
-        Store::new_epoch(&path),
+        Store::new_epoch(&path, UnixMs(2)),
         Err(StoreError::Absent(_))
     ));
     let (store, before) = Store::open(&path).unwrap();
@@ -224,10 +372,21 @@ async fn a_new_epoch_keeps_what_waits_and_numbers_it_from_one() {
         state: StoredSession::Ended { seq: 8 },
     })));
     store.commit(rows).await.unwrap();
-    assert!(Store::new_epoch(&path).is_err(), "its agent runs");
+    assert!(
+        Store::new_epoch(&path, UnixMs(2)).is_err(),
+        "its agent runs"
+    );
     store.close().await;
+    let late = UnixMs(1).plus_ms(RENEWED_DAYS_MAX * 24 * 3_600 * 1_000 + 1);
+    wait_for("it is refused for its age", PATIENCE, async || {
+        let refused = Store::new_epoch(&path, late);
+        anyhow::ensure!(matches!(refused, Err(StoreError::TooOld(6))), "{refused:?}");
+        Ok(())
+    })
+    .await
+    .unwrap();
     let renewed = wait_for("the store is free", PATIENCE, async || {
-        Ok(Store::new_epoch(&path)?)
+        Ok(Store::new_epoch(&path, UnixMs(2))?)
     })
     .await
     .unwrap();

@@ -39,6 +39,12 @@ class Refused(Exception):
         self.reason = reply["reason"]
 
 
+def per_kwh(terms):
+    """What a kilowatt-hour costs: the first element that has a price for energy counts."""
+    prices = (p for e in terms["elements"] for p in e["price_components"])
+    return next((p["price"] for p in prices if p["component"] == "energy"), "0")
+
+
 class Driver:
     def __init__(self, nc, driver, pending):
         self.nc = nc
@@ -206,7 +212,7 @@ async def run(args):
         async for cp in listing(driver):
             terms = cp["tariff"]["terms"]
             states = ", ".join(f"{c['connector']} {c['state']}" for c in cp["connectors"])
-            print(f"  {cp['cp_id']}: {states}; {terms['price_per_kwh']} {terms['currency']}/kWh")
+            print(f"  {cp['cp_id']}: {states}; {per_kwh(terms)} {terms['currency']}/kWh")
 
         print(f"start at {args.cp}/{args.connector}:")
         updates = await nc.subscribe(f"ev.v1.watch.{args.driver}.*")

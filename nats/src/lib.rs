@@ -17,6 +17,7 @@ pub mod codes;
 pub mod connector;
 pub mod ids;
 pub mod limits;
+pub mod price;
 pub mod streams;
 pub mod subjects;
 pub mod time;

@@ -64,7 +64,7 @@ pub const HEARTBEAT_MS: u64 = HEARTBEAT_S as u64 * 1_000;
 pub const HEARTBEAT_S: u32 = 5;
 
 /// The longest time between two heartbeats that a charge point may announce. More would keep one
-/// that is gone "online" for longer than anybody waits at it; at one a minute they have a tenth of
+/// that is gone "online" for longer than anybody waits at it; at one a minute they have a fifth of
 /// a SIM of 100 MB a month.
 pub const HEARTBEAT_MS_MAX: u64 = 60_000;
 

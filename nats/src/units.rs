@@ -2,9 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
-use rust_decimal::Decimal;
+use rust_decimal::{Decimal, RoundingStrategy};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tinystr::{TinyAsciiStr, tinystr};
 
 /// Energy in milliwatt-hours; also the reading of a cumulative register.
 #[derive(
@@ -76,27 +75,42 @@ pub struct MilliWatt(pub u64);
 #[serde(transparent)]
 pub struct MilliAmp(pub u32);
 
-/// An ISO 4217 code: three capital letters.
+/// A currency of ISO 4217 in which people pay today. Its code says how many decimals an amount has:
+/// [`Self::decimals`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Currency(TinyAsciiStr<3>);
+pub struct Currency(iso_currency::Currency);
 
 impl Currency {
     /// The euro.
-    pub const EUR: Self = Self(tinystr!(3, "EUR"));
+    pub const EUR: Self = Self(iso_currency::Currency::EUR);
 
     /// The code as text.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.0.as_str()
+    pub fn as_str(&self) -> &'static str {
+        self.0.code()
+    }
+
+    /// Decimals of its minor unit, by ISO 4217: EUR 2, JPY 0, KWD 3.
+    #[must_use]
+    pub fn decimals(self) -> u32 {
+        // One without a minor unit is not read.
+        self.0.exponent().map_or(0, u32::from)
     }
 }
 
 impl FromStr for Currency {
     type Err = InvalidAmount;
     fn from_str(text: &str) -> Result<Self, InvalidAmount> {
-        TinyAsciiStr::try_from_str(text)
-            .ok()
-            .filter(|code| code.len() == 3 && code.is_ascii_alphabetic_uppercase())
+        use iso_currency::Flag;
+        iso_currency::Currency::from_code(text)
+            .filter(|currency| currency.exponent().is_some())
+            // Gold, codes for testing and for none; currencies that another has replaced.
+            .filter(|currency| {
+                !currency
+                    .flags()
+                    .iter()
+                    .any(|flag| matches!(flag, Flag::Special | Flag::Superseded(_)))
+            })
             .map(Self)
             .ok_or(InvalidAmount::Currency)
     }
@@ -129,8 +143,10 @@ impl<'de> Deserialize<'de> for Currency {
 /// Why a text is not an amount of money.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAmount {
-    /// Not three capital letters.
-    #[error("a currency is three capital letters, such as EUR")]
+    /// Not a currency.
+    #[error(
+        "a currency is the code of one in use, by ISO 4217, in three capital letters such as EUR"
+    )]
     Currency,
     /// Not a plain decimal.
     #[error("an amount is a plain decimal in quotes, such as \"12.50\", with at most 6 decimals")]
@@ -152,6 +168,34 @@ impl Amount {
     pub const SCALE_MAX: u32 = 6;
     /// The largest amount either way.
     pub const ABS_MAX: i64 = 1_000_000_000;
+
+    /// Rounded half up to the minor unit of a currency, and written with exactly its decimals:
+    /// what is owed.
+    #[must_use]
+    pub fn owed(self, currency: Currency) -> Self {
+        let decimals = currency.decimals();
+        let mut value = self
+            .0
+            .round_dp_with_strategy(decimals, RoundingStrategy::MidpointAwayFromZero);
+        value.rescale(decimals);
+        Self(value)
+    }
+
+    /// With all the digits that it has, and at least the decimals of a currency.
+    #[must_use]
+    pub fn exact(self, currency: Currency) -> Self {
+        let mut value = self.0.normalize();
+        if value.scale() < currency.decimals() {
+            value.rescale(currency.decimals());
+        }
+        Self(value)
+    }
+
+    /// Whether it can be paid: it has no digit below the minor unit of a currency.
+    #[must_use]
+    pub fn is_payable(self, currency: Currency) -> bool {
+        self.0.normalize().scale() <= currency.decimals()
+    }
 }
 
 impl FromStr for Amount {
@@ -231,6 +275,50 @@ mod tests {
         ] {
             assert!(bad.parse::<Amount>().is_err(), "{bad} was taken");
         }
+    }
+
+    #[test]
+    fn a_currency_is_one_in_which_people_pay() {
+        for (code, decimals) in [
+            ("EUR", 2),
+            ("JPY", 0),
+            ("KRW", 0),
+            ("ISK", 0),
+            ("KWD", 3),
+            ("TND", 3),
+            ("CHF", 2),
+            ("HUF", 2),
+        ] {
+            let currency: Currency = code.parse().unwrap();
+            assert_eq!((currency.as_str(), currency.decimals()), (code, decimals));
+        }
+        for none in [
+            "ZZZ", "XXX", "XTS", "XAU", "XDR", "DEM", "eur", "EU", "EURO", "",
+        ] {
+            let refused = none.parse::<Currency>().unwrap_err().to_string();
+            assert!(refused.contains("ISO 4217"), "{none}: {refused}");
+        }
+    }
+
+    #[test]
+    fn what_is_owed_has_the_digits_of_its_currency() {
+        let amount = |text: &str| text.parse::<Amount>().unwrap();
+        for (code, exact, owed) in [
+            ("JPY", "1.5", "2"),
+            ("JPY", "-1.5", "-2"),
+            ("JPY", "25", "25"),
+            ("KWD", "1.2345", "1.235"),
+            ("KWD", "1", "1.000"),
+            ("EUR", "0.005", "0.01"),
+            ("EUR", "3", "3.00"),
+        ] {
+            let currency = code.parse().unwrap();
+            assert_eq!(amount(exact).owed(currency).to_string(), owed, "{code}");
+        }
+        assert_eq!(amount("1.1").exact(Currency::EUR).to_string(), "1.10");
+        assert_eq!(amount("1.1234").exact(Currency::EUR).to_string(), "1.1234");
+        assert!(amount("1.500").is_payable(Currency::EUR));
+        assert!(!amount("1.505").is_payable(Currency::EUR));
     }
 
     #[test]

@@ -21,8 +21,8 @@ use crate::{
     codec::{Bad, Coded, Got, Interner, Kept, Reader, Writer},
     keys::{Asker, EventId, Key},
     model::{
-        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session,
-        Spool,
+        Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Request,
+        ScopeTariffs, Session, Spool,
     },
 };
 
@@ -210,7 +210,7 @@ pub enum Write {
     /// See [`Key::Tariff`].
     Tariff(Arc<Tariff>),
     /// See [`Key::TariffScope`].
-    TariffScope(TariffScope, Arc<Tariff>),
+    TariffScope(TariffScope, Arc<ScopeTariffs>),
     /// See [`Key::Enrolment`].
     Enrolment(CpId, Enrolment),
     /// Writes [`Key::Horizon`] and removes what it names.
@@ -667,9 +667,9 @@ impl Write {
                 value.put(w);
             }
             Self::Tariff(tariff) => tariff.put(w),
-            Self::TariffScope(scope, tariff) => {
+            Self::TariffScope(scope, tariffs) => {
                 scope.put(w);
-                tariff.put(w);
+                tariffs.put(w);
             }
             Self::Enrolment(cp, value) => {
                 cp.put(w);

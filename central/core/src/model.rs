@@ -11,7 +11,7 @@ use ev_contract::{
     units::{Amount, MilliWatt, Mwh},
     v1::{
         Adjustment, Boot, ConnectorSpec, EndReason, Flag, Limits, MeterSpan, Origin, Period,
-        Receipt, ReceiptLine, Status, Tariff,
+        Receipt, ReceiptLine, Status, Tariff, TaxLine,
     },
     wire::Tag,
 };
@@ -442,6 +442,66 @@ pub struct Adjustments {
     pub meter: Option<MeterSpan>,
 }
 
+/// What applies in a scope: one version now, and others from their times on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScopeTariffs {
+    /// What was set last, for at once; none where nothing was, or it was taken back.
+    pub current: Option<Arc<Tariff>>,
+    /// What applies in place of it from a time on. In order of times, all different.
+    pub scheduled: Vec<(UnixMs, Arc<Tariff>)>,
+}
+
+impl ScopeTariffs {
+    /// Most versions that are scheduled in one scope: two years of monthly prices.
+    pub const SCHEDULED_MAX: usize = 24;
+
+    /// What applies at a time.
+    #[must_use]
+    pub fn at(&self, now: UnixMs) -> Option<&Arc<Tariff>> {
+        self.due(now)
+            .last()
+            .map(|(_, tariff)| tariff)
+            .or(self.current.as_ref())
+    }
+
+    /// What is still to come at a time.
+    #[must_use]
+    pub fn to_come(&self, now: UnixMs) -> &[(UnixMs, Arc<Tariff>)] {
+        &self.scheduled[self.due(now).len()..]
+    }
+
+    /// What was scheduled and whose time has come.
+    fn due(&self, now: UnixMs) -> &[(UnixMs, Arc<Tariff>)] {
+        let due = self.scheduled.partition_point(|(from, _)| *from <= now);
+        &self.scheduled[..due]
+    }
+
+    /// Sets what applies at once. What is still to come stays.
+    pub fn set(&mut self, now: UnixMs, tariff: Option<Arc<Tariff>>) {
+        self.scheduled.drain(..self.due(now).len());
+        self.current = tariff;
+    }
+
+    /// Forgets what a version that was due at a time has replaced.
+    pub fn settle(&mut self, before: UnixMs) {
+        if let Some(tariff) = self
+            .due(before)
+            .last()
+            .map(|(_, tariff)| Arc::clone(tariff))
+        {
+            self.set(before, Some(tariff));
+        }
+    }
+
+    /// Sets what applies from a time on, in place of what was to begin just then.
+    pub fn schedule(&mut self, from: UnixMs, tariff: Arc<Tariff>) {
+        match self.scheduled.binary_search_by_key(&from, |(at, _)| *at) {
+            Ok(at) => self.scheduled[at].1 = tariff,
+            Err(at) => self.scheduled.insert(at, (from, tariff)),
+        }
+    }
+}
+
 /// Up to when requests may have been forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Horizon {
@@ -475,6 +535,21 @@ pub struct Metering {
     pub soc_pct: Option<u8>,
     /// Where each period began.
     pub periods: Vec<Period>,
+    /// Milliseconds in which the car has stood in pauses that are over: what each took longer than
+    /// the tariff allows.
+    pub stood_ms: u64,
+    /// The car draws nothing although it could.
+    pub pause: Option<Pause>,
+}
+
+/// A stretch in which a car draws nothing although it could. All of its times are readings of a
+/// clock that was sure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// When it began.
+    pub since: UnixMs,
+    /// What the register said then.
+    pub register_mwh: Mwh,
 }
 
 /// What the end of a session added to it. All of it is fixed then, also what could be worked out
@@ -501,18 +576,18 @@ pub struct Bill {
     pub meters: Vec<MeterSpan>,
     /// The sum of the spans.
     pub energy_mwh: Mwh,
-    /// Seconds from the end of energy to the end of the session.
+    /// Seconds of standing, as the tariff counts it.
     pub idle_s: u32,
     /// One line per price component.
     pub lines: Vec<ReceiptLine>,
     /// The exact sum of the lines.
     pub exact: Amount,
+    /// `total` without taxes.
+    pub net: Amount,
+    /// The taxes in `total`.
+    pub taxes: Vec<TaxLine>,
     /// What is owed.
     pub total: Amount,
-    /// `total` without VAT.
-    pub net: Amount,
-    /// The VAT in `total`.
-    pub vat: Amount,
     /// How `total` was rounded, in words.
     pub rounding: Arc<str>,
     /// Where each period began.
@@ -676,10 +751,9 @@ impl Session {
             tariff: Tariff::clone(&self.tariff),
             lines: bill.lines,
             exact: bill.exact,
-            total: bill.total,
             net: bill.net,
-            vat: bill.vat,
-            vat_percent: self.tariff.terms.vat_percent,
+            taxes: bill.taxes,
+            total: bill.total,
             currency: self.tariff.terms.currency,
             rounding: bill.rounding.to_string(),
             flags: self.flags.iter().copied().collect(),
@@ -697,7 +771,7 @@ impl Session {
             Stage::Ended { receipt } => (
                 receipt.meters.len(),
                 receipt.periods.len(),
-                receipt.lines.len(),
+                receipt.lines.len() + receipt.taxes.len(),
             ),
         };
         spans + periods + lines
@@ -746,6 +820,21 @@ impl Metering {
     /// Most spans of one session. A meter that is reset more often is broken; what it counts after
     /// that is flagged and not used.
     pub const SPANS_MAX: usize = 200;
+
+    /// Milliseconds in which the car has stood in pauses, up to the last reading.
+    #[must_use]
+    pub fn paused_ms(&self, patience_ms: i64) -> i64 {
+        let now = self.pause.map_or(0, |pause| {
+            (self.last_at.ms_since(pause.since) - patience_ms).max(0)
+        });
+        now.saturating_add(i64::try_from(self.stood_ms).unwrap_or(i64::MAX))
+    }
+
+    /// The pause is over, at the last reading.
+    pub fn end_pause(&mut self, patience_ms: i64) {
+        self.stood_ms = self.paused_ms(patience_ms).unsigned_abs();
+        self.pause = None;
+    }
 
     /// The sum of the spans.
     #[must_use]

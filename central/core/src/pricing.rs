@@ -1,30 +1,26 @@
-//! What a session costs. Decimal throughout; rounded once, on the receipt.
+//! What a session costs here: from the session to what the contract's arithmetic needs.
 
 use std::sync::{Arc, LazyLock};
 
 use ev_contract::{
     ids::TariffId,
+    price::{self, Buys, Usage},
     time::UnixMs,
     units::{Amount, Currency, Mwh},
     v1::{
-        EndReason, IdleFee, Limits, LimitsRequest, MeterSpan, Period, PriceComponent, ReceiptLine,
-        Status, Tariff, TariffTerms,
+        EndCode, EndReason, EndSource, IdleFee, IdleFrom, Limits, LimitsRequest, MeterSpan, Period,
+        PriceComponent, Status, Tariff, TariffTerms,
     },
 };
-use rust_decimal::{Decimal, RoundingStrategy};
+use rust_decimal::Decimal;
 
-use crate::model::{Bill, Session};
+use crate::model::{Bill, Metering, Session, Stage};
 
-/// Digits after the point of what is owed. Every currency in use here has cents.
-pub const CENTS: u32 = 2;
-
-/// How a total is rounded, as the receipt says it.
-pub const ROUNDING: &str = "the exact sum of the lines is rounded once, half up, to 0.01; net is total / (1 + VAT) rounded half up to 0.01, VAT is the rest";
-
-/// The same, in memory once.
-fn rounding() -> Arc<str> {
-    static WORDS: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(ROUNDING));
-    Arc::clone(&WORDS)
+/// How totals are rounded, in memory once.
+fn rounding(terms: &TariffTerms) -> Arc<str> {
+    static GROSS: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(price::ROUNDING));
+    static NET: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(price::ROUNDING_NET));
+    Arc::clone(if terms.prices_net { &NET } else { &GROSS })
 }
 
 /// What applies while no tariff is set: energy is free.
@@ -33,141 +29,121 @@ pub fn free_tariff() -> Option<Arc<Tariff>> {
     Some(Arc::new(Tariff {
         tariff_id: TariffId::new("free").ok()?,
         version: 0,
-        terms: TariffTerms {
-            currency: Currency::EUR,
-            price_per_kwh: Amount::ZERO,
-            start_fee: Amount::ZERO,
-            idle: None,
-            vat_percent: Amount::ZERO,
-        },
+        terms: TariffTerms::free(Currency::EUR),
     }))
 }
 
-fn round(exact: Decimal) -> Decimal {
-    let mut rounded = exact.round_dp_with_strategy(CENTS, RoundingStrategy::MidpointAwayFromZero);
-    rounded.rescale(CENTS);
-    rounded
-}
-
-/// An amount in whole cents.
+/// Whether a car that stays after such an end stands for the fee: it or its driver wanted no more.
+/// Where a fault, a loss of power or an operator ended the charging, only if the tariff says so.
 #[must_use]
-pub fn cents(amount: Amount) -> Amount {
-    Amount(round(amount.0))
+pub const fn is_standing(reason: &EndReason, after_fault: bool) -> bool {
+    let theirs = match reason.code {
+        EndCode::Driver
+        | EndCode::Local
+        | EndCode::EvStopped
+        | EndCode::EnergyLimit
+        | EndCode::TimeLimit
+        | EndCode::CostLimit => true,
+        // The plug is out.
+        EndCode::EvUnplugged => return false,
+        EndCode::Operator
+        | EndCode::Deauthorised
+        | EndCode::PlugTimeout
+        | EndCode::PowerLoss
+        | EndCode::Reboot
+        | EndCode::Reset
+        | EndCode::Unlock
+        | EndCode::Emergency
+        | EndCode::Fault
+        | EndCode::OccupiedLocally
+        | EndCode::Refused
+        | EndCode::WrittenOff
+        | EndCode::Other
+        | EndCode::Unrecognised => false,
+    };
+    let staff = matches!(reason.source, EndSource::Operator | EndSource::Technician);
+    (theirs && !staff) || after_fault
 }
 
-/// What has been used so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    /// Energy.
-    pub energy: Mwh,
-    /// Whether energy has begun: then the start fee is due.
-    pub began: bool,
-    /// Seconds from the end of energy.
-    pub idle_s: u32,
-}
-
-/// A line per price component, exact.
+/// For how long a car may draw nothing before it stands; none where its pauses never count.
 #[must_use]
-pub fn lines(terms: &TariffTerms, usage: Usage) -> Vec<ReceiptLine> {
-    let mut lines = Vec::new();
-    if !usage.began {
-        return lines;
+pub fn patience_ms(terms: &TariffTerms) -> Option<i64> {
+    match terms.idle.as_ref()?.from {
+        IdleFrom::EnergyEnded => None,
+        IdleFrom::WithoutPowerS(s) => Some(i64::from(s) * 1_000),
     }
-    let energy = usage.energy.kwh();
-    lines.push(ReceiptLine {
-        component: PriceComponent::Energy,
-        quantity: Amount(energy),
-        unit: "kWh".into(),
-        price: terms.price_per_kwh,
-        amount: Amount((energy * terms.price_per_kwh.0).normalize()),
-        note: None,
+}
+
+/// Whole seconds in which a car has stood: in its pauses, and after the end of energy for the reason
+/// given, where that counts.
+#[must_use]
+pub fn stood_s(terms: &TariffTerms, meter: &Metering, after: Option<(u32, &EndReason)>) -> u32 {
+    let after_s = after.map_or(0, |(after_s, reason)| {
+        let counts = terms
+            .idle
+            .is_none_or(|idle| is_standing(reason, idle.after_fault));
+        if counts { after_s } else { 0 }
     });
-    if !terms.start_fee.0.is_zero() {
-        lines.push(ReceiptLine {
-            component: PriceComponent::StartFee,
-            quantity: Amount(Decimal::ONE),
-            unit: "start".into(),
-            price: terms.start_fee,
-            amount: terms.start_fee,
-            note: None,
-        });
-    }
-    if let Some(idle) = &terms.idle {
-        let billed_s = usage.idle_s.saturating_sub(idle.grace_s);
-        if billed_s > 0 {
-            // Multiplied before divided: a price per minute for a number of seconds is exact to
-            // 28 digits that way, and to the last digit when the seconds make whole minutes.
-            let product =
-                (Decimal::from(billed_s) * idle.price_per_minute.0 / Decimal::from(60)).normalize();
-            let capped = product >= idle.cap.0;
-            lines.push(ReceiptLine {
-                component: PriceComponent::Idle,
-                quantity: Amount(
-                    (Decimal::from(billed_s) / Decimal::from(60))
-                        .round_dp(6)
-                        .normalize(),
-                ),
-                unit: "min".into(),
-                price: idle.price_per_minute,
-                amount: Amount(if capped { idle.cap.0 } else { product }),
-                note: capped.then(|| "cap".to_owned()),
-            });
-        }
-    }
-    lines
-}
-
-/// The exact sum of lines.
-#[must_use]
-pub fn exact(lines: &[ReceiptLine]) -> Decimal {
-    lines.iter().map(|line| line.amount.0).sum()
-}
-
-/// What is owed for lines.
-#[must_use]
-pub fn total(lines: &[ReceiptLine]) -> Amount {
-    Amount(round(exact(lines)))
-}
-
-/// A total without its VAT, and the VAT; together the total.
-#[must_use]
-pub fn split_vat(total: Amount, vat_percent: Amount) -> (Amount, Amount) {
-    let net = round(total.0 * Decimal::ONE_HUNDRED / (Decimal::ONE_HUNDRED + vat_percent.0));
-    (Amount(net), Amount(total.0 - net))
-}
-
-/// What a session costs with so much energy: what the ledger has of it, or what was heard since.
-#[must_use]
-pub fn cost_so_far(session: &Session, energy: Mwh, now: UnixMs) -> Amount {
-    use crate::model::Stage;
-    match &session.stage {
-        Stage::Ended { receipt } => receipt.total,
-        Stage::Ordered | Stage::Taken { .. } => Amount(round(Decimal::ZERO)),
-        Stage::Energy { .. } => total(&lines(
-            &session.tariff.terms,
-            Usage {
-                energy,
-                began: true,
-                idle_s: 0,
-            },
-        )),
-        Stage::Standing {
-            energy_ended_at, ..
-        } => total(&lines(
-            &session.tariff.terms,
-            Usage {
-                energy,
-                began: true,
-                idle_s: seconds_between(*energy_ended_at, now),
-            },
-        )),
-    }
+    let paused_ms = patience_ms(terms).map_or(0, |patience| meter.paused_ms(patience));
+    u32::try_from(paused_ms / 1_000)
+        .unwrap_or(u32::MAX)
+        .saturating_add(after_s)
 }
 
 /// Whole seconds from one instant to a later one; 0 when it is not later.
 #[must_use]
 pub fn seconds_between(from: UnixMs, to: UnixMs) -> u32 {
-    u32::try_from(to.ms_since(from).max(0) / 1000).unwrap_or(u32::MAX)
+    u32::try_from(to.ms_since(from).max(0) / 1_000).unwrap_or(u32::MAX)
+}
+
+/// What a session costs with so much energy: what the ledger has of it, or what was heard since.
+#[must_use]
+pub fn cost_so_far(session: &Session, energy: Mwh, now: UnixMs) -> Amount {
+    let terms = &session.tariff.terms;
+    let idle_s = match &session.stage {
+        Stage::Ended { receipt } => return receipt.total,
+        Stage::Ordered | Stage::Taken { .. } => 0,
+        Stage::Energy { meter, .. } => stood_s(terms, meter, None),
+        Stage::Standing {
+            meter,
+            energy_ended_at,
+            reason,
+        } => {
+            let after_s = seconds_between(*energy_ended_at, now);
+            stood_s(terms, meter, Some((after_s, reason)))
+        }
+    };
+    price::total(terms, Usage { energy, idle_s })
+}
+
+/// From when standing costs, if the car goes on to stand as it does. None where it does not stand,
+/// standing is free, or its cap is reached.
+#[must_use]
+pub fn standing_costs_from(session: &Session) -> Option<UnixMs> {
+    let terms = &session.tariff.terms;
+    let idle = terms.idle?;
+    if terms.price(PriceComponent::Idle).0.is_zero() || session.energy() == Mwh(0) {
+        return None;
+    }
+    let (meter, since) = match &session.stage {
+        Stage::Ordered | Stage::Taken { .. } | Stage::Ended { .. } => return None,
+        Stage::Energy { meter, .. } => {
+            let pause = meter.pause?;
+            (meter, pause.since.plus_ms(patience_ms(terms)?))
+        }
+        Stage::Standing {
+            meter,
+            energy_ended_at,
+            reason,
+        } => {
+            is_standing(reason, idle.after_fault).then_some(())?;
+            (meter, *energy_ended_at)
+        }
+    };
+    let free_ms = i64::from(idle.grace_s) * 1_000;
+    let from = since.plus_ms((free_ms - i64::try_from(meter.stood_ms).ok()?).max(0));
+    let capped_ms = i64::from(idle_s_max(terms)) * 1_000;
+    (i64::try_from(meter.stood_ms).ok()? < capped_ms).then_some(from)
 }
 
 /// How long a session may stand until the idle fee's cap is reached; 0 without such a fee.
@@ -176,11 +152,12 @@ pub fn idle_s_max(terms: &TariffTerms) -> u32 {
     /// A fee without a price never reaches its cap: a day then.
     const DAY_S: u32 = 24 * 3600;
     terms.idle.as_ref().map_or(0, |idle: &IdleFee| {
-        let cap_s = if idle.price_per_minute.0.is_zero() {
+        let price = terms.price(PriceComponent::Idle);
+        let cap_s = if price.0.is_zero() {
             DAY_S
         } else {
             use rust_decimal::prelude::ToPrimitive;
-            (idle.cap.0 * Decimal::from(60) / idle.price_per_minute.0)
+            (idle.cap.0 * Decimal::from(60) / price.0)
                 .ceil()
                 .to_u32()
                 .unwrap_or(DAY_S)
@@ -243,70 +220,176 @@ pub fn limits(asked: &LimitsRequest, terms: &TariffTerms) -> Result<Limits, Limi
         if cost.0 <= Decimal::ZERO {
             return Err(LimitProblem::Invalid(format!("cost is {cost}")));
         }
-        limits.cost = Some(cost);
-        let rest = cost.0 - terms.start_fee.0;
-        let below = || {
-            LimitProblem::BelowFee(format!(
-                "{cost} {} with a start fee of {}",
-                terms.currency, terms.start_fee
-            ))
-        };
-        if rest <= Decimal::ZERO {
-            return Err(below());
+        if !cost.is_payable(terms.currency) {
+            return Err(LimitProblem::Invalid(format!(
+                "cost is {cost}, {} has {} decimals",
+                terms.currency,
+                terms.currency.decimals()
+            )));
         }
-        if !terms.price_per_kwh.0.is_zero() {
-            use rust_decimal::prelude::ToPrimitive;
-            let bought = (rest * Decimal::from(Mwh::KWH.0) / terms.price_per_kwh.0)
-                .floor()
-                .to_u64()
-                .unwrap_or(u64::MAX);
-            if bought == 0 {
-                return Err(below());
+        limits.cost = Some(cost.owed(terms.currency));
+        match price::buys(terms, cost) {
+            Buys::Nothing => {
+                let mut what = format!("{cost} {}", terms.currency);
+                let fee = terms.price(PriceComponent::StartFee);
+                if !fee.0.is_zero() {
+                    what.push_str(&format!(" with a start fee of {fee}"));
+                }
+                if let Some(min) = terms.min_price {
+                    what.push_str(&format!(" with a minimum of {min}"));
+                }
+                return Err(LimitProblem::BelowFee(what));
             }
-            if limits.energy_mwh.is_none_or(|energy| bought < energy.0) {
-                limits.energy_mwh = Some(Mwh(bought));
-                limits.energy_from_cost = true;
+            Buys::Energy(bought) => {
+                if limits.energy_mwh.is_none_or(|energy| bought < energy) {
+                    limits.energy_mwh = Some(bought);
+                    limits.energy_from_cost = true;
+                }
             }
+            Buys::All => {}
         }
     }
     Ok(limits)
 }
+
+/// Most taxes of a tariff: a value-added tax and some local ones. A receipt has a line for each.
+const TAXES_MAX: usize = 5;
+/// Longest name of a tax, in bytes.
+const TAX_NAME_BYTES_MAX: usize = 32;
+/// Longest patience with a car that draws nothing, and longest grace: a day.
+const STANDING_S_MAX: u32 = 24 * 3600;
+/// Most energy without fees: what no session without a defect stays below.
+const START_FEE_MIN_WH_MAX: u32 = 1_000;
 
 /// Why a tariff cannot be used, if so.
 ///
 /// # Errors
 /// A sentence that names the field.
 pub fn check_terms(terms: &TariffTerms) -> Result<(), String> {
-    /// Above this a price is a slip of the keyboard.
-    const PRICE_MAX: i64 = 1_000;
-    let price = |name: &str, amount: Amount| {
-        if amount.0 < Decimal::ZERO
-            || amount.0 > Decimal::from(PRICE_MAX)
-            || amount.0.scale() > Amount::SCALE_MAX
-        {
-            Err(format!(
-                "{name} is {amount}, allowed are 0 to {PRICE_MAX} with at most {} decimals",
-                Amount::SCALE_MAX
-            ))
+    check_prices(terms)?;
+    check_taxes(terms)?;
+    let at_most = |name: &str, value: u32, most: u32| {
+        if value > most {
+            Err(format!("{name} is {value}, allowed are 0 to {most}"))
         } else {
             Ok(())
         }
     };
-    price("price_per_kwh", terms.price_per_kwh)?;
-    price("start_fee", terms.start_fee)?;
-    if terms.vat_percent.0 < Decimal::ZERO || terms.vat_percent.0 > Decimal::ONE_HUNDRED {
+    at_most(
+        "start_fee_min_wh",
+        terms.start_fee_min_wh,
+        START_FEE_MIN_WH_MAX,
+    )?;
+    if let Some(idle) = &terms.idle {
+        payable("idle.cap", idle.cap, terms.currency)?;
+        at_most("idle.grace_s", idle.grace_s, STANDING_S_MAX)?;
+        if let IdleFrom::WithoutPowerS(s) = idle.from {
+            at_most("idle.from.without_power_s", s, STANDING_S_MAX)?;
+        }
+    } else if !terms.price(PriceComponent::Idle).0.is_zero() {
+        return Err("idle has a price and no cap: give idle.cap".into());
+    }
+    for (name, amount) in [
+        ("min_price", terms.min_price),
+        ("max_price", terms.max_price),
+    ] {
+        if let Some(amount) = amount {
+            payable(name, amount, terms.currency)?;
+        }
+    }
+    if let (Some(min), Some(max)) = (terms.min_price, terms.max_price)
+        && min.0 > max.0
+    {
+        return Err(format!("min_price is {min}, above max_price, {max}"));
+    }
+    Ok(())
+}
+
+/// What is owed as it stands has no digits below the currency's minor unit.
+fn payable(name: &str, amount: Amount, currency: Currency) -> Result<(), String> {
+    /// Above this an amount is a slip of the keyboard. Some currencies need six digits for a lunch.
+    const AMOUNT_MAX: i64 = 10_000_000;
+    if amount.0 < Decimal::ZERO || amount.0 > Decimal::from(AMOUNT_MAX) {
+        return Err(format!("{name} is {amount}, allowed are 0 to {AMOUNT_MAX}"));
+    }
+    if !amount.is_payable(currency) {
         return Err(format!(
-            "vat_percent is {}, allowed are 0 to 100",
-            terms.vat_percent
+            "{name} is {amount}, and {currency} has {} decimals",
+            currency.decimals()
         ));
     }
-    if let Some(idle) = &terms.idle {
-        price("idle.price_per_minute", idle.price_per_minute)?;
-        price("idle.cap", idle.cap)?;
-        if idle.grace_s > 24 * 3600 {
+    Ok(())
+}
+
+fn check_prices(terms: &TariffTerms) -> Result<(), String> {
+    /// Above this a price per unit is a slip of the keyboard.
+    const PRICE_MAX: i64 = 100_000;
+    if terms.elements.iter().any(|e| !e.restrictions.is_empty()) {
+        return Err(
+            "an element has restrictions, and none is supported yet: leave them out".into(),
+        );
+    }
+    if terms.elements.len() > 1 {
+        return Err("it has several elements, and without restrictions only the first would ever count: give one".into());
+    }
+    let prices = terms.elements.iter().flat_map(|e| &e.price_components);
+    for (at, price) in prices.clone().enumerate() {
+        match price.component {
+            PriceComponent::Energy | PriceComponent::StartFee | PriceComponent::Idle => {}
+            PriceComponent::Minimum | PriceComponent::Maximum | PriceComponent::Unrecognised => {
+                return Err("a price is of none of energy, start_fee and idle".into());
+            }
+        }
+        if prices
+            .clone()
+            .take(at)
+            .any(|p| p.component == price.component)
+        {
+            return Err(format!("{} has two prices", price.component));
+        }
+        let amount = price.price;
+        if amount.0 < Decimal::ZERO
+            || amount.0 > Decimal::from(PRICE_MAX)
+            || amount.0.scale() > Amount::SCALE_MAX
+        {
             return Err(format!(
-                "idle.grace_s is {}, allowed are 0 to 86400",
-                idle.grace_s
+                "the price of {} is {amount}, allowed are 0 to {PRICE_MAX} with at most {} decimals",
+                price.component,
+                Amount::SCALE_MAX
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_taxes(terms: &TariffTerms) -> Result<(), String> {
+    /// Decimals of a rate.
+    const RATE_SCALE_MAX: u32 = 4;
+    if terms.taxes.len() > TAXES_MAX {
+        return Err(format!(
+            "it has {} taxes, allowed are {TAXES_MAX}",
+            terms.taxes.len()
+        ));
+    }
+    for (at, tax) in terms.taxes.iter().enumerate() {
+        let name = &tax.name;
+        if name.trim().is_empty()
+            || name.len() > TAX_NAME_BYTES_MAX
+            || name.chars().any(char::is_control)
+        {
+            return Err(format!(
+                "the name of a tax is {:?}: give one of up to {TAX_NAME_BYTES_MAX} bytes",
+                name.chars().take(TAX_NAME_BYTES_MAX).collect::<String>()
+            ));
+        }
+        if terms.taxes[..at].iter().any(|other| other.name == *name) {
+            return Err(format!("there are two taxes of the name {name}"));
+        }
+        let rate = tax.percent.0;
+        if rate < Decimal::ZERO || rate > Decimal::ONE_HUNDRED || rate.scale() > RATE_SCALE_MAX {
+            return Err(format!(
+                "the tax {name} is {} %, allowed are 0 to 100 with at most {RATE_SCALE_MAX} decimals",
+                tax.percent
             ));
         }
     }
@@ -330,6 +413,8 @@ pub struct Ending {
     pub energy_ended_at: Option<UnixMs>,
     /// When the session ended.
     pub ended_at: UnixMs,
+    /// Seconds of standing.
+    pub idle_s: u32,
     /// When central learned of that.
     pub received_at: UnixMs,
     /// What the meters counted.
@@ -344,19 +429,10 @@ pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
     let energy = ending.meters.iter().fold(Mwh(0), |sum, s| {
         sum.saturating_add(s.to_mwh.saturating_sub(s.from_mwh))
     });
-    let idle_s = ending
-        .energy_ended_at
-        .map_or(0, |at| seconds_between(at, ending.ended_at));
-    let lines = lines(
-        terms,
-        Usage {
-            energy,
-            began: ending.started_at.is_some(),
-            idle_s,
-        },
-    );
-    let total = total(&lines);
-    let (net, vat) = split_vat(total, terms.vat_percent);
+    let idle_s = ending.idle_s;
+    let lines = price::lines(terms, Usage { energy, idle_s });
+    let exact = price::exact(&lines);
+    let owed = price::owed(terms, exact);
     Bill {
         number: ending.number,
         operator: ending.operator,
@@ -369,165 +445,23 @@ pub fn bill(terms: &TariffTerms, ending: Ending) -> Bill {
         meters: ending.meters,
         energy_mwh: energy,
         idle_s,
-        exact: Amount(exact(&lines).normalize()),
+        exact: Amount(exact).exact(terms.currency),
         lines,
-        total,
-        net,
-        vat,
-        rounding: rounding(),
+        net: owed.net,
+        taxes: owed.taxes,
+        total: owed.total,
+        rounding: rounding(terms),
         periods: ending.periods,
     }
 }
 
-/// The money for energy that a late record adds.
+/// What an ended session costs more once late records have said more of its energy: fees that
+/// become due with it, minimum, maximum and taxes included.
 #[must_use]
-pub fn energy_amount(terms: &TariffTerms, energy: Mwh) -> Amount {
-    Amount(energy.kwh() * terms.price_per_kwh.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn terms() -> TariffTerms {
-        TariffTerms {
-            currency: Currency::EUR,
-            price_per_kwh: "0.49".parse().unwrap(),
-            start_fee: "1".parse().unwrap(),
-            idle: Some(IdleFee {
-                price_per_minute: "0.10".parse().unwrap(),
-                grace_s: 600,
-                cap: "12".parse().unwrap(),
-            }),
-            vat_percent: "19".parse().unwrap(),
-        }
-    }
-
-    #[test]
-    fn the_total_is_the_exact_sum_rounded_once() {
-        let lines = lines(
-            &terms(),
-            Usage {
-                energy: Mwh(7_123_456),
-                began: true,
-                idle_s: 600 + 90,
-            },
-        );
-        assert_eq!(exact(&lines).to_string(), "4.64049344");
-        let total = total(&lines);
-        assert_eq!(total.to_string(), "4.64");
-        let (net, vat) = split_vat(total, terms().vat_percent);
-        assert_eq!(
-            (net.to_string(), vat.to_string()),
-            ("3.90".into(), "0.74".into())
-        );
-        assert_eq!(net.0 + vat.0, total.0);
-    }
-
-    #[test]
-    fn half_a_cent_is_rounded_up() {
-        let half = TariffTerms {
-            price_per_kwh: "0.005".parse().unwrap(),
-            start_fee: Amount::ZERO,
-            ..terms()
-        };
-        let lines = lines(
-            &half,
-            Usage {
-                energy: Mwh::KWH,
-                began: true,
-                idle_s: 0,
-            },
-        );
-        assert_eq!(total(&lines).to_string(), "0.01");
-    }
-
-    #[test]
-    fn standing_costs_after_the_grace_and_up_to_the_cap() {
-        let idle_line = |idle_s| {
-            lines(
-                &terms(),
-                Usage {
-                    energy: Mwh(0),
-                    began: true,
-                    idle_s,
-                },
-            )
-            .into_iter()
-            .find(|l| l.component == PriceComponent::Idle)
-        };
-        assert_eq!(idle_line(600), None);
-        assert_eq!(idle_line(660).unwrap().amount.to_string(), "0.1");
-        let capped = idle_line(1_000_000).unwrap();
-        assert_eq!(capped.amount.to_string(), "12");
-        assert_eq!(capped.note.as_deref(), Some("cap"));
-        assert_eq!(idle_s_max(&terms()), 600 + 7200);
-    }
-
-    #[test]
-    fn a_session_without_energy_costs_nothing() {
-        assert!(lines(&terms(), Usage::default()).is_empty());
-    }
-
-    #[test]
-    fn a_cost_limit_becomes_an_energy_limit_that_it_pays_for() {
-        let asked = LimitsRequest {
-            cost: Some("10".into()),
-            ..LimitsRequest::default()
-        };
-        let limits = limits(&asked, &terms()).unwrap();
-        let energy = limits.energy_mwh.unwrap();
-        assert!(limits.energy_from_cost);
-        let cost = |energy| {
-            exact(&lines(
-                &terms(),
-                Usage {
-                    energy,
-                    began: true,
-                    idle_s: 0,
-                },
-            ))
-        };
-        assert!(cost(energy) <= Decimal::from(10));
-        assert!(cost(Mwh(energy.0 + 3)) > Decimal::from(10));
-    }
-
-    #[test]
-    fn limits_that_cannot_be_used_are_refused() {
-        let asked = |energy_wh, time_s, cost: Option<&str>| LimitsRequest {
-            energy_wh,
-            time_s,
-            cost: cost.map(str::to_owned),
-            currency: None,
-        };
-        for bad in [
-            asked(Some(0), None, None),
-            asked(Some(-5), None, None),
-            asked(Some(i64::MAX), None, None),
-            asked(None, Some(0), None),
-            asked(None, Some(-1), None),
-            asked(None, Some(i64::MAX), None),
-            asked(None, None, Some("0")),
-            asked(None, None, Some("-1")),
-            asked(None, None, Some("1e3")),
-            asked(None, None, Some("99999999999999999999999999999")),
-        ] {
-            assert!(
-                matches!(limits(&bad, &terms()), Err(LimitProblem::Invalid(_))),
-                "{bad:?}"
-            );
-        }
-        for below in ["1", "0.5", "1.0000001"] {
-            assert!(limits(&asked(None, None, Some(below)), &terms()).is_err());
-        }
-        let dollars = LimitsRequest {
-            cost: Some("10".into()),
-            currency: Some("USD".into()),
-            ..LimitsRequest::default()
-        };
-        assert!(matches!(
-            limits(&dollars, &terms()),
-            Err(LimitProblem::Currency(_))
-        ));
-    }
+pub fn added(terms: &TariffTerms, bill: &Bill, before: Mwh, after: Mwh) -> Amount {
+    let total = |energy| {
+        let idle_s = bill.idle_s;
+        price::total(terms, Usage { energy, idle_s }).0
+    };
+    Amount(total(after) - total(before))
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     codec::{Bad, Coded, Got, Kept, Reader, Writer},
     frame::{Basis, CHECK_BYTES, check, seal},
-    model::{Adjustments, Horizon, Request, Session},
+    model::{Adjustments, Horizon, Request, ScopeTariffs, Session},
     state::{Cabinet, Entry, Few, Person, RequestKey, State},
     whole::LedgerId,
 };
@@ -40,7 +40,7 @@ pub struct Frozen {
     people: Vec<(DriverId, Arc<Person>)>,
     requests: Vec<(RequestKey, Entry<Arc<Request>>)>,
     tariffs: BTreeMap<TariffId, Entry<Arc<Tariff>>>,
-    tariff_scopes: BTreeMap<TariffScope, Entry<Arc<Tariff>>>,
+    tariff_scopes: BTreeMap<TariffScope, Entry<Arc<ScopeTariffs>>>,
     horizon: Option<Entry<Horizon>>,
 }
 

@@ -23,7 +23,7 @@ use crate::{
     keys::{Asker, EventId, Key},
     model::{
         Adjustments, Answer, ChargePoint, Connector, Driver, Enrolment, Horizon, Place, Request,
-        Session, Spool,
+        ScopeTariffs, Session, Spool,
     },
     whole::LedgerId,
 };
@@ -136,7 +136,7 @@ pub struct State {
     pub(crate) people: HashMap<DriverId, Arc<Person>>,
     pub(crate) requests: HashMap<RequestKey, Entry<Arc<Request>>>,
     pub(crate) tariffs: BTreeMap<TariffId, Entry<Arc<Tariff>>>,
-    pub(crate) tariff_scopes: BTreeMap<TariffScope, Entry<Arc<Tariff>>>,
+    pub(crate) tariff_scopes: BTreeMap<TariffScope, Entry<Arc<ScopeTariffs>>>,
     pub(crate) horizon: Option<Entry<Horizon>>,
     // Derived from the above; kept so that questions need no search, and pages have an order.
     cabinets_by_id: BTreeSet<CpId>,
@@ -352,9 +352,9 @@ impl State {
         self.tariffs.get(id)
     }
 
-    /// The tariff of a scope.
+    /// The tariffs of a scope.
     #[must_use]
-    pub fn tariff_scope(&self, scope: &TariffScope) -> Option<&Entry<Arc<Tariff>>> {
+    pub fn tariff_scope(&self, scope: &TariffScope) -> Option<&Entry<Arc<ScopeTariffs>>> {
         self.tariff_scopes.get(scope)
     }
 
@@ -455,7 +455,7 @@ impl State {
     }
 
     /// Tariffs by scope.
-    pub fn tariff_scopes(&self) -> impl Iterator<Item = (&TariffScope, &Tariff)> + '_ {
+    pub fn tariff_scopes(&self) -> impl Iterator<Item = (&TariffScope, &ScopeTariffs)> + '_ {
         self.tariff_scopes.iter().map(|(s, e)| (s, &*e.value))
     }
 
@@ -617,9 +617,9 @@ impl State {
                 let new = by.entry(old, Arc::clone(tariff));
                 self.tariffs.insert(tariff.tariff_id.clone(), new);
             }
-            Write::TariffScope(scope, tariff) => {
+            Write::TariffScope(scope, tariffs) => {
                 let old = self.tariff_scopes.get(scope);
-                let new = by.entry(old, Arc::clone(tariff));
+                let new = by.entry(old, Arc::clone(tariffs));
                 self.tariff_scopes.insert(scope.clone(), new);
             }
             Write::Forget(forget) => self.forget(forget, by.version, by.pos),

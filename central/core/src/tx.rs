@@ -14,7 +14,8 @@ use crate::{
     frame::{Evidence, Expects, Forget, Kind, Record, Write},
     keys::{Asker, EventId, Key},
     model::{
-        Adjustments, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, Session, Spool,
+        Adjustments, ChargePoint, Connector, Driver, Enrolment, Horizon, Request, ScopeTariffs,
+        Session, Spool,
     },
     state::State,
 };
@@ -163,8 +164,8 @@ impl<'o, 'a> Tx<'o, 'a> {
         /// A tariff's newest version.
         tariff(id: &TariffId) -> Arc<Tariff>:
             Key::Tariff(id.clone()), Write::Tariff(v) => v, |s: &'a State| s.tariff(id);
-        /// The tariff of a scope.
-        tariff_scope(scope: &TariffScope) -> Arc<Tariff>:
+        /// The tariffs of a scope.
+        tariff_scope(scope: &TariffScope) -> Arc<ScopeTariffs>:
             Key::TariffScope(scope.clone()), Write::TariffScope(_, v) => v,
             |s: &'a State| s.tariff_scope(scope);
     }

@@ -704,7 +704,11 @@ fn faults_of(receipt: &Receipt) -> Vec<String> {
         .iter()
         .map(|line| line.amount.0)
         .sum::<rust_decimal::Decimal>();
-    if exact != receipt.exact.0 || receipt.net.0 + receipt.vat.0 != receipt.total.0 {
+    let owed = ev_contract::price::owed(&receipt.tariff.terms, exact);
+    if exact != receipt.exact.0
+        || (owed.net, owed.taxes.as_slice(), owed.total)
+            != (receipt.net, receipt.taxes.as_slice(), receipt.total)
+    {
         faults.push(format!(
             "the sums of its receipt {} are wrong",
             receipt.number

@@ -9,8 +9,8 @@ use ev_contract::{
     units::{MilliWatt, Mwh},
     v1::{
         ChargePointListing, ChargePointView, ConnectorBeat, ConnectorListing, ConnectorView,
-        CpEnrolment, DriverUpdate, OtherAgentView, Reach, ScopedTariff, SessionView, Status,
-        Tariff, TariffScope, UpdateType,
+        CpEnrolment, DriverUpdate, OtherAgentView, Reach, ScheduledTariff, ScopedTariff,
+        SessionView, Status, Tariff, TariffScope, UpdateType,
     },
 };
 
@@ -107,6 +107,7 @@ pub fn session(entry: &Entry<Arc<Session>>, heard: &dyn Heard, now: UnixMs) -> S
         energy_mwh: energy,
         cost: pricing::cost_so_far(s, energy, now),
         currency: s.tariff.terms.currency,
+        standing_costs_from: pricing::standing_costs_from(s),
         tariff_id: s.tariff.tariff_id.clone(),
         tariff_version: s.tariff.version,
         limits: s.limits,
@@ -188,6 +189,7 @@ pub fn update(entry: &Entry<Arc<Session>>, now: UnixMs) -> Option<DriverUpdate> 
         energy_mwh: Some(s.energy()),
         cost: Some(pricing::cost_so_far(s, s.energy(), now)),
         currency: Some(s.tariff.terms.currency),
+        standing_costs_from: pricing::standing_costs_from(s),
         soc_pct: s.meter().and_then(|m| m.soc_pct),
         pos: Some(entry.pos),
         prev: Some(entry.prev),
@@ -230,6 +232,7 @@ pub fn answer(
         energy_mwh: None,
         cost: None,
         currency: None,
+        standing_costs_from: None,
         soc_pct: None,
         pos: None,
         prev: None,
@@ -275,7 +278,12 @@ pub fn answer(
 
 /// The tariff that applies at a charge point.
 #[must_use]
-pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<Tariff> {
+pub fn tariff_at(
+    state: &State,
+    id: &CpId,
+    cp: Option<&ChargePoint>,
+    now: UnixMs,
+) -> Option<Tariff> {
     [
         Some(TariffScope::ChargePoint(id.clone())),
         place_of(state, id, cp).map(|(site, _)| TariffScope::Site(site)),
@@ -283,8 +291,8 @@ pub fn tariff_at(state: &State, id: &CpId, cp: Option<&ChargePoint>) -> Option<T
     ]
     .iter()
     .flatten()
-    .find_map(|scope| state.tariff_scope(scope))
-    .map(|e| Arc::clone(&e.value))
+    .find_map(|scope| state.tariff_scope(scope)?.value.at(now))
+    .map(Arc::clone)
     .or_else(pricing::free_tariff)
     .map(Arc::unwrap_or_clone)
 }
@@ -345,6 +353,7 @@ pub fn listing(
     cp: &ChargePoint,
     driver: &DriverId,
     heard: &dyn Heard,
+    now: UnixMs,
 ) -> Option<ChargePointListing> {
     // Whatever was last heard of it: nobody can start there.
     let revoked = state.enrolment(id).is_some_and(|e| e.value.revoked);
@@ -357,7 +366,7 @@ pub fn listing(
         cp_id: id.clone(),
         site_id: cp.site.clone(),
         time_zone: cp.time_zone.to_string(),
-        tariff: tariff_at(state, id, Some(cp))?,
+        tariff: tariff_at(state, id, Some(cp), now)?,
         connectors: cp
             .connectors
             .iter()
@@ -387,6 +396,7 @@ pub fn charge_point(
     id: &CpId,
     cp: Option<&ChargePoint>,
     heard: &dyn Heard,
+    now: UnixMs,
 ) -> Option<ChargePointView> {
     let reach = heard.reach(id);
     let last = heard.last(id);
@@ -431,7 +441,7 @@ pub fn charge_point(
         cut_until: heard.cut(id).map(|(_, until)| until),
         refuses: insight::refuses(state, id, cp, heard),
         refused: Vec::new(),
-        tariff: tariff_at(state, id, cp)?,
+        tariff: tariff_at(state, id, cp, now)?,
         enrolment: enrolment.map(|e| {
             if e.revoked {
                 CpEnrolment::Revoked
@@ -469,15 +479,25 @@ pub fn charge_point(
     })
 }
 
-/// What applies where.
+/// What applies where, and what is still to come.
 #[must_use]
-pub fn tariffs(state: &State) -> Vec<ScopedTariff> {
+pub fn tariffs(state: &State, now: UnixMs) -> Vec<ScopedTariff> {
     state
         .tariff_scopes()
-        .map(|(scope, tariff)| ScopedTariff {
+        .map(|(scope, tariffs)| ScopedTariff {
             scope: scope.clone(),
-            tariff: tariff.clone(),
+            tariff: tariffs.at(now).map(|tariff| Tariff::clone(tariff)),
+            scheduled: tariffs
+                .to_come(now)
+                .iter()
+                .map(|(from, tariff)| ScheduledTariff {
+                    from: *from,
+                    tariff: Tariff::clone(tariff),
+                })
+                .collect(),
         })
+        // What was taken back.
+        .filter(|at| at.tariff.is_some() || !at.scheduled.is_empty())
         .collect()
 }
 

@@ -12,7 +12,7 @@ use ev_contract::{
     time::UnixMs,
     v1::{
         AuditEntry, AuditKind, AuditOutcome, AuditReply, CpLsReply, ErrorReply, EventsReply,
-        OpReply, ReceiptsReply, SessionLsReply, Status, TariffLsReply, TariffScope, UptimeReply,
+        OpReply, ReceiptsReply, SessionLsReply, Status, TariffLsReply, UptimeReply,
     },
     wire::Tag,
 };
@@ -31,8 +31,31 @@ const REQUEST_INFO_BYTES_MAX: usize = 16 * 1024;
 /// So much is kept of a subject: the longest of the contract has 170.
 const SUBJECT_CHARS_MAX: usize = 200;
 
-/// What an asker was told: the outcome, why not, and the session that the answer names.
-pub type Ending = (AuditOutcome, Option<Code>, Option<SessionId>);
+/// What an asker was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// What came of it.
+    pub outcome: AuditOutcome,
+    /// Why not.
+    pub code: Option<Code>,
+    /// The session that the answer names.
+    pub session: Option<SessionId>,
+    /// What was done, in words.
+    pub words: Option<String>,
+}
+
+impl Ending {
+    /// That, and no more.
+    #[must_use]
+    pub const fn new(outcome: AuditOutcome, code: Option<Code>) -> Self {
+        Self {
+            outcome,
+            code,
+            session: None,
+            words: None,
+        }
+    }
+}
 
 /// An answer to an operator says by itself what goes into the audit.
 pub trait Told {
@@ -42,20 +65,24 @@ pub trait Told {
 
 impl Told for ErrorReply {
     fn told(&self) -> Ending {
-        (outcome(self.status), Some(self.error.code), None)
+        Ending::new(outcome(self.status), Some(self.error.code))
     }
 }
 
 impl Told for OpReply {
     fn told(&self) -> Ending {
         let code = self.error.as_ref().map(|error| error.code);
-        (outcome(self.status), code, self.session_id)
+        Ending {
+            session: self.session_id,
+            words: self.detail.clone(),
+            ..Ending::new(outcome(self.status), code)
+        }
     }
 }
 
 macro_rules! told_what_they_asked {
     ($($name:ty),+) => { $(impl Told for $name {
-        fn told(&self) -> Ending { (AuditOutcome::Accepted, None, None) }
+        fn told(&self) -> Ending { Ending::new(AuditOutcome::Accepted, None) }
     })+ };
 }
 told_what_they_asked!(
@@ -154,13 +181,28 @@ fn describe_wish(draft: &mut AuditEntry, wish: &Wish) {
         Wish::Block { driver, .. } | Wish::Unblock { driver } => {
             draft.driver_id = Some(driver.to_string());
         }
-        Wish::SetTariff { tariff, scope, .. } => {
+        Wish::SetTariff {
+            tariff,
+            scope,
+            from,
+            ..
+        } => {
             draft.tariff_id = Some(tariff.to_string());
-            draft.detail = Some(match scope {
-                TariffScope::Default => "default".to_owned(),
-                TariffScope::Site(site) => format!("site {site}"),
-                TariffScope::ChargePoint(cp) => format!("charge point {cp}"),
+            draft.detail = Some(match from {
+                Some(from) => format!("{scope} from {} ms", from.0),
+                None => scope.to_string(),
             });
+        }
+        Wish::RemoveTariff {
+            scope,
+            scheduled_only,
+        } => {
+            let only = if *scheduled_only {
+                " scheduled only"
+            } else {
+                ""
+            };
+            draft.detail = Some(format!("{scope}{only}"));
         }
     }
 }
@@ -209,16 +251,21 @@ pub fn names_a_session(asked: &Asked) -> bool {
 /// A draft with its outcome: an entry.
 #[must_use]
 pub fn ended(draft: &AuditEntry, replica: &ReplicaId, told: Ending) -> AuditEntry {
-    let (outcome, code, session) = told;
     let mut entry = AuditEntry {
         entry_id: new_id(),
         at: crate::engine::wall(),
         replica: replica.clone(),
-        outcome,
-        code,
+        outcome: told.outcome,
+        code: told.code,
         ..draft.clone()
     };
-    if let Some(session) = session {
+    // Which version was set, or no longer applies, is known only when it is decided.
+    if let (Some(words), Some(detail)) = (told.words, &mut entry.detail)
+        && entry.verb.starts_with("tariff")
+    {
+        detail.push_str(&format!(": {words}"));
+    }
+    if let Some(session) = told.session {
         entry.session_id = Some(session.to_string());
     }
     entry

@@ -313,7 +313,7 @@ impl Audit {
         } else {
             AuditOutcome::Denied
         };
-        let mut entry = ended(draft, &self.replica, (outcome, code, None));
+        let mut entry = ended(draft, &self.replica, Ending::new(outcome, code));
         entry.detail = Some(detail.to_owned());
         if self.refusals.try_send(Box::new(entry)).is_err() {
             self.metrics.audited(draft.kind, "dropped");
@@ -471,7 +471,7 @@ impl Writer {
                     metrics.answered(
                         page.verb(),
                         if was_read { "accepted" } else { "error" },
-                        told.1.map_or("", Code::as_str),
+                        told.code.map_or("", Code::as_str),
                     );
                     let Ok(bytes) = bytes else {
                         return Done::Failed(draft.kind);

@@ -218,7 +218,8 @@ impl Engine {
                     | Wish::Act { .. }
                     | Wish::Block { .. }
                     | Wish::Unblock { .. }
-                    | Wish::SetTariff { .. } => UpdateType::StopReply,
+                    | Wish::SetTariff { .. }
+                    | Wish::RemoveTariff { .. } => UpdateType::StopReply,
                 };
                 let update = view::answer(
                     self.log.state(),
@@ -547,7 +548,7 @@ impl Engine {
                     &TariffLsReply {
                         tag: Tag::new(),
                         to: asker.as_str().to_owned(),
-                        tariffs: view::tariffs(self.log.state()),
+                        tariffs: view::tariffs(self.log.state(), wall()),
                         ts: wall(),
                     },
                 );
@@ -685,6 +686,7 @@ impl Engine {
             return Err((Code::UnknownVerb, "list".into()));
         };
         let state = self.log.state();
+        let now = wall();
         let mut found: Vec<_> = state
             .charge_points_after(page.from.as_ref())
             .take(page.rows + 1)
@@ -698,7 +700,7 @@ impl Engine {
         };
         let charge_points = found
             .into_iter()
-            .filter_map(|(id, cp)| view::listing(state, id, cp, driver, &self.heard))
+            .filter_map(|(id, cp)| view::listing(state, id, cp, driver, &self.heard, now))
             .collect();
         self.reply(
             item.reply.as_ref(),
@@ -792,10 +794,11 @@ impl Engine {
         } else {
             None
         };
+        let now = wall();
         let charge_points = found
             .into_iter()
             .filter_map(|(id, cp)| {
-                let mut view = view::charge_point(state, id, cp, &self.heard)?;
+                let mut view = view::charge_point(state, id, cp, &self.heard, now)?;
                 for refuses in &mut view.refuses {
                     let seen = refuses
                         .connector

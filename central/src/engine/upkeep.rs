@@ -134,8 +134,11 @@ impl Engine {
     pub(super) fn after_replay(&mut self) {
         self.litter = Vec::new();
         let state = self.log.state();
-        for (_, tariff) in state.tariff_scopes() {
-            self.metrics.currency(&tariff.terms.currency);
+        for (_, tariffs) in state.tariff_scopes() {
+            let scheduled = tariffs.scheduled.iter().map(|(_, tariff)| tariff);
+            for tariff in tariffs.current.iter().chain(scheduled) {
+                self.metrics.currency(&tariff.terms.currency);
+            }
         }
         let mut orders = Vec::new();
         for entry in state.sessions_before(None) {

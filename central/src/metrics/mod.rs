@@ -149,7 +149,7 @@ impl Metrics {
             receipts_amount: register!(CounterVec::new(
                 Opts::new(
                     "ev_receipts_amount_total",
-                    "Money on receipts, by currency, VAT included. Each is counted by one replica."
+                    "Money on receipts, by currency, taxes included. Each is counted by one replica."
                 ),
                 &["currency"]
             )),

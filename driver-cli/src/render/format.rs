@@ -77,6 +77,18 @@ pub fn phase(view: &SessionView, phase: Phase) -> String {
     }
 }
 
+/// From when standing costs, while a session's car stands or has paused.
+#[must_use]
+pub fn standing(view: &SessionView) -> Option<String> {
+    let from = view
+        .standing_costs_from
+        .filter(|_| !view.state.is_ended())?;
+    Some(format!(
+        "standing costs from {} on",
+        local(from, &view.time_zone)
+    ))
+}
+
 /// Whether the car took all that it could.
 fn is_full(view: &SessionView) -> bool {
     let word = EndCode::EvStopped.as_str();

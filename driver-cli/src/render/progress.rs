@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 use super::{
-    format::{duration, harmless, kw, kwh, phase},
+    format::{duration, harmless, kw, kwh, phase, standing},
     output::Output,
 };
 use crate::{
@@ -172,6 +172,7 @@ pub fn line(seen: &Seen, tariff: Option<&Tariff>, since_ms: i64) -> String {
         });
     }
     parts.extend(seen.soc_pct().map(|soc| format!("battery {soc} %")));
+    parts.extend(standing(view));
     if let Some(age_ms) = seen.age_ms.filter(|_| !now.is_ended()) {
         let age_ms = age_ms.saturating_add(since_ms);
         parts.push(format!("{} ago", duration(age_ms)));

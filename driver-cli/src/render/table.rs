@@ -10,7 +10,7 @@ use ev_contract::{
     },
 };
 
-use super::format::{connector, duration, harmless, kw, kwh, local, phase};
+use super::format::{connector, duration, harmless, kw, kwh, local, phase, standing};
 use crate::{
     doc::{self, energy_adjusted, total_adjusted},
     price::{self, money},
@@ -154,6 +154,7 @@ pub fn session(s: &SessionView) -> String {
         rows.push(("reason", words::how_it_ended(s)));
         rows.extend(s.receipt.clone().map(|number| ("receipt", number)));
     } else {
+        rows.extend(standing(s).map(|words| ("standing", words)));
         rows.extend(s.power_mw.map(|power| ("power", kw(power))));
         rows.extend(s.soc_pct.map(|soc| ("battery", format!("{soc} %"))));
         rows.extend(s.last_value_at.map(|t| ("last value", at(t))));
@@ -255,9 +256,9 @@ fn event_cells(event: &EventRow) -> [String; 6] {
     .map(|cell| harmless(&cell).replace('\n', " "))
 }
 
-/// Every digit of a register: whoever pays may want to check the sum.
+/// Every digit of a register, to the milliwatt-hour: whoever pays may want to check the sum.
 fn exact(energy: Mwh) -> String {
-    format!("{} kWh", energy.kwh().normalize())
+    format!("{} kWh", energy.kwh())
 }
 
 /// `receipt`.
@@ -314,14 +315,17 @@ pub fn receipt(reply: &ReceiptReply) -> String {
             harmless(line.note.as_deref().unwrap_or_default()),
         ]);
     }
-    let vat = r.vat_percent.0.normalize();
-    for (name, amount, note) in [
-        ("total", r.total, String::new()),
-        ("  net", r.net, String::new()),
-        ("  VAT", r.vat, format!("{vat} %")),
-    ] {
+    let taxes = r.taxes.iter().map(|tax| {
+        let rate = format!("{} %", tax.percent.0.normalize());
+        (format!("  {}", tax.name), tax.amount, rate)
+    });
+    let sums = [("total".to_owned(), r.total, String::new())]
+        .into_iter()
+        .chain([("  net".to_owned(), r.net, String::new())])
+        .chain(taxes);
+    for (name, amount, note) in sums {
         lines.add_row([
-            name.to_owned(),
+            harmless(&name),
             String::new(),
             String::new(),
             money(amount, r.currency),
@@ -534,16 +538,48 @@ pub fn charge_point(cp: &ChargePointView, now: UnixMs) -> String {
 /// `op tariff ls`.
 #[must_use]
 pub fn tariffs(tariffs: &[ScopedTariff]) -> String {
-    let mut table = table(&["SCOPE", "TARIFF", "VERSION", "PRICE"]);
-    for t in tariffs {
+    let mut table = table(&["SCOPE", "TARIFF", "VERSION", "FROM", "PRICE"]);
+    for (scope, from, tariff) in doc::versions(tariffs) {
         table.add_row([
-            doc::scope(&t.scope),
-            t.tariff.tariff_id.to_string(),
-            t.tariff.version.to_string(),
-            price::in_words(&t.tariff),
+            scope.to_string(),
+            tariff.tariff_id.to_string(),
+            tariff.version.to_string(),
+            since(from),
+            harmless(&price::in_words(tariff)),
         ]);
     }
     table.trim_fmt()
+}
+
+fn since(from: Option<UnixMs>) -> String {
+    from.map_or_else(|| "now".to_owned(), |from| doc::Time(from).to_string())
+}
+
+/// `op tariff show`.
+#[must_use]
+pub fn tariff(tariffs: &[ScopedTariff]) -> String {
+    let in_full = doc::versions(tariffs).map(|(scope, from, tariff)| {
+        let terms = &tariff.terms;
+        let mut rows = vec![
+            ("tariff", tariff.tariff_id.to_string()),
+            ("version", tariff.version.to_string()),
+            ("scope", scope.to_string()),
+            ("from", since(from)),
+            ("price", harmless(&price::in_words(tariff))),
+            (
+                "fees",
+                format!("owed from {} Wh on", terms.start_fee_min_wh),
+            ),
+        ];
+        if terms.prices_net {
+            rows.push(("set", "without the taxes, which come on top".to_owned()));
+        }
+        if terms.idle.is_some_and(|idle| idle.after_fault) {
+            rows.push(("standing", "costs also after a fault".to_owned()));
+        }
+        pairs(&rows)
+    });
+    in_full.collect::<Vec<_>>().join("\n\n")
 }
 
 /// `op audit`.

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, HashMap};
 use ev_contract::{
     ids::SessionId,
     time::UnixMs,
-    units::Amount,
+    units::{Amount, Mwh},
     v1::{Adjustment, PriceComponent, Receipt, Status},
 };
 use rust_decimal::Decimal;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::Error};
+use serde_json::value::RawValue;
 
 use super::month::Calendar;
-use crate::doc::{Milli, Time};
+use crate::doc::Time;
 
 /// Adjustments by session. Adjustments are the exception, and with some 200 bytes each so many take
 /// 40 MB.
@@ -67,6 +68,26 @@ fn flags(receipt: &Receipt) -> String {
     words.join(" ")
 }
 
+/// Milliwatt-hours as watt-hours with three decimals, always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wh3(i128);
+
+impl From<Mwh> for Wh3 {
+    fn from(energy: Mwh) -> Self {
+        Self(energy.0.into())
+    }
+}
+
+impl Serialize for Wh3 {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let (whole, rest) = (self.0.unsigned_abs() / 1000, self.0.unsigned_abs() % 1000);
+        RawValue::from_string(format!("{sign}{whole}.{rest:03}"))
+            .map_err(S::Error::custom)?
+            .serialize(s)
+    }
+}
+
 /// The columns of [`SessionRow`].
 pub const SESSION_NAMES: &[&str] = &[
     "session_id",
@@ -113,8 +134,8 @@ pub struct SessionRow {
     ended_at_site: String,
     received_at: Time,
     time_zone: String,
-    energy_wh: Milli,
-    adjusted_energy_wh: Milli,
+    energy_wh: Wh3,
+    adjusted_energy_wh: Wh3,
     idle_s: u32,
     receipt: String,
     flags: String,
@@ -143,7 +164,7 @@ impl SessionRow {
             received_at: Time(r.received_at),
             time_zone: r.time_zone.clone(),
             energy_wh: r.energy_mwh.into(),
-            adjusted_energy_wh: Milli(i128::from(r.energy_mwh.0) + energy_added(adjustments)),
+            adjusted_energy_wh: Wh3(i128::from(r.energy_mwh.0) + energy_added(adjustments)),
             idle_s: r.idle_s,
             receipt: r.number.clone(),
             flags: flags(r),
@@ -173,11 +194,12 @@ pub const RECEIPT_NAMES: &[&str] = &[
     "energy_amount",
     "start_amount",
     "idle_amount",
+    "bound_amount",
     "exact",
-    "total",
     "net",
-    "vat",
-    "vat_percent",
+    "tax",
+    "total",
+    "taxes",
     "adjustments",
     "adjusted_energy_wh",
     "adjusted_total",
@@ -200,7 +222,7 @@ pub struct ReceiptRow {
     ended_at_site: String,
     received_at: Time,
     time_zone: String,
-    energy_wh: Milli,
+    energy_wh: Wh3,
     idle_s: u32,
     tariff_id: String,
     tariff_version: u32,
@@ -208,13 +230,15 @@ pub struct ReceiptRow {
     energy_amount: Amount,
     start_amount: Amount,
     idle_amount: Amount,
+    /// What a minimum adds or a maximum takes away.
+    bound_amount: Amount,
     exact: Amount,
-    total: Amount,
     net: Amount,
-    vat: Amount,
-    vat_percent: Amount,
+    tax: Amount,
+    total: Amount,
+    taxes: String,
     adjustments: usize,
-    adjusted_energy_wh: Milli,
+    adjusted_energy_wh: Wh3,
     adjusted_total: Amount,
     adjustment_reasons: String,
     flags: String,
@@ -226,8 +250,13 @@ impl ReceiptRow {
     pub fn new(r: &Receipt, adjustments: &[Adjustment], calendar: Calendar) -> Self {
         let amount = |component| {
             let lines = r.lines.iter().filter(|line| line.component == component);
-            Amount(lines.map(|line| line.amount.0).sum())
+            Amount(lines.map(|line| line.amount.0).sum()).exact(r.currency)
         };
+        let taxes: Vec<_> = r
+            .taxes
+            .iter()
+            .map(|tax| format!("{} {}%: {}", tax.name, tax.percent, tax.amount))
+            .collect();
         let reasons: Vec<_> = adjustments
             .iter()
             .map(|a| format!("{}: {}", a.number, a.reason))
@@ -253,14 +282,18 @@ impl ReceiptRow {
             energy_amount: amount(PriceComponent::Energy),
             start_amount: amount(PriceComponent::StartFee),
             idle_amount: amount(PriceComponent::Idle),
+            bound_amount: Amount(
+                amount(PriceComponent::Minimum).0 + amount(PriceComponent::Maximum).0,
+            )
+            .exact(r.currency),
             exact: r.exact,
-            total: r.total,
             net: r.net,
-            vat: r.vat,
-            vat_percent: r.vat_percent,
+            tax: Amount(r.total.0 - r.net.0),
+            total: r.total,
+            taxes: plain(&taxes.join("; ")),
             adjustments: adjustments.len(),
-            adjusted_energy_wh: Milli(i128::from(r.energy_mwh.0) + energy_added(adjustments)),
-            adjusted_total: Amount(r.total.0 + money_added(adjustments)),
+            adjusted_energy_wh: Wh3(i128::from(r.energy_mwh.0) + energy_added(adjustments)),
+            adjusted_total: Amount(r.total.0 + money_added(adjustments)).owed(r.currency),
             adjustment_reasons: plain(&reasons.join("; ")),
             flags: flags(r),
         }
@@ -276,9 +309,9 @@ pub const ENERGY_NAMES: &[&str] = &[
     "completed",
     "energy_wh",
     "adjusted_energy_wh",
-    "total",
     "net",
-    "vat",
+    "tax",
+    "total",
     "adjustments",
     "adjusted_total",
 ];
@@ -291,11 +324,11 @@ pub struct EnergyRow {
     currency: String,
     sessions: u64,
     completed: u64,
-    energy_wh: Milli,
-    adjusted_energy_wh: Milli,
-    total: Amount,
+    energy_wh: Wh3,
+    adjusted_energy_wh: Wh3,
     net: Amount,
-    vat: Amount,
+    tax: Amount,
+    total: Amount,
     adjustments: u64,
     adjusted_total: Amount,
 }
@@ -314,7 +347,6 @@ struct Sum {
     added: i128,
     total: Decimal,
     net: Decimal,
-    vat: Decimal,
     adjustments: u64,
     money_added: Decimal,
 }
@@ -330,7 +362,6 @@ impl Energy {
         sum.added += energy_added(adjustments);
         sum.total += r.total.0;
         sum.net += r.net.0;
-        sum.vat += r.vat.0;
         sum.adjustments += adjustments.len() as u64;
         sum.money_added += money_added(adjustments);
     }
@@ -344,11 +375,11 @@ impl Energy {
             currency: currency.clone(),
             sessions: sum.sessions,
             completed: sum.completed,
-            energy_wh: Milli(sum.energy),
-            adjusted_energy_wh: Milli(sum.energy + sum.added),
-            total: Amount(sum.total),
+            energy_wh: Wh3(sum.energy),
+            adjusted_energy_wh: Wh3(sum.energy + sum.added),
             net: Amount(sum.net),
-            vat: Amount(sum.vat),
+            tax: Amount(sum.total - sum.net),
+            total: Amount(sum.total),
             adjustments: sum.adjustments,
             adjusted_total: Amount(sum.total + sum.money_added),
         };
@@ -361,7 +392,9 @@ pub(crate) mod tests {
     use ev_contract::{
         ids::ConnectorId,
         units::{Currency, Mwh},
-        v1::{EndCode, EndReason, EndSource, Flag, Origin, ReceiptLine, Tariff, TariffTerms},
+        v1::{
+            EndCode, EndReason, EndSource, Flag, Origin, ReceiptLine, Tariff, TariffTerms, TaxLine,
+        },
         wire::Tag,
     };
 
@@ -397,13 +430,10 @@ pub(crate) mod tests {
             tariff: Tariff {
                 tariff_id: "base".parse().unwrap(),
                 version: 2,
-                terms: TariffTerms {
-                    currency: Currency::EUR,
-                    price_per_kwh: money("0.49"),
-                    start_fee: money("1.00"),
-                    idle: None,
-                    vat_percent: money("19"),
-                },
+                terms: TariffTerms::free(Currency::EUR)
+                    .with(PriceComponent::Energy, money("0.49"))
+                    .with(PriceComponent::StartFee, money("1.00"))
+                    .taxed("VAT", money("19")),
             },
             lines: vec![ReceiptLine {
                 component: PriceComponent::Energy,
@@ -414,10 +444,13 @@ pub(crate) mod tests {
                 note: None,
             }],
             exact: money("3.49049344"),
-            total: money("3.49"),
             net: money("2.93"),
-            vat: money("0.56"),
-            vat_percent: money("19"),
+            taxes: vec![TaxLine {
+                name: "VAT".into(),
+                percent: money("19"),
+                amount: money("0.56"),
+            }],
+            total: money("3.49"),
             currency: Currency::EUR,
             rounding: String::new(),
             flags: vec![Flag::MeterReset, Flag::ClockUnsure],
@@ -463,9 +496,12 @@ pub(crate) mod tests {
         assert_eq!(cell("ended_at"), "2025-11-30T22:59:59.999Z");
         assert_eq!(cell("ended_at_site"), "2025-11-30T23:59:59+01:00");
         assert_eq!(cell("energy_wh"), "7123.456");
-        assert_eq!(cell("adjusted_energy_wh"), "7000");
+        assert_eq!(cell("adjusted_energy_wh"), "7000.000");
         assert_eq!(cell("total"), "3.49");
         assert_eq!(cell("adjusted_total"), "1.99");
+        assert_eq!(cell("tax"), "0.56");
+        assert_eq!(cell("taxes"), "VAT 19%: 0.56");
+        assert_eq!(cell("start_amount"), "0.00");
         assert_eq!(cell("adjustments"), "1");
         assert_eq!(cell("flags"), "meter_reset clock_unsure");
         assert_eq!(
@@ -511,8 +547,8 @@ pub(crate) mod tests {
         assert_eq!(rows.len(), 2);
         assert_eq!((rows[0].currency.as_str(), rows[0].completed), ("CHF", 0));
         assert_eq!((rows[1].sessions, rows[1].adjustments), (2, 1));
-        assert_eq!(rows[1].energy_wh, Milli(14_246_912));
-        assert_eq!(rows[1].adjusted_energy_wh, Milli(14_247_456));
+        assert_eq!(rows[1].energy_wh, Wh3(14_246_912));
+        assert_eq!(rows[1].adjusted_energy_wh, Wh3(14_247_456));
         assert_eq!(rows[1].adjusted_total.to_string(), "6.99");
     }
 }

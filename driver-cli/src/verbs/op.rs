@@ -6,7 +6,8 @@ use ev_contract::{
     units::Currency,
     v1::{
         CpActRequest, CpSiteRequest, DriverBlockRequest, EventsRequest, IdleFee, OpReply,
-        OpStartRequest, SessionAdjustRequest, SessionEndRequest, TariffSetRequest, TariffTerms,
+        OpStartRequest, PriceComponent, ScopedTariff, SessionAdjustRequest, SessionEndRequest,
+        Tariff, TariffRmRequest, TariffSetRequest, TariffTerms,
     },
     wire::{CENTRAL, Tag},
 };
@@ -381,6 +382,23 @@ pub(super) async fn tariff(ctx: &Ctx, verb: OpTariff) -> Result<Exit, Failure> {
                 })?;
             Ok(Exit::Ok)
         }
+        OpTariff::Show { tariff_id } => {
+            let desk = ctx.operator_desk().await?;
+            let reply = ctx.query(desk.tariff_ls()).await?;
+            let named = named(reply.tariffs, &tariff_id);
+            if named.is_empty() {
+                return Err(Failure::refused(
+                    ev_contract::codes::Code::TariffNotFound.about(&tariff_id),
+                    crate::failure::About {
+                        ts: Some(reply.ts),
+                        ..crate::failure::About::default()
+                    },
+                ));
+            }
+            ctx.output
+                .data(&TariffsDoc::new(&named, reply.ts), || table::tariff(&named))?;
+            Ok(Exit::Ok)
+        }
         OpTariff::Set(args) => {
             let terms = terms(&args)?;
             let desk = ctx.operator_desk().await?;
@@ -391,11 +409,42 @@ pub(super) async fn tariff(ctx: &Ctx, verb: OpTariff) -> Result<Exit, Failure> {
                 expires_at: 0,
                 tariff_id: args.tariff_id,
                 scope: args.scope,
+                from: args.from.map(|from| from.0),
                 terms,
             });
             single(ctx, &desk, &wish, args.repeat.request_id.as_ref(), None).await
         }
+        OpTariff::Rm {
+            scope,
+            scheduled,
+            repeat,
+        } => {
+            let desk = ctx.operator_desk().await?;
+            let wish = Command::TariffRm(TariffRmRequest {
+                tag: Tag::new(),
+                to: CENTRAL.to_owned(),
+                request_id: String::new(),
+                expires_at: 0,
+                scope,
+                scheduled_only: scheduled,
+            });
+            single(ctx, &desk, &wish, repeat.request_id.as_ref(), None).await
+        }
     }
+}
+
+/// What is set or scheduled of one tariff.
+fn named(tariffs: Vec<ScopedTariff>, id: &str) -> Vec<ScopedTariff> {
+    let is = |tariff: &Tariff| tariff.tariff_id.as_str() == id;
+    tariffs
+        .into_iter()
+        .map(|mut at| {
+            at.tariff = at.tariff.filter(is);
+            at.scheduled.retain(|next| is(&next.tariff));
+            at
+        })
+        .filter(|at| at.tariff.is_some() || !at.scheduled.is_empty())
+        .collect()
 }
 
 /// Prices from the command line, all in one currency.
@@ -414,31 +463,40 @@ fn terms(args: &TariffSet) -> Result<TariffTerms, Failure> {
             ))
         }
     };
-    let idle = match (&args.idle_per_minute, &args.idle_cap) {
-        (Some(price), Some(cap)) => Some(IdleFee {
-            price_per_minute: same(price)?,
+    let optional = |price: &Option<Price>| price.as_ref().map(same).transpose();
+    let small = |name: &str, value: i64| {
+        u32::try_from(value).map_err(|_| {
+            Failure::usage(
+                format!("{name} is out of range"),
+                "see --help for what is usual",
+            )
+        })
+    };
+    let mut terms = TariffTerms::free(currency).with(PriceComponent::Energy, args.per_kwh.amount);
+    if let Some(fee) = optional(&args.start_fee)? {
+        terms = terms.with(PriceComponent::StartFee, fee);
+    }
+    if let (Some(price), Some(cap)) = (optional(&args.idle_per_minute)?, optional(&args.idle_cap)?)
+    {
+        terms = terms.with(PriceComponent::Idle, price);
+        terms.idle = Some(IdleFee {
             grace_s: args
                 .idle_grace
-                .map_or(Ok(0), |grace| u32::try_from(grace.0))
-                .map_err(|_| {
-                    Failure::usage("--idle-grace is far too long", "give a few minutes")
-                })?,
-            cap: same(cap)?,
-        }),
-        _ => None,
-    };
-    Ok(TariffTerms {
-        currency,
-        price_per_kwh: args.per_kwh.amount,
-        start_fee: args
-            .start_fee
-            .as_ref()
-            .map(same)
-            .transpose()?
-            .unwrap_or_default(),
-        idle,
-        vat_percent: args.vat,
-    })
+                .map_or(Ok(0), |grace| small("--idle-grace", grace.0))?,
+            cap,
+            from: args.idle_from.unwrap_or_default(),
+            after_fault: args.idle_after_fault,
+        });
+    }
+    if let Some(percent) = args.vat {
+        terms = terms.taxed("VAT", percent);
+    }
+    terms.taxes.extend(args.tax.iter().cloned());
+    terms.start_fee_min_wh = small("--start-fee-min-energy", args.start_fee_min_energy.0)?;
+    terms.min_price = optional(&args.min)?;
+    terms.max_price = optional(&args.max)?;
+    terms.prices_net = args.prices_net;
+    Ok(terms)
 }
 
 /// The request carries a bare number in the receipt's currency: whoever wrote another currency
@@ -509,4 +567,68 @@ fn text(doc: &OpDoc) -> String {
     parts.extend(doc.detail.clone());
     parts.extend(doc.error.as_ref().map(|e| e.message.clone()));
     crate::render::format::harmless(&parts.join("  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        args::{Cli, OpVerb, Verb},
+        invocation::Invocation,
+    };
+
+    fn typed(line: &str) -> Result<Command, Failure> {
+        let words = line.split('|');
+        let cli = Cli::try_parse_from(words).expect("a command line");
+        let Verb::Op {
+            verb: OpVerb::Tariff {
+                verb: OpTariff::Set(args),
+            },
+        } = cli.verb
+        else {
+            panic!("another verb");
+        };
+        Ok(Command::TariffSet(TariffSetRequest {
+            tag: Tag::new(),
+            to: CENTRAL.to_owned(),
+            request_id: "r-1".into(),
+            expires_at: 0,
+            tariff_id: args.tariff_id.clone(),
+            scope: args.scope.clone(),
+            from: args.from.map(|from| from.0),
+            terms: terms(&args)?,
+        }))
+    }
+
+    #[test]
+    fn a_tariff_is_what_was_typed_and_is_typed_again_in_full() {
+        let line = "driver-cli|op|tariff|set|fast|--scope|site:dock|--per-kwh|0.40CAD\
+            |--start-fee|1CAD|--idle-per-minute|0.10CAD|--idle-grace|15m|--idle-cap|10CAD\
+            |--idle-from|end|--idle-after-fault|--min|2CAD|--max|30CAD|--tax|GST 5%\
+            |--tax|QST 9.975%|--prices-net|--from|2027-01-01T00:00:00Z";
+        let wish = typed(line).expect("terms");
+        let Command::TariffSet(set) = &wish else {
+            panic!("another command");
+        };
+        assert_eq!(set.from, Some(1_798_761_600_000));
+        assert_eq!(set.terms.taxes.len(), 2);
+        assert!(set.terms.prices_net);
+        assert_eq!(
+            Invocation::new([]).repeat(&wish),
+            "driver-cli op tariff set fast --scope site:dock --per-kwh 0.40CAD --start-fee 1CAD \
+             --start-fee-min-energy 10Wh --idle-per-minute 0.10CAD --idle-grace 900s \
+             --idle-cap 10CAD --idle-from end --idle-after-fault --min 2CAD --max 30CAD \
+             --tax 'GST 5%' --tax 'QST 9.975%' --prices-net --from 2027-01-01T00:00:00.000Z \
+             --request-id r-1"
+        );
+    }
+
+    #[test]
+    fn a_tariff_has_one_currency() {
+        let line = "driver-cli|op|tariff|set|t|--scope|default|--per-kwh|0.40EUR|--max|30CHF";
+        let refused = typed(line).expect_err("two currencies");
+        assert!(refused.message().contains("one currency"), "{refused:?}");
+    }
 }

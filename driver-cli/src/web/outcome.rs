@@ -177,7 +177,11 @@ fn raw(document: &impl Serialize) -> Box<RawValue> {
 
 #[cfg(test)]
 mod tests {
-    use ev_contract::{codes::Code, units::Currency, v1::TariffTerms};
+    use ev_contract::{
+        codes::Code,
+        units::Currency,
+        v1::{PriceComponent, TariffTerms},
+    };
 
     use super::*;
 
@@ -196,13 +200,8 @@ mod tests {
         let new = Tariff {
             tariff_id: "day".parse().unwrap(),
             version: 4,
-            terms: TariffTerms {
-                currency: Currency::EUR,
-                price_per_kwh: "0.59".parse().unwrap(),
-                start_fee: "0".parse().unwrap(),
-                idle: None,
-                vat_percent: "0".parse().unwrap(),
-            },
+            terms: TariffTerms::free(Currency::EUR)
+                .with(PriceComponent::Energy, "0.59".parse().unwrap()),
         };
         let html = shown(about(Some(Box::new(new))));
         assert!(html.contains(r#"form="start""#), "{html}");

@@ -20,9 +20,10 @@ use crate::{
     effects::{CommandRow, Draw, Effects, ReplyTo, Row},
     hardware::{HwAnswer, HwCommand, HwFact, HwReading, OriginKey, RunningTx, StartNumber},
     limits::{
-        AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, TICK_MS, TICK_QUIET_MS, TXS_KEPT,
-        UNSTORED_MAX,
+        AHEAD_MS_MAX, COMMANDS_KEPT, ENDED_KEPT, LINK_WAIT_MS, MEND_MS_MIN, MENDS_MAX, TICK_MS,
+        TICK_QUIET_MS, TXS_KEPT, UNSTORED_MAX,
     },
+    mend::{Mend, Shift},
     session::{Over, Session, SessionRow, StoredSession},
     spool::{EvtOutcome, SendRun, Spool},
     transactions::{self, Listed, TxRow, Unclaimed},
@@ -177,6 +178,20 @@ pub(crate) struct Desk {
     pub(crate) txs: BTreeMap<OriginKey, TxRow>,
     pub(crate) txs_n: u64,
     pub(crate) pending: Vec<Pending>,
+    pub(crate) unsure: Option<Unsure>,
+}
+
+/// What was dated by the host's own clock in this process, and can be mended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unsure {
+    /// The first record of it.
+    from: u64,
+    /// Since when, in its own time.
+    since: UnixMs,
+    /// What its times are more than monotonic ones.
+    frame_ms: i64,
+    /// How often it was moved.
+    mends: u32,
 }
 
 /// One input's moment, draw and growing effects.
@@ -226,12 +241,22 @@ impl Cx {
 impl Desk {
     /// Appends a record to the spool.
     pub(crate) fn record(&mut self, cx: &mut Cx, at: UnixMs, fact: EdgeFact) -> u64 {
+        let quality = cx.stamp.quality;
+        self.append(cx, (at, quality), fact)
+    }
+
+    /// Appends a record that is dated as a reading is: a reading may be older than the time is sure.
+    pub(crate) fn record_as_of(&mut self, cx: &mut Cx, reading: &Reading, fact: EdgeFact) {
+        self.append(cx, (reading.at, reading.quality), fact);
+    }
+
+    fn append(&mut self, cx: &mut Cx, (at, quality): (UnixMs, TimeQuality), fact: EdgeFact) -> u64 {
         let can_wait = matches!(fact, EdgeFact::Checkpoint { .. });
         let seq = self.spool.number(can_wait, cx.stamp.now.mono_ms);
         cx.fx.rows.push(Row::Append(Box::new(EdgeRecord {
             seq,
             at,
-            quality: cx.stamp.quality,
+            quality,
             fact,
         })));
         seq
@@ -343,13 +368,15 @@ impl ChargePoint {
             .collect();
         let mut connectors: BTreeMap<ConnectorId, Connector> = BTreeMap::new();
         for spec in &identity.connectors {
-            let mut row = rows
+            let row = rows
                 .remove(&spec.connector)
                 .unwrap_or_else(|| ConnectorRow::new(spec.connector));
-            if let Some(limit) = &mut row.limit {
+            let mut connector = Connector::new(spec.clone(), row);
+            connector.row.spec = Some(spec.clone());
+            if let Some(limit) = &mut connector.row.limit {
                 limit.until.rearm(&stamp);
             }
-            connectors.insert(spec.connector, Connector::new(spec.clone(), row));
+            connectors.insert(spec.connector, connector);
         }
         let mut ended = BTreeMap::new();
         for row in stored.sessions {
@@ -361,10 +388,13 @@ impl ChargePoint {
                     session.rearm(&stamp);
                     // A connector that has left the configuration keeps its session: its end must
                     // still be told.
-                    connectors
-                        .entry(row.connector)
-                        .or_insert_with(|| Connector::orphaned(row.connector))
-                        .session = Some(session);
+                    let connector = connectors.entry(row.connector).or_insert_with(|| {
+                        let stored = rows.remove(&row.connector);
+                        Connector::orphaned(stored.unwrap_or(ConnectorRow::new(row.connector)))
+                    });
+                    connector.session = Some(session);
+                    // What this start counted as used up of its times is written down with it.
+                    connector.touched = true;
                 }
             }
         }
@@ -405,6 +435,7 @@ impl ChargePoint {
             txs_n: txs.values().map(|t| t.n).max().unwrap_or(0),
             txs,
             pending: Vec::new(),
+            unsure: None,
         };
         Self { connectors, desk }
     }
@@ -416,6 +447,7 @@ impl ChargePoint {
             self.desk.listed = None;
         }
         let mut cx = Cx::new(stamp, draw);
+        self.mend(&mut cx);
         match input {
             Input::Fact(fact) => self.fact(&mut cx, fact),
             Input::Answer(answer) => self.answer(&mut cx, answer),
@@ -433,6 +465,8 @@ impl ChargePoint {
                 standing,
             } => {
                 self.desk.clock.learn(sent_mono_ms, now, ts);
+                cx.stamp = self.desk.clock.stamp(now);
+                self.mend(&mut cx);
                 self.desk.spool.hear_wanted(&epoch, next);
                 self.desk.hear_standing(&mut cx, standing);
             }
@@ -508,6 +542,13 @@ impl ChargePoint {
     /// By number.
     pub fn connectors(&self) -> impl Iterator<Item = &Connector> {
         self.connectors.values()
+    }
+
+    /// What each connector can do, with those that are no longer configured and had a session when
+    /// this process began: central takes what is said of them.
+    #[must_use]
+    pub fn specs(&self) -> Vec<ConnectorSpec> {
+        self.connectors.values().map(|c| c.spec.clone()).collect()
     }
 
     /// The sessions that are open.
@@ -818,6 +859,55 @@ impl ChargePoint {
         }
     }
 
+    /// Mends what this process has dated by the host's own clock when that clock is set, and when
+    /// central's time becomes known.
+    fn mend(&mut self, cx: &mut Cx) {
+        let frame_ms = cx.stamp.frame_ms();
+        let is_sure = cx.stamp.quality == TimeQuality::Synced;
+        let Some(unsure) = self.desk.unsure else {
+            if !is_sure {
+                self.desk.unsure = Some(Unsure {
+                    from: self.desk.spool.next(),
+                    since: cx.stamp.at,
+                    frame_ms,
+                    mends: 0,
+                });
+            }
+            return;
+        };
+        let by_ms = frame_ms.saturating_sub(unsure.frame_ms);
+        if !is_sure && by_ms.unsigned_abs() < MEND_MS_MIN {
+            return;
+        }
+        let shift = Shift {
+            since: unsure.since,
+            to: cx.stamp.at.plus_ms(-by_ms),
+            by_ms,
+            sure: is_sure,
+        };
+        for c in self.connectors.values_mut() {
+            c.shift(&shift);
+        }
+        let txs = self.desk.txs.values().filter(|tx| tx.session_id.is_none());
+        for mut tx in txs.cloned().collect::<Vec<_>>() {
+            if shift.reading(&mut tx.start) {
+                self.desk.put_tx(cx, tx);
+            }
+        }
+        let (from, until) = (self.desk.spool.unsent(unsure.from), self.desk.spool.next());
+        if from < until {
+            cx.fx.rows.push(Row::Mend(Mend { from, until, shift }));
+        }
+        let mends = unsure.mends + 1;
+        self.desk.unsure = (!is_sure).then(|| Unsure {
+            // Beyond the bound it is left alone, and what follows is another stretch.
+            from: if mends < MENDS_MAX { from } else { until },
+            since: unsure.since.plus_ms(by_ms),
+            frame_ms,
+            mends: mends % MENDS_MAX,
+        });
+    }
+
     fn pass_time(&mut self, cx: &mut Cx) {
         if self.desk.link.is_none()
             && cx.mono_ms().saturating_sub(self.desk.began_mono_ms) > LINK_WAIT_MS
@@ -841,6 +931,7 @@ impl ChargePoint {
                     c.recorded = Some(fact);
                 }
             }
+            c.mark_times(&cx.stamp);
             if c.row != c.saved {
                 c.saved = c.row.clone();
                 cx.fx.rows.push(Row::Connector(Box::new(c.row.clone())));
@@ -873,6 +964,7 @@ pub(crate) fn end_session(
         reason,
         reading,
         at,
+        stood_s,
     } = end;
     let seq = desk.record(
         cx,
@@ -882,6 +974,7 @@ pub(crate) fn end_session(
             completed,
             reason,
             reading,
+            stood_s,
         },
     );
     desk.ended.insert(session_id, seq);
@@ -899,6 +992,8 @@ pub(crate) struct End {
     pub(crate) reason: EndReason,
     pub(crate) reading: Option<Reading>,
     pub(crate) at: UnixMs,
+    /// How long it has stood, as far as that was measured.
+    pub(crate) stood_s: Option<u32>,
 }
 
 /// Bounds a text from the device.

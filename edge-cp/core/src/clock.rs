@@ -9,13 +9,18 @@ use ev_contract::{
     v1::TimeQuality,
 };
 
-use crate::limits::{CLOCK_ERROR_MS_MAX, DRIFT_PPM, STEP_MS, SUSPEND_MS, SYNC_ROUND_TRIP_MS_MAX};
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{
+    AHEAD_MS_MAX, CLOCK_ERROR_MS_MAX, DRIFT_PPM, STEP_MS, SUSPEND_MS, SYNC_ROUND_TRIP_MS_MAX,
+};
 
 /// What is known of central's time.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     anchor: Option<Anchor>,
     last: Option<Now>,
+    began_mono_ms: Option<i64>,
     /// Wall less monotonic time. Kept as long as it holds, so that one wall time is always the same
     /// moment however the two clocks are read.
     offset: Option<i64>,
@@ -45,6 +50,62 @@ pub struct Stamp {
     pub error_ms: u64,
     /// Wall less monotonic time.
     offset: i64,
+    /// When this process began, by the monotonic clock.
+    began_mono_ms: i64,
+}
+
+/// A moment of this host, to be compared with what devices date by the host's wall clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// By the wall clock as it was then.
+    wall: UnixMs,
+    /// By the monotonic clock, unless the agent was started since.
+    #[serde(skip)]
+    mono_ms: Option<i64>,
+}
+
+impl Moment {
+    /// What is dated `wall`.
+    #[must_use]
+    pub fn of(stamp: &Stamp, wall: UnixMs) -> Self {
+        Self {
+            wall,
+            mono_ms: Some(stamp.mono_of(wall)),
+        }
+    }
+
+    /// One before this process began.
+    #[must_use]
+    pub const fn before_boot(wall: UnixMs) -> Self {
+        Self {
+            wall,
+            mono_ms: None,
+        }
+    }
+
+    /// By the monotonic clock, unless the agent was started since.
+    #[must_use]
+    pub const fn mono_ms(self) -> Option<i64> {
+        self.mono_ms
+    }
+
+    /// Whether this is what is dated `wall`.
+    #[must_use]
+    pub fn is(self, wall: UnixMs) -> bool {
+        self.wall == wall
+    }
+
+    /// How long before this moment was what is dated `wall`; negative for what came after it. The
+    /// wall clock may have been set in between: within a process the monotonic one tells, and what
+    /// this process has lived through is after all that was before it.
+    #[must_use]
+    pub fn ms_after(self, stamp: &Stamp, wall: UnixMs) -> i64 {
+        match self.mono_ms {
+            Some(mono) => mono.saturating_sub(stamp.mono_of(wall)),
+            None if stamp.has_lived(wall) => -1,
+            None => self.wall.ms_since(wall),
+        }
+    }
 }
 
 /// Whether a deadline by central's clock has passed.
@@ -75,6 +136,12 @@ impl Stamp {
         }
     }
 
+    /// This moment.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment::of(self, self.now.wall)
+    }
+
     /// A host wall time as central's: so long ago by the host's clock is so long ago by central's.
     #[must_use]
     pub fn central_of(&self, wall: UnixMs) -> UnixMs {
@@ -89,6 +156,26 @@ impl Stamp {
         wall.0
             .saturating_sub(self.offset)
             .min(signed(self.now.mono_ms))
+    }
+
+    /// Whether this process has lived through what is dated `wall`. What is dated before it, or by a
+    /// clock that was set back since, it cannot order by time.
+    #[must_use]
+    pub fn has_lived(&self, wall: UnixMs) -> bool {
+        self.mono_of(wall) >= self.began_mono_ms && wall.ms_since(self.now.wall) <= AHEAD_MS_MAX
+    }
+
+    /// How long this process has run.
+    #[must_use]
+    pub fn lived_ms(&self) -> u64 {
+        let lived = signed(self.now.mono_ms).saturating_sub(self.began_mono_ms);
+        u64::try_from(lived).unwrap_or(0)
+    }
+
+    /// What turns a monotonic time into `at`.
+    #[must_use]
+    pub fn frame_ms(&self) -> i64 {
+        self.at.0.saturating_sub(signed(self.now.mono_ms))
     }
 }
 
@@ -113,6 +200,7 @@ impl Clock {
             .unwrap_or(fresh);
         self.was_set = self.offset.is_some_and(|old| old != offset);
         self.offset = Some(offset);
+        let began_mono_ms = *self.began_mono_ms.get_or_insert(signed(now.mono_ms));
         let Some(anchor) = self.anchor else {
             return Stamp {
                 now,
@@ -120,6 +208,7 @@ impl Clock {
                 quality: TimeQuality::Unsure,
                 error_ms: 0,
                 offset,
+                began_mono_ms,
             };
         };
         let (at, error_ms) = anchor.read(now.mono_ms);
@@ -134,6 +223,7 @@ impl Clock {
             },
             error_ms,
             offset,
+            began_mono_ms,
         }
     }
 

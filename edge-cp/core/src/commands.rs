@@ -658,7 +658,7 @@ fn open(c: &mut Connector, desk: &mut Desk, cx: &mut Cx, opening: Opening) {
         driver_id: opening.driver_id,
         limits: opening.limits,
         idle_s_max: opening.idle_s_max,
-        taken_at: cx.stamp.at,
+        taken_at: cx.stamp.moment(),
         stage: Stage::AwaitingPlug {
             until: Deadline::after(&cx.stamp, u64::from(opening.plug_wait_s) * 1_000),
         },

@@ -11,7 +11,9 @@ use ev_contract::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::Stamp,
     hardware::{DeviceTx, HwPhase},
+    mend::Shift,
     session::{Deadline, Session},
     transactions::{Unclaimed, UnmatchedEnd},
 };
@@ -68,6 +70,8 @@ pub struct ConnectorRow {
     pub fault: Option<Fault>,
     /// A bound of the current.
     pub limit: Option<CurrentLimit>,
+    /// What it can do, as it was last configured.
+    pub spec: Option<ConnectorSpec>,
 }
 
 /// A bound of the current.
@@ -110,6 +114,7 @@ impl ConnectorRow {
             hardware_in_service: true,
             fault: None,
             limit: None,
+            spec: None,
         }
     }
 }
@@ -138,17 +143,17 @@ impl Connector {
 
     /// One that is no longer configured and still has a session. It takes no other.
     #[must_use]
-    pub fn orphaned(connector: ConnectorId) -> Self {
-        let spec = ConnectorSpec {
-            connector,
+    pub fn orphaned(row: ConnectorRow) -> Self {
+        let spec = row.spec.clone().unwrap_or(ConnectorSpec {
+            connector: row.connector,
             max_ma: MilliAmp(0),
             phases: 1,
             volts: 230,
             plug: None,
-        };
-        let mut row = ConnectorRow::new(connector);
-        row.hardware_in_service = false;
-        Self::new(spec, row)
+        });
+        let mut orphan = Self::new(spec, row);
+        orphan.row.service = Service::OutAfterSession;
+        orphan
     }
 
     /// Its number.
@@ -207,6 +212,48 @@ impl Connector {
         match self.service() {
             Service::Out | Service::OutAfterSession => Some(Code::OutOfService),
             Service::In | Service::Unrecognised => None,
+        }
+    }
+
+    /// Writes down what is used up of its times, with whatever else is written, or because much is.
+    pub(crate) fn mark_times(&mut self, stamp: &Stamp) {
+        let is_written = self.row != self.saved;
+        if let Some(limit) = &mut self.row.limit
+            && (is_written || limit.until.is_mark_due(stamp))
+        {
+            limit.until.mark(stamp);
+        }
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        let mut is_due = self.touched;
+        session.each_time(&mut |time| is_due |= time.is_mark_due(stamp));
+        if is_due {
+            session.each_time(&mut |time| time.mark(stamp));
+            self.touched = true;
+        }
+    }
+
+    /// Makes its times exact where that has become possible.
+    pub(crate) fn settle_times(&mut self, stamp: &Stamp) {
+        if let Some(limit) = &mut self.row.limit {
+            limit.until.settle(stamp);
+        }
+        if let Some(session) = &mut self.session {
+            session.each_time(&mut |time| time.settle(stamp));
+        }
+    }
+
+    /// Moves what this process dated by the host's own clock.
+    pub(crate) fn shift(&mut self, shift: &Shift) {
+        if let Some((reading, _)) = &mut self.reading {
+            shift.reading(reading);
+        }
+        for waiting in &mut self.unclaimed {
+            waiting.meter.shift(shift);
+        }
+        if let Some(session) = &mut self.session {
+            self.touched |= session.shift(shift);
         }
     }
 

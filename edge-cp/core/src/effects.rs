@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     connector::ConnectorRow,
     hardware::{HwCommand, OriginKey},
+    mend::Mend,
     session::SessionRow,
     transactions::TxRow,
 };
@@ -52,6 +53,9 @@ pub enum Row {
     Confirmed(BootId),
     /// Append to the spool.
     Append(Box<EdgeRecord>),
+    /// Correct times of records that wait. Of records that are read, each sees all corrections of it,
+    /// in their order.
+    Mend(Mend),
     /// Remove records below this number from the spool.
     Free {
         /// The lowest number that stays.

@@ -10,6 +10,7 @@
 //! - [`commands`]: commands from central, acts at the cabinet
 //! - [`transactions`]: what the hardware says of its own transactions
 //! - [`meter`]: a register over time, its falls, jumps and resets
+//! - [`mend`]: times that were written down before central's was known
 //! - [`spool`]: numbering, sending and freeing of records
 //! - [`clock`]: central's time on the monotonic clock
 //! - [`hardware`]: the port to charger hardware
@@ -25,6 +26,7 @@ pub mod connector;
 pub mod effects;
 pub mod hardware;
 pub mod limits;
+pub mod mend;
 pub mod meter;
 pub mod rates;
 pub mod session;

@@ -51,10 +51,10 @@ pub const QUARTER_MS: i64 = 900_000;
 pub const LOCAL_PLUG_WAIT_S: u32 = 120;
 
 /// Results of commands kept. A start dies with its deadline of seconds, a stop is answered from
-/// the session when its result is gone.
-pub const COMMANDS_KEPT: usize = 4_000;
+/// the session when its result is gone. Half a MiB on the disk.
+pub const COMMANDS_KEPT: usize = 1_000;
 /// Ended sessions kept after their records have left the spool.
-pub const ENDED_KEPT: usize = 2_000;
+pub const ENDED_KEPT: usize = 1_000;
 /// Device transactions kept, so that a repeated fact finds its own.
 pub const TXS_KEPT: usize = 512;
 /// Askers that wait for the same unlock or reset.
@@ -81,6 +81,19 @@ pub const SUSPEND_MS: i64 = 2_000;
 
 /// Wall and monotonic clock drifting apart by more than this was a step, in milliseconds.
 pub const STEP_MS: u64 = 50;
+
+/// What was written down under an unsure clock is moved with that clock when it is set by at least so
+/// much. Less matters to nobody, and each move is a row in the store.
+pub const MEND_MS_MIN: u64 = 1_000;
+/// Moves of one stretch of unsure time. A clock that is set more often than this tells no time;
+/// what was written down by then keeps what it said.
+pub const MENDS_MAX: u32 = 100;
+
+/// A time that must outlive the process is written down each time that this part of it is used up:
+/// so much can be used again by a start of the agent whose clock does not tell how long it was away.
+pub const TIME_MARK_PART: u64 = 20;
+/// But not more often than this.
+pub const TIME_MARK_MS_MIN: u64 = 1_000;
 
 /// How far ahead of the host's wall clock a list of transactions may be stamped: drivers of hardware
 /// translate their device's clock to within a second or so.

@@ -2,11 +2,11 @@
 
 use ev_contract::{
     units::{MilliWatt, Mwh},
-    v1::Reading,
+    v1::{Reading, TimeQuality},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::limits::JUMP_SLACK_S;
+use crate::{limits::JUMP_SLACK_S, mend::Shift};
 
 /// The readings of one transaction that matter: the first, the last, and what earlier meter epochs
 /// came to.
@@ -22,6 +22,9 @@ pub struct Meter {
     carried: Mwh,
     /// The highest register since `base`. What was counted stays counted when the register falls.
     high: Mwh,
+    /// The latest reading was taken in this process, so that its time can be compared.
+    #[serde(skip)]
+    is_timed: bool,
 }
 
 /// What a reading is, compared with the one before.
@@ -50,6 +53,21 @@ impl Meter {
             last: start.clone(),
             start,
             carried: Mwh(0),
+            is_timed: true,
+        }
+    }
+
+    /// Moves what this process dated by the host's own clock; says whether there was any.
+    pub(crate) fn shift(&mut self, shift: &Shift) -> bool {
+        shift.reading(&mut self.start) | shift.reading(&mut self.last)
+    }
+
+    /// Begins anew with a reading from before this process.
+    #[must_use]
+    pub(crate) fn before_boot(start: Reading) -> Self {
+        Self {
+            is_timed: false,
+            ..Self::new(start)
         }
     }
 
@@ -58,6 +76,8 @@ impl Meter {
     pub fn observe(&mut self, reading: Reading, power_max: MilliWatt) -> Observed {
         let last = std::mem::replace(&mut self.last, reading);
         let now = &self.last;
+        let is_timed = std::mem::replace(&mut self.is_timed, true)
+            || (now.quality == TimeQuality::Synced && last.quality == TimeQuality::Synced);
         if now.meter_epoch != last.meter_epoch || now.meter_id != last.meter_id {
             self.carried = self.energy_until(self.high);
             // A reset meter counts from zero; another meter from wherever it stands.
@@ -70,7 +90,12 @@ impl Meter {
             return Observed::Reset(Box::new(last));
         }
         let elapsed_ms = u64::try_from(now.at.ms_since(last.at)).unwrap_or(0);
-        let most = most(power_max, elapsed_ms);
+        // How long the agent was away is not known, so neither is what can have flowed meanwhile.
+        let most = if is_timed {
+            most(power_max, elapsed_ms)
+        } else {
+            Mwh(u64::MAX)
+        };
         if now.register_mwh < last.register_mwh {
             let Some(end) = last.register_mwh.went_over_end(now.register_mwh, most) else {
                 return Observed::Fell(Box::new(last));

@@ -4,14 +4,15 @@ use ev_contract::{
     connector::Phase,
     ids::{ConnectorId, DriverId, SessionId},
     time::UnixMs,
-    v1::{EndReason, Limits, Origin, Reading},
+    v1::{EndReason, Limits, Origin, Reading, TimeQuality},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::Stamp,
+    clock::{Moment, Stamp},
     hardware::{DeviceTx, HwReading, OriginKey, StartNumber},
-    limits::{HW_RETRY_MS_MAX, HW_RETRY_MS_MIN},
+    limits::{CHECKPOINT_MS, HW_RETRY_MS_MAX, HW_RETRY_MS_MIN, TIME_MARK_MS_MIN, TIME_MARK_PART},
+    mend::Shift,
     meter::Meter,
     spool::backoff_ms,
 };
@@ -30,7 +31,7 @@ pub struct Session {
     /// How long it stands after energy has ended.
     pub idle_s_max: u32,
     /// When it was taken.
-    pub taken_at: UnixMs,
+    pub taken_at: Moment,
     /// How far it is.
     pub stage: Stage,
     /// Anomalies recorded of it so far.
@@ -72,7 +73,7 @@ pub struct Starting {
     /// The agent's number for it.
     pub start_number: StartNumber,
     /// When it was first sent.
-    pub sent_at: UnixMs,
+    pub sent_at: Moment,
     /// When it is given up.
     pub give_up: Deadline,
     /// Repeats of the command.
@@ -93,8 +94,6 @@ pub struct EarlyEnd {
     pub over: Over,
     /// The last register, in central's time.
     pub reading: Option<Reading>,
-    /// When, by central's clock.
-    pub at: UnixMs,
     /// How long the start may still be on its way.
     pub until: Deadline,
 }
@@ -126,10 +125,7 @@ pub struct Run {
     /// Its key.
     pub origin: OriginKey,
     /// When it began, as the device said.
-    pub start_wall: UnixMs,
-    /// The same by the monotonic clock, unless the agent was started since.
-    #[serde(skip)]
-    pub start_mono_ms: Option<i64>,
+    pub began: Moment,
     /// Its register.
     pub meter: Meter,
     /// What the device says of the energy.
@@ -183,7 +179,7 @@ pub struct Stopping {
     /// The start that was sent.
     pub start_number: Option<StartNumber>,
     /// When the start was first sent.
-    pub sent_at: UnixMs,
+    pub sent_at: Moment,
     /// Several copies of the start may be under way.
     pub uncertain: bool,
     /// The register that stood when the start was first sent.
@@ -199,14 +195,31 @@ pub struct Stopping {
     pub early_end: Option<EarlyEnd>,
 }
 
-/// A moment that survives a restart. In a process the monotonic clock decides, so that a step of
-/// the wall clock ends nothing.
+/// A span of time that survives a restart. What is kept is how much of it is used up, never an end
+/// by the wall clock: after a start of the agent that clock may show anything.
+///
+/// In a process the monotonic clock decides. Of the time in which no process ran, the wall clock is
+/// believed when it says that some has passed; when it says none, it was set back, and the part counts
+/// that is written down at once ([`TIME_MARK_PART`]), so that starts in a row come to an end: a driver
+/// who set a limit pays for no more than it, and may get a twentieth less. As soon as central's time
+/// is known, a span whose beginning is known by it as well is exact again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deadline {
-    at: UnixMs,
     span_ms: u64,
+    /// When it began, by central's clock, where that is known.
+    began: Option<UnixMs>,
+    /// What was measured of it when it was last written down.
+    measured_ms: u64,
+    /// What may have passed besides, while no process ran.
+    unmeasured_ms: u64,
+    /// When it was last written down, by the host's wall clock.
+    wall: UnixMs,
+    /// The same by the monotonic clock.
     #[serde(skip)]
-    mono_ms: u64,
+    marked_mono_ms: u64,
+    /// A process before this one began it, and central's time has not been known since.
+    #[serde(skip)]
+    inherited: bool,
 }
 
 impl Deadline {
@@ -214,28 +227,44 @@ impl Deadline {
     #[must_use]
     pub fn after(stamp: &Stamp, span_ms: u64) -> Self {
         Self {
-            at: stamp.at.plus_ms(i64::try_from(span_ms).unwrap_or(i64::MAX)),
             span_ms,
-            mono_ms: stamp.now.mono_ms.saturating_add(span_ms),
+            began: (stamp.quality == TimeQuality::Synced).then_some(stamp.at),
+            measured_ms: 0,
+            unmeasured_ms: 0,
+            wall: stamp.now.wall,
+            marked_mono_ms: stamp.now.mono_ms,
+            inherited: false,
         }
     }
 
-    /// So long after an earlier moment by central's clock.
+    /// So long after an earlier moment of this process by central's clock as far as known. What was
+    /// before the process counts as measured only where central's time is known.
     #[must_use]
     pub fn since(stamp: &Stamp, from: UnixMs, span_ms: u64) -> Self {
-        let mut deadline = Self {
-            at: from.plus_ms(i64::try_from(span_ms).unwrap_or(i64::MAX)),
-            span_ms,
-            mono_ms: 0,
-        };
-        deadline.rearm(stamp);
+        let mut deadline = Self::after(stamp, span_ms);
+        let used_ms = u64::try_from(stamp.at.ms_since(from)).unwrap_or(0);
+        if deadline.began.is_some() {
+            deadline.began = Some(from.min(stamp.at));
+            deadline.measured_ms = used_ms;
+        } else {
+            deadline.measured_ms = used_ms.min(stamp.lived_ms());
+            deadline.unmeasured_ms = used_ms - deadline.measured_ms;
+        }
         deadline
+    }
+
+    /// What was measured of it.
+    #[must_use]
+    pub const fn measured_ms(&self, stamp: &Stamp) -> u64 {
+        let since_mark = stamp.now.mono_ms.saturating_sub(self.marked_mono_ms);
+        self.measured_ms.saturating_add(since_mark)
     }
 
     /// Whether it has passed.
     #[must_use]
     pub const fn passed(&self, stamp: &Stamp) -> bool {
-        stamp.now.mono_ms >= self.mono_ms
+        let used_ms = self.measured_ms(stamp).saturating_add(self.unmeasured_ms);
+        used_ms >= self.span_ms
     }
 
     /// All of it again: while nothing could be heard, nothing was waited for.
@@ -243,10 +272,57 @@ impl Deadline {
         *self = Self::after(stamp, self.span_ms);
     }
 
-    /// After a restart: what is left of it by the wall clock, never more than all.
+    /// After a restart: the monotonic clock is another one.
     pub fn rearm(&mut self, stamp: &Stamp) {
-        let left = u64::try_from(self.at.ms_since(stamp.at)).unwrap_or(0);
-        self.mono_ms = stamp.now.mono_ms.saturating_add(left.min(self.span_ms));
+        let away_ms = u64::try_from(stamp.now.wall.ms_since(self.wall)).unwrap_or(0);
+        let away_ms = if away_ms == 0 {
+            self.mark_ms().min(CHECKPOINT_MS)
+        } else {
+            away_ms
+        };
+        self.unmeasured_ms = self.unmeasured_ms.saturating_add(away_ms).min(self.span_ms);
+        self.wall = stamp.now.wall;
+        self.marked_mono_ms = stamp.now.mono_ms;
+        self.inherited = true;
+    }
+
+    /// Once central's time is known: so much more exact.
+    pub fn settle(&mut self, stamp: &Stamp) {
+        if stamp.quality != TimeQuality::Synced {
+            return;
+        }
+        match self.began {
+            Some(began) if self.inherited => {
+                self.measured_ms = u64::try_from(stamp.at.ms_since(began)).unwrap_or(0);
+                self.unmeasured_ms = 0;
+                self.marked_mono_ms = stamp.now.mono_ms;
+            }
+            Some(_) => {}
+            None if self.unmeasured_ms == 0 => {
+                let measured = i64::try_from(self.measured_ms(stamp)).unwrap_or(i64::MAX);
+                self.began = Some(stamp.at.plus_ms(-measured));
+            }
+            None => {}
+        }
+        self.inherited = false;
+    }
+
+    /// Whether so much of it was used up since it was last written down that it should be again.
+    #[must_use]
+    pub fn is_mark_due(&self, stamp: &Stamp) -> bool {
+        !self.passed(stamp)
+            && stamp.now.mono_ms.saturating_sub(self.marked_mono_ms) >= self.mark_ms()
+    }
+
+    /// As it is to be written down.
+    pub const fn mark(&mut self, stamp: &Stamp) {
+        self.measured_ms = self.measured_ms(stamp);
+        self.marked_mono_ms = stamp.now.mono_ms;
+        self.wall = stamp.now.wall;
+    }
+
+    fn mark_ms(&self) -> u64 {
+        (self.span_ms / TIME_MARK_PART).max(TIME_MARK_MS_MIN)
     }
 }
 
@@ -338,16 +414,16 @@ impl Session {
 
     /// After a restart: the monotonic clock is another one.
     pub(crate) fn rearm(&mut self, stamp: &Stamp) {
+        self.each_time(&mut |time| time.rearm(stamp));
         match &mut self.stage {
-            Stage::AwaitingPlug { until } => until.rearm(stamp),
+            Stage::AwaitingPlug { .. } => {}
             Stage::Starting(starting) => {
-                starting.give_up.rearm(stamp);
                 starting.uncertain = true;
                 if let Some(early) = &mut starting.early_end {
                     early.until.restart(stamp);
                 }
             }
-            Stage::Running(run) => run.rearm(stamp),
+            Stage::Running(run) | Stage::Idle { run, .. } => run.rearm(stamp),
             Stage::Stopping(stopping) => {
                 stopping.uncertain = true;
                 if let Some(run) = &mut stopping.run {
@@ -360,20 +436,50 @@ impl Session {
                     early.until.restart(stamp);
                 }
             }
-            Stage::Idle { run, until, .. } => {
-                run.rearm(stamp);
-                until.rearm(stamp);
+        }
+    }
+
+    /// The times in it that go on while no process runs.
+    pub(crate) fn each_time(&mut self, act: &mut impl FnMut(&mut Deadline)) {
+        match &mut self.stage {
+            Stage::AwaitingPlug { until } | Stage::Idle { until, .. } => act(until),
+            Stage::Starting(starting) => act(&mut starting.give_up),
+            Stage::Running(run) => {
+                if let Some(limit) = &mut run.time_limit {
+                    act(limit);
+                }
+            }
+            Stage::Stopping(_) => {}
+        }
+    }
+
+    /// Moves what this process dated by the host's own clock; says whether there was any.
+    pub(crate) fn shift(&mut self, shift: &Shift) -> bool {
+        match &mut self.stage {
+            Stage::AwaitingPlug { .. } => false,
+            Stage::Starting(s) => shift_start(&mut s.before, &mut s.early_end, shift),
+            Stage::Running(run) | Stage::Idle { run, .. } => run.shift(shift),
+            Stage::Stopping(s) => {
+                let start = shift_start(&mut s.before, &mut s.early_end, shift);
+                s.run.as_mut().is_some_and(|run| run.shift(shift)) | start
             }
         }
     }
 }
 
+fn shift_start(
+    before: &mut Option<Reading>,
+    early_end: &mut Option<EarlyEnd>,
+    shift: &Shift,
+) -> bool {
+    let before = before.as_mut().is_some_and(|r| shift.reading(r));
+    let end = early_end.as_mut().and_then(|early| early.reading.as_mut());
+    end.is_some_and(|r| shift.reading(r)) | before
+}
+
 impl Run {
     fn rearm(&mut self, stamp: &Stamp) {
         self.checkpoint_mono_ms = stamp.now.mono_ms;
-        if let Some(limit) = &mut self.time_limit {
-            limit.rearm(stamp);
-        }
         if let Some(held) = &mut self.held {
             held.until.restart(stamp);
         }
@@ -383,6 +489,13 @@ impl Run {
                 until.restart(stamp)
             }
         }
+    }
+
+    fn shift(&mut self, shift: &Shift) -> bool {
+        let meter = self.meter.shift(shift);
+        let held = self.held.as_mut();
+        held.is_some_and(|held| shift.reading(&mut held.first) | shift.reading(&mut held.last))
+            | meter
     }
 }
 

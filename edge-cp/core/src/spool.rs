@@ -18,6 +18,8 @@ pub struct Spool {
     next: u64,
     stored_next: u64,
     sending: Sending,
+    /// Records from here on were never sent by this process.
+    unsent: u64,
     ahead: Option<u64>,
     /// Set while another agent is obeyed: what was sent is kept aside by central, and stays here too.
     apart: Option<Apart>,
@@ -110,6 +112,7 @@ impl Spool {
                 due_mono_ms: 0,
                 failures: 0,
             },
+            unsent: first,
             ahead: None,
             apart: None,
             hold_ms: 0,
@@ -186,6 +189,12 @@ impl Spool {
         self.ahead
     }
 
+    /// The first of the records from `from` on that was never sent. What was sent keeps its content:
+    /// central may have it, and a repeat of it must be the same.
+    pub(crate) fn unsent(&self, from: u64) -> u64 {
+        self.unsent.max(from)
+    }
+
     /// Numbers a record.
     pub(crate) fn number(&mut self, can_wait: bool, mono_ms: u64) -> u64 {
         let seq = self.next;
@@ -242,6 +251,7 @@ impl Spool {
             } => {
                 let due_mono_ms = due_mono_ms.max(self.wanted_mono_ms);
                 let from = self.to_send().filter(|_| mono_ms >= due_mono_ms)?;
+                self.unsent = self.unsent.max(self.stored_next);
                 if self.next == self.stored_next {
                     self.wanted_mono_ms = NOTHING;
                 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     charge_point::{Cx, Desk, End, end_session},
-    clock::Stamp,
+    clock::{Moment, Stamp},
     connector::{Connector, is_news},
     hardware::{
         DeviceTx, HwAnswer, HwCommand, HwPhase, HwReading, HwVerdict, OriginKey, RunningTx,
@@ -53,10 +53,7 @@ pub struct TxRow {
     /// The register at its start.
     pub start: Reading,
     /// When it began, as the device said.
-    pub start_wall: UnixMs,
-    /// The same by the monotonic clock, unless the agent was started since.
-    #[serde(skip)]
-    pub start_mono_ms: Option<i64>,
+    pub began: Moment,
     /// It is over.
     pub ended: bool,
     /// Meter epoch and register at its end.
@@ -73,8 +70,7 @@ pub struct Unclaimed {
     pub(crate) device_tx: DeviceTx,
     pub(crate) start_number: Option<StartNumber>,
     pub(crate) meter: Meter,
-    start_wall: UnixMs,
-    start_mono_ms: Option<i64>,
+    began: Moment,
     since_mono_ms: u64,
     /// It comes from the start of a session that has ended: it is stopped at once.
     stop: bool,
@@ -92,9 +88,11 @@ impl Unclaimed {
             origin: row.origin.clone(),
             device_tx: row.device_tx.clone(),
             start_number: row.start_number,
-            meter: Meter::new(row.start.clone()),
-            start_wall: row.start_wall,
-            start_mono_ms: row.start_mono_ms,
+            meter: match row.began.mono_ms() {
+                Some(_) => Meter::new(row.start.clone()),
+                None => Meter::before_boot(row.start.clone()),
+            },
+            began: row.began,
             since_mono_ms: mono_ms,
             stop: row.start_number.is_some(),
             retry: Retry::default(),
@@ -136,13 +134,13 @@ pub(crate) fn plug(c: &mut Connector, d: &mut Desk, cx: &mut Cx, at: UnixMs, plu
         (Stage::Starting(_), true) | (Stage::Stopping(_), _) => {}
         // What was before the start says nothing about it.
         (Stage::Starting(s), false) => {
-            if cx.stamp.central_of(at) >= s.sent_at {
+            if s.sent_at.ms_after(&cx.stamp, at) <= 0 {
                 let reason = EndReason::new(EndCode::EvUnplugged, EndSource::Vehicle);
                 begin_stop(c, d, cx, reason);
             }
         }
         (Stage::Running(run), false) => {
-            let before = is_older(run.start_mono_ms, run.start_wall, &cx.stamp, at);
+            let before = run.began.ms_after(&cx.stamp, at) > 0;
             if run.doubt.is_none() && !before {
                 let until = Deadline::after(&cx.stamp, UNPLUG_GRACE_MS);
                 run.doubt = Some(Doubt::Unplugged(until));
@@ -166,7 +164,6 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
     }
     observe(c, d, cx, begun.reading.clone());
     let start = cx.reading(begun.reading);
-    let at = cx.stamp.central_of(begun.at);
     let began_mono = cx.stamp.mono_of(begun.at);
     let row = TxRow {
         origin: begun.origin,
@@ -176,13 +173,12 @@ pub(crate) fn started(c: &mut Connector, d: &mut Desk, cx: &mut Cx, begun: Begun
         start_number: begun.start_number,
         session_id: None,
         start,
-        start_wall: begun.at,
-        start_mono_ms: Some(began_mono),
+        began: Moment::of(&cx.stamp, begun.at),
         ended: false,
         end_register: None,
         end_wall: None,
     };
-    match owner(c.session.as_ref(), &row, at, &cx.stamp) {
+    match owner(c.session.as_ref(), &row, begun.at, &cx.stamp) {
         Owner::Session => begin_run(c, d, cx, row),
         Owner::Successor => {
             let until = Deadline::after(&cx.stamp, GONE_GRACE_MS);
@@ -244,14 +240,14 @@ enum Owner {
     Nobody,
 }
 
-fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs, stamp: &Stamp) -> Owner {
-    let asked_for = |number: Option<StartNumber>, sent_at: UnixMs, early: Option<&EarlyEnd>| {
+fn owner(session: Option<&Session>, row: &TxRow, wall: UnixMs, stamp: &Stamp) -> Owner {
+    let asked_for = |number: Option<StartNumber>, sent_at: Moment, early: Option<&EarlyEnd>| {
         let matches = match (row.start_number, number) {
             (Some(theirs), Some(ours)) => theirs == ours,
             (Some(_), None) => false,
             // Where the end of the session's own is here already, this must be the one that ended.
             (None, _) => {
-                at >= sent_at.plus_ms(-CLAIM_SLACK_MS)
+                sent_at.ms_after(stamp, wall) <= CLAIM_SLACK_MS
                     && early.is_none_or(|early| early.is_of(row, stamp))
             }
         };
@@ -277,10 +273,7 @@ fn owner(session: Option<&Session>, row: &TxRow, at: UnixMs, stamp: &Stamp) -> O
         },
     };
     let (theirs, ours) = (&row.start, &run.meter);
-    let later = match (row.start_mono_ms, run.start_mono_ms) {
-        (Some(theirs), Some(ours)) => theirs > ours,
-        (None, _) | (_, None) => row.start_wall > run.start_wall,
-    };
+    let later = run.began.ms_after(stamp, wall) < 0;
     let beyond = theirs.meter_epoch != ours.last.meter_epoch
         || theirs.register_mwh >= ours.start.register_mwh;
     if later && beyond {
@@ -298,9 +291,9 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
     let start_number = session.start_number();
     row.session_id = Some(session.id);
     row.start_number = row.start_number.or(start_number);
-    d.record(
+    d.record_as_of(
         cx,
-        row.start.at,
+        &row.start,
         EdgeFact::Started {
             session_id: session.id,
             device_tx: row.device_tx.0.clone(),
@@ -315,8 +308,7 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
         start_number,
         device_tx: row.device_tx.clone(),
         origin: row.origin.clone(),
-        start_wall: row.start_wall,
-        start_mono_ms: row.start_mono_ms,
+        began: row.began,
         meter: Meter::new(row.start.clone()),
         phase: Phase::Preparing,
         phase_mono_ms: None,
@@ -350,7 +342,7 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
     if let Some((tx, said, wall)) = c.phase.clone() {
         let started = c.session.as_ref().and_then(Session::run);
         let after_start = started.is_some_and(|r| {
-            !is_older(r.start_mono_ms, r.start_wall, &cx.stamp, wall)
+            r.began.ms_after(&cx.stamp, wall) <= 0
                 && tx.as_ref().is_none_or(|tx| *tx == r.device_tx)
         });
         if after_start {
@@ -369,7 +361,7 @@ fn begin_run(c: &mut Connector, d: &mut Desk, cx: &mut Cx, mut row: TxRow) {
             cx,
             &early.over.reason,
             early.reading,
-            early.at,
+            cx.stamp.central_of(early.over.at),
             Some(early.over.at),
         );
     } else if c.unmatched.len() < UNCLAIMED_MAX {
@@ -441,16 +433,14 @@ pub(crate) fn claim(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         limit_ma: c.row.limit.as_ref().map(|l| l.in_force()),
     });
     begin_run(c, d, cx, row);
-    let last = waiting.meter.last;
     if let Some(run) = c.session.as_mut().and_then(Session::live_run_mut) {
         run.start_number = Some(start_number);
-        if last.at > run.meter.start.at {
-            run.meter.observe(last, c.spec.power_max());
-        }
+        run.meter = waiting.meter;
     }
 }
 
-/// The meter was read. What is older than the last reading is passed over.
+/// The meter was read. What is older than the last reading is passed over: by the monotonic clock
+/// within this process, by the register before it.
 pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwReading) {
     // Until the hardware has said what runs, the register may be that of a later transaction.
     if !d.online() {
@@ -464,24 +454,27 @@ pub(crate) fn observe(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reading: HwR
                     && last.meter_epoch == reading.meter_epoch
                     && reading.register_mwh <= last.register_mwh)
         }
-        None => false,
+        // What was read before this process began is ordered by the register: the clock that dates
+        // it may be another one than that of the last reading.
+        None => {
+            let before = c.session.as_ref().and_then(Session::run);
+            before.is_some_and(|run| {
+                let last = &run.meter.last;
+                !cx.stamp.has_lived(reading.at)
+                    && (reading.meter_epoch, reading.register_mwh)
+                        < (last.meter_epoch, last.register_mwh)
+            })
+        }
     };
     if old {
         return;
     }
     let reading = cx.reading(reading);
-    if c.reading.is_none() {
-        // After a boot nothing but the run tells what is old.
-        let before = c.session.as_ref().and_then(Session::run);
-        if before.is_some_and(|r| reading.at.plus_ms(1_000) < r.meter.last.at) {
-            return;
-        }
-    }
     c.reading = Some((reading.clone(), mono));
     if let Some(waiting) = c.unclaimed.last_mut().filter(|u| u.over.is_none())
-        && reading.at >= waiting.meter.last.at
         // Another meter epoch needs records, which begin with its session.
         && reading.meter_epoch == waiting.meter.last.meter_epoch
+        && reading.register_mwh >= waiting.meter.last.register_mwh
     {
         waiting.meter.observe(reading.clone(), c.spec.power_max());
     }
@@ -603,7 +596,7 @@ pub(crate) fn phase(
         .and_then(Session::live_run_mut)
         .is_some_and(|run| {
             device_tx.is_none_or(|tx| *tx == run.device_tx)
-                && !is_older(run.start_mono_ms, run.start_wall, &cx.stamp, at)
+                && run.began.ms_after(&cx.stamp, at) <= 0
                 && is_news(&mut run.phase_mono_ms, mono)
         });
     if news {
@@ -700,7 +693,6 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
     let early = EarlyEnd {
         over: over.clone(),
         reading,
-        at,
         until,
     };
     if let Some(session) = &mut c.session {
@@ -718,7 +710,7 @@ fn try_end(c: &mut Connector, d: &mut Desk, cx: &mut Cx, over: Over) -> Option<O
             let ours = match (over.start_number, number) {
                 (Some(theirs), Some(ours)) => theirs == ours,
                 (Some(_), None) => false,
-                (None, _) => at >= sent_at,
+                (None, _) => sent_at.ms_after(&cx.stamp, over.at) <= 0,
             };
             if ours {
                 slot.get_or_insert(early);
@@ -758,12 +750,6 @@ fn tell_late_energy(
     }
 }
 
-/// Whether what the device dates `wall` was before the start of a transaction. The host's wall
-/// clock may have been set in between, which the monotonic one shows.
-fn is_older(start_mono_ms: Option<i64>, start_wall: UnixMs, stamp: &Stamp, wall: UnixMs) -> bool {
-    start_mono_ms.map_or(wall < start_wall, |start| stamp.mono_of(wall) < start)
-}
-
 /// Whether an end is that of a transaction: by key, else by start number, else by name unless it
 /// is older than the transaction, since names are reused.
 fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>, stamp: &Stamp) -> bool {
@@ -775,12 +761,12 @@ fn is_end_of(row: &TxRow, over: &Over, reading: Option<&Reading>, stamp: &Stamp)
     }
     let start = &row.start;
     let same_meter = reading.filter(|r| r.meter_epoch == start.meter_epoch);
-    let before = is_older(row.start_mono_ms, row.start_wall, stamp, over.at);
+    let before = row.began.ms_after(stamp, over.at) > 0;
     // In one meter epoch the register tells what was first, whatever was done to the wall clock.
     let older = match same_meter.map(|r| r.register_mwh.cmp(&start.register_mwh)) {
         Some(Ordering::Less) => true,
         // The one before may have ended as this one began.
-        Some(Ordering::Equal) => over.at == row.start_wall || before,
+        Some(Ordering::Equal) => row.began.is(over.at) || before,
         Some(Ordering::Greater) => false,
         None => before,
     };
@@ -892,6 +878,7 @@ fn run_over(
             reason,
             reading: Some(run.meter.last),
             at,
+            stood_s: None,
         };
         close(c, d, cx, session.id, end);
     }
@@ -925,6 +912,7 @@ fn fail(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reason: EndReason) {
             reason,
             reading: None,
             at: cx.stamp.at,
+            stood_s: None,
         };
         close(c, d, cx, session.id, end);
     }
@@ -964,7 +952,7 @@ pub(crate) fn begin_stop(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reason: E
             Stage::Stopping(Stopping {
                 reason,
                 start_number: run.start_number,
-                sent_at: run.meter.start.at,
+                sent_at: run.began,
                 uncertain: true,
                 before: None,
                 gone: match run.doubt {
@@ -997,15 +985,17 @@ pub(crate) fn begin_stop(c: &mut Connector, d: &mut Desk, cx: &mut Cx, reason: E
 /// A session that stands is over.
 pub(crate) fn end_idle(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
     let idle = c.session.as_ref().and_then(|session| match &session.stage {
-        Stage::Idle { run, reason, .. } => {
-            Some((session.id, reason.clone(), run.meter.last.clone()))
+        Stage::Idle { run, reason, until } => {
+            let stood_s = until.measured_ms(&cx.stamp) / 1_000;
+            let last = run.meter.last.clone();
+            Some((session.id, reason.clone(), last, stood_s))
         }
         Stage::AwaitingPlug { .. }
         | Stage::Starting(_)
         | Stage::Running(_)
         | Stage::Stopping(_) => None,
     });
-    let Some((id, reason, last)) = idle else {
+    let Some((id, reason, last, stood_s)) = idle else {
         return;
     };
     c.session = None;
@@ -1014,6 +1004,7 @@ pub(crate) fn end_idle(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         reason,
         reading: Some(last),
         at: cx.stamp.at,
+        stood_s: Some(u32::try_from(stood_s).unwrap_or(u32::MAX)),
     };
     close(c, d, cx, id, end);
 }
@@ -1177,7 +1168,7 @@ pub(crate) fn reconcile(c: &mut Connector, cx: &mut Cx, list: Listed<'_>) {
                         c.touched = true;
                     }
                     (None | Some(Doubt::Unplugged(_)), false)
-                        if list.is_after(run.start_mono_ms) =>
+                        if list.is_after(run.began.mono_ms()) =>
                     {
                         run.doubt = Some(Doubt::Unlisted(until));
                         c.touched = true;
@@ -1191,7 +1182,7 @@ pub(crate) fn reconcile(c: &mut Connector, cx: &mut Cx, list: Listed<'_>) {
             Stage::Stopping(s) => {
                 if let Some(run) = &s.run
                     && !listed(&run.origin, &run.device_tx)
-                    && list.is_after(run.start_mono_ms)
+                    && list.is_after(run.began.mono_ms())
                     && s.gone.is_none()
                 {
                     s.gone = Some(until);
@@ -1202,7 +1193,7 @@ pub(crate) fn reconcile(c: &mut Connector, cx: &mut Cx, list: Listed<'_>) {
     }
     for waiting in &mut c.unclaimed {
         if !listed(&waiting.origin, &waiting.device_tx)
-            && list.is_after(waiting.start_mono_ms)
+            && list.is_after(waiting.began.mono_ms())
             && waiting.gone.is_none()
         {
             waiting.gone = Some(until);
@@ -1251,6 +1242,7 @@ pub(crate) fn hurry(c: &mut Connector, stamp: &Stamp) {
 
 /// Everything that follows from time alone.
 pub(crate) fn pass_time(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
+    c.settle_times(&cx.stamp);
     if let Some(limit) = &mut c.row.limit
         && !limit.fallen_back
         && limit.until.passed(&cx.stamp)
@@ -1451,7 +1443,7 @@ fn send_start(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
     };
     session.stage = Stage::Starting(Starting {
         start_number,
-        sent_at: cx.stamp.at,
+        sent_at: cx.stamp.moment(),
         give_up: Deadline::after(&cx.stamp, START_WAIT_MS),
         retry: Retry::default(),
         uncertain: false,
@@ -1506,8 +1498,7 @@ fn synthesise_start(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         start_number: early.over.start_number,
         session_id: None,
         // Nothing is known of its start but that it was before its end.
-        start_wall: UnixMs(0),
-        start_mono_ms: None,
+        began: Moment::before_boot(UnixMs(0)),
         start,
         ended: false,
         end_register: None,
@@ -1605,7 +1596,10 @@ fn pass_unclaimed(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         }
         let waited = cx.mono_ms().saturating_sub(waiting.since_mono_ms) >= UNCLAIMED_WAIT_MS;
         // The end of one that is reported late is likely to be on its way as well.
-        let is_fresh = cx.stamp.at.ms_since(waiting.meter.start.at) < FRESH_TX_MS;
+        let is_fresh = waiting
+            .began
+            .mono_ms()
+            .is_some_and(|began| cx.stamp.mono_of(cx.stamp.now.wall) - began < FRESH_TX_MS);
         let due = (d.identity.free_vending && is_fresh) || (delivered && waited);
         if due && c.session.is_none() && promote(c, d, cx, index) {
             continue;
@@ -1649,6 +1643,7 @@ fn settle(
             reason,
             reading: Some(waiting.meter.last),
             at,
+            stood_s: None,
         };
         end_session(c, d, cx, session_id, end);
     }
@@ -1678,8 +1673,7 @@ fn promote(c: &mut Connector, d: &mut Desk, cx: &mut Cx, index: usize) -> bool {
         doubt: None,
         booted: None,
         held: None,
-        start_wall: waiting.start_wall,
-        start_mono_ms: waiting.start_mono_ms,
+        began: waiting.began,
         meter: waiting.meter,
     };
     c.session = Some(Session {
@@ -1688,7 +1682,7 @@ fn promote(c: &mut Connector, d: &mut Desk, cx: &mut Cx, index: usize) -> bool {
         driver_id: None,
         limits: Limits::default(),
         idle_s_max: 0,
-        taken_at: run.meter.start.at,
+        taken_at: run.began,
         stage: Stage::Running(run),
         anomalies: 0,
     });
@@ -1708,10 +1702,10 @@ fn open_record(
     } else {
         Origin::Unknown
     };
-    let at = waiting.meter.start.at;
-    d.record(
+    let start = &waiting.meter.start;
+    d.record_as_of(
         cx,
-        at,
+        start,
         EdgeFact::OpenedAtEdge {
             session_id,
             connector: c.spec.connector,
@@ -1720,13 +1714,13 @@ fn open_record(
             token: None,
         },
     );
-    d.record(
+    d.record_as_of(
         cx,
-        at,
+        start,
         EdgeFact::Started {
             session_id,
             device_tx: waiting.device_tx.0.clone(),
-            reading: waiting.meter.start.clone(),
+            reading: start.clone(),
         },
     );
     origin

@@ -299,6 +299,9 @@ pub struct DriverUpdate {
     /// Its currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
+    /// From when standing costs, if the car goes on to stand. Past when it costs by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing_costs_from: Option<UnixMs>,
     /// State of charge in percent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soc_pct: Option<u8>,

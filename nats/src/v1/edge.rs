@@ -164,6 +164,10 @@ pub enum EdgeFact {
         /// The register at the end of energy, once energy has begun.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reading: Option<Reading>,
+        /// How long it has stood since energy ended, in whole seconds: what was measured of it. Time
+        /// in which nobody measured and that no known time bounds is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stood_s: Option<u32>,
     },
     /// What a connector is, whenever that changes and once after each boot.
     Connector {
@@ -227,6 +231,21 @@ impl EdgeFact {
             Self::Phase { reading, .. }
             | Self::EnergyEnded { reading, .. }
             | Self::Ended { reading, .. } => reading.as_ref(),
+            Self::Accepted { .. }
+            | Self::OpenedAtEdge { .. }
+            | Self::Connector { .. }
+            | Self::Booted { .. }
+            | Self::Anomaly { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub const fn reading_mut(&mut self) -> Option<&mut Reading> {
+        match self {
+            Self::Started { reading, .. } | Self::Checkpoint { reading, .. } => Some(reading),
+            Self::Phase { reading, .. }
+            | Self::EnergyEnded { reading, .. }
+            | Self::Ended { reading, .. } => reading.as_mut(),
             Self::Accepted { .. }
             | Self::OpenedAtEdge { .. }
             | Self::Connector { .. }

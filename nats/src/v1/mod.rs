@@ -71,6 +71,7 @@ types! {
     SessionAdjustRequest = "session_adjust",
     DriverBlockRequest = "driver_block",
     TariffSetRequest = "tariff_set",
+    TariffRmRequest = "tariff_rm",
     TariffLsRequest = "tariff_ls",
     TariffLsReply = "tariff_ls.reply",
     AuditRequest = "audit",

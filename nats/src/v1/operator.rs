@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LimitsRequest, RefusedView, RefusesView, SessionView, Status, Tariff, TariffRef, TariffScope,
-    TariffTerms, central,
+    LimitsRequest, RefusedView, RefusesView, ScheduledTariff, SessionView, Status, Tariff,
+    TariffRef, TariffScope, TariffTerms, central,
 };
 use crate::{
     codes::Problem,
@@ -398,10 +398,34 @@ pub struct TariffSetRequest {
     pub expires_at: i64,
     /// Its name; central counts the versions.
     pub tariff_id: String,
-    /// Where it applies from now on.
+    /// Where it applies.
     pub scope: TariffScope,
+    /// From when, by central's clock; from now on when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<i64>,
     /// The prices.
     pub terms: TariffTerms,
+}
+
+/// `tariff_rm`: take back what was set in one scope. The wider scope applies again; without any,
+/// energy is free. Sessions keep what they were accepted with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TariffRmRequest {
+    /// `tariff_rm`
+    #[serde(rename = "type", default)]
+    pub tag: Tag<Self>,
+    /// `central`
+    #[serde(default = "central")]
+    pub to: String,
+    /// The asker's own id for this wish.
+    pub request_id: String,
+    /// As in a stop.
+    pub expires_at: i64,
+    /// Where.
+    pub scope: TariffScope,
+    /// Only what is scheduled there; what applies now stays.
+    #[serde(default)]
+    pub scheduled_only: bool,
 }
 
 /// `tariff_ls`.
@@ -434,8 +458,12 @@ pub struct TariffLsReply {
 pub struct ScopedTariff {
     /// Where.
     pub scope: TariffScope,
-    /// What.
-    pub tariff: Tariff,
+    /// What applies now; none where all is still to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tariff: Option<Tariff>,
+    /// What is still to come, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scheduled: Vec<ScheduledTariff>,
 }
 
 /// Answer to an operator's verb that changes something.

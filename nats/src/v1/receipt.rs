@@ -19,25 +19,30 @@ wire_enum! {
         Energy = "energy",
         /// The start.
         StartFee = "start_fee",
-        /// Standing after energy has ended.
+        /// Standing: the car is full, or done, and stays.
         Idle = "idle",
+        /// What is missing to the least that a session costs.
+        Minimum = "minimum",
+        /// What is above the most that a session costs; below zero.
+        Maximum = "maximum",
     }
 }
 
-/// A line of a receipt. `amount` is exact: quantity times price, or the idle fee's cap.
+/// A line of a receipt. `amount` is exact: quantity times price, the idle fee's cap, or what brings the
+/// sum to the minimum or maximum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptLine {
     /// What for.
     pub component: PriceComponent,
-    /// How much, in `unit`.
+    /// How much, in `unit`: kWh with six decimals (the milliwatt-hour), min with four.
     pub quantity: Amount,
-    /// `kWh`, `start` or `min`.
+    /// `kWh`, `start`, `min` or `session`.
     pub unit: String,
-    /// Per unit, VAT included.
+    /// Per unit, with or without the taxes as the tariff says.
     pub price: Amount,
     /// The exact product.
     pub amount: Amount,
-    /// `cap` where the amount is the cap and not the product.
+    /// The rule in words; begins with `cap` where the amount is the cap and not the product.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -80,6 +85,17 @@ wire_enum! {
         /// The charge point named a driver to whom central had not given it: nobody's.
         DriverClaimed = "driver_claimed",
     }
+}
+
+/// A tax of a receipt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaxLine {
+    /// Its name.
+    pub name: String,
+    /// Its rate in percent.
+    pub percent: Amount,
+    /// How much of the total it is.
+    pub amount: Amount,
 }
 
 /// The receipt of a session: written once, never changed.
@@ -128,7 +144,7 @@ pub struct Receipt {
     pub meters: Vec<MeterSpan>,
     /// The sum of the spans.
     pub energy_mwh: Mwh,
-    /// Seconds from the end of energy to the end of the session.
+    /// Seconds of standing, as the tariff counts it; without an idle fee those after energy ended.
     #[serde(default)]
     pub idle_s: u32,
     /// The tariff, pinned at acceptance.
@@ -137,14 +153,15 @@ pub struct Receipt {
     pub lines: Vec<ReceiptLine>,
     /// The exact sum of the lines.
     pub exact: Amount,
-    /// What is owed: `exact`, rounded once.
-    pub total: Amount,
-    /// `total` without VAT: rounded to the cent, so that `net + vat = total`.
+    /// `total` without taxes, in the currency's minor units: `net` and all of `taxes` together are
+    /// `total`.
     pub net: Amount,
-    /// The VAT in `total`.
-    pub vat: Amount,
-    /// In percent.
-    pub vat_percent: Amount,
+    /// The taxes in `total`.
+    #[serde(default)]
+    pub taxes: Vec<TaxLine>,
+    /// What is owed, in the currency's minor units: `exact` rounded once; where the prices are
+    /// without taxes, that is `net`, and the taxes come on top.
+    pub total: Amount,
     /// Of every amount here.
     pub currency: Currency,
     /// How `total` was rounded, in words.

@@ -158,7 +158,7 @@ pub struct LimitsRequest {
     /// Time from the start of energy, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_s: Option<i64>,
-    /// Start fee and energy together, as a decimal in text.
+    /// What the session may cost, taxes included and standing not, as a decimal in text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<String>,
     /// The currency of `cost`; the tariff's when left out.
@@ -215,6 +215,10 @@ pub struct SessionView {
     pub cost: Amount,
     /// Its currency.
     pub currency: Currency,
+    /// From when standing costs, if the car goes on to stand: it has paused or energy has ended. Past
+    /// when standing costs by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing_costs_from: Option<UnixMs>,
     /// Which tariff, pinned at acceptance.
     pub tariff_id: TariffId,
     /// Which version of it.

@@ -48,9 +48,25 @@ pub fn shapes() -> Vec<Shape> {
         Shape::of("ChargePointListing", &listing()),
         Shape::of("ConnectorListing", &listing().connectors[0]),
         Shape::of("Tariff", &tariff()),
-        Shape::of("TariffTerms", &terms()),
-        Shape::of("IdleFee", &idle_fee()),
-        Shape::of("ScopedTariff", &scoped_tariffs()[0]),
+        Shape::of(
+            "TariffTerms",
+            &TariffTerms {
+                prices_net: true,
+                ..terms()
+            },
+        ),
+        Shape::of("TariffElement", &restricted()),
+        Shape::of("ComponentPrice", &restricted().price_components[0]),
+        Shape::of(
+            "IdleFee",
+            &IdleFee {
+                after_fault: true,
+                ..idle_fee()
+            },
+        ),
+        Shape::of("Tax", &terms().taxes[0]),
+        Shape::of("ScopedTariff", &scoped_tariffs()[1]),
+        Shape::of("ScheduledTariff", &scoped_tariffs()[1].scheduled[0]),
         Shape::of("AuditRow", &audit_row()),
         Shape::of("WaitView", &wait()),
         Shape::of("RefusesView", &refuses()),
@@ -58,6 +74,7 @@ pub fn shapes() -> Vec<Shape> {
         Shape::of("EventRow", &event()),
         Shape::of("UptimeChange", &uptime_change()),
         Shape::of("ReceiptLine", &receipt().lines[2]),
+        Shape::of("TaxLine", &receipt().taxes[0]),
         Shape::of("MeterSpan", &receipt().meters[0]),
         Shape::of("Period", &receipt().periods[0]),
         Shape::of("EndReason", &refused()),
@@ -703,12 +720,26 @@ fn operator() -> Vec<Case> {
         expires_at: EXPIRES,
         tariff_id: "day".into(),
         scope: TariffScope::Site("north".parse().expect("an id")),
+        from: Some(1_760_600_000_000),
         terms: terms(),
     };
-    let set_default = TariffSetRequest {
+    let set_min = TariffSetRequest {
         scope: TariffScope::Default,
+        from: None,
         terms: terms_min(),
         ..set.clone()
+    };
+    let rm = TariffRmRequest {
+        tag: Tag::new(),
+        to: "central".into(),
+        request_id: "r-9".into(),
+        expires_at: EXPIRES,
+        scope: TariffScope::ChargePoint("CP-001".parse().expect("an id")),
+        scheduled_only: true,
+    };
+    let rm_min = TariffRmRequest {
+        scheduled_only: false,
+        ..rm.clone()
     };
     let tariff_ls = TariffLsRequest {
         tag: Tag::new(),
@@ -762,7 +793,9 @@ fn operator() -> Vec<Case> {
         Case::of("full", block),
         Case::of("min", block_min),
         Case::of("full", set),
-        Case::of("default", set_default),
+        Case::of("min", set_min),
+        Case::of("full", rm),
+        Case::of("min", rm_min),
         Case::of("full", tariff_ls),
         Case::of("full", tariff_ls_reply),
         Case::of("full", reply),
@@ -1047,6 +1080,7 @@ fn session_view() -> SessionView {
         energy_mwh: Mwh(7_123_456),
         cost: amount("3.99"),
         currency: Currency::EUR,
+        standing_costs_from: Some(T.plus_ms(3_004_000)),
         tariff_id: "day".parse().expect("an id"),
         tariff_version: 3,
         limits: limits(),
@@ -1073,6 +1107,7 @@ fn session_view_min() -> SessionView {
         energy_mwh: Mwh(0),
         cost: amount("0.00"),
         limits: Limits::default(),
+        standing_costs_from: None,
         started_at: None,
         energy_ended_at: None,
         ended_at: None,
@@ -1114,29 +1149,37 @@ fn listing() -> ChargePointListing {
 
 fn idle_fee() -> IdleFee {
     IdleFee {
-        price_per_minute: amount("0.10"),
         grace_s: 600,
         cap: amount("12.00"),
+        from: IdleFrom::WithoutPowerS(600),
+        after_fault: false,
     }
+}
+
+/// As it will be once prices may depend on the time.
+fn restricted() -> TariffElement {
+    let mut element = terms().elements.remove(0);
+    element
+        .restrictions
+        .insert("start_time".into(), "22:00".into());
+    element
 }
 
 fn terms() -> TariffTerms {
     TariffTerms {
-        currency: Currency::EUR,
-        price_per_kwh: amount("0.49"),
-        start_fee: amount("0.50"),
         idle: Some(idle_fee()),
-        vat_percent: amount("19"),
+        min_price: Some(amount("1.00")),
+        max_price: Some(amount("40.00")),
+        ..TariffTerms::free(Currency::EUR)
     }
+    .with(PriceComponent::Energy, amount("0.49"))
+    .with(PriceComponent::StartFee, amount("0.50"))
+    .with(PriceComponent::Idle, amount("0.10"))
+    .taxed("VAT", amount("19"))
 }
 
 fn terms_min() -> TariffTerms {
-    TariffTerms {
-        start_fee: Amount::ZERO,
-        idle: None,
-        vat_percent: Amount::ZERO,
-        ..terms()
-    }
+    TariffTerms::free(Currency::EUR).with(PriceComponent::Energy, amount("0.49"))
 }
 
 fn tariff() -> Tariff {
@@ -1148,23 +1191,33 @@ fn tariff() -> Tariff {
 }
 
 fn scoped_tariffs() -> Vec<ScopedTariff> {
-    let free = Tariff {
-        tariff_id: "free".parse().expect("an id"),
-        version: 0,
+    let flat = Tariff {
+        tariff_id: "flat".parse().expect("an id"),
+        version: 1,
         terms: terms_min(),
+    };
+    let next = ScheduledTariff {
+        from: UnixMs(1_760_600_000_000),
+        tariff: Tariff {
+            version: 4,
+            ..tariff()
+        },
     };
     vec![
         ScopedTariff {
             scope: TariffScope::ChargePoint("CP-001".parse().expect("an id")),
-            tariff: tariff(),
+            tariff: None,
+            scheduled: vec![next.clone()],
         },
         ScopedTariff {
             scope: TariffScope::Site("north".parse().expect("an id")),
-            tariff: tariff(),
+            tariff: Some(tariff()),
+            scheduled: vec![next],
         },
         ScopedTariff {
             scope: TariffScope::Default,
-            tariff: free,
+            tariff: Some(flat),
+            scheduled: vec![],
         },
     ]
 }
@@ -1196,8 +1249,8 @@ fn line(component: PriceComponent, unit: &str, [quantity, price, exact]: [&str; 
 }
 
 fn receipt() -> Receipt {
-    let mut idle = line(PriceComponent::Idle, "min", ["150", "0.10", "12.00"]);
-    idle.note = Some("cap".into());
+    let mut idle = line(PriceComponent::Idle, "min", ["150.0000", "0.10", "12.00"]);
+    idle.note = Some("cap; from the end of energy or 10 min without power, 10 min free".into());
     Receipt {
         tag: Tag::new(),
         number: "CP-001-1-000042".into(),
@@ -1235,12 +1288,15 @@ fn receipt() -> Receipt {
             idle,
         ],
         exact: amount("15.99049344"),
-        total: amount("15.99"),
         net: amount("13.44"),
-        vat: amount("2.55"),
-        vat_percent: amount("19"),
+        taxes: vec![TaxLine {
+            name: "VAT".into(),
+            percent: amount("19"),
+            amount: amount("2.55"),
+        }],
+        total: amount("15.99"),
         currency: Currency::EUR,
-        rounding: "the sum of all lines, once, half away from zero, to 0.01 EUR".into(),
+        rounding: ev_contract::price::ROUNDING.into(),
         flags: vec![Flag::MeterReset],
         periods: vec![Period {
             at: T.plus_ms(4_000),
@@ -1261,10 +1317,10 @@ fn receipt_min() -> Receipt {
         energy_mwh: Mwh(0),
         idle_s: 0,
         lines: vec![],
-        exact: amount("0"),
-        total: amount("0.00"),
+        exact: amount("0.00"),
         net: amount("0.00"),
-        vat: amount("0.00"),
+        taxes: vec![],
+        total: amount("0.00"),
         flags: vec![],
         periods: vec![],
         ..receipt()
@@ -1307,6 +1363,7 @@ pub fn update() -> DriverUpdate {
         energy_mwh: Some(Mwh(0)),
         cost: Some(amount("0.00")),
         currency: Some(Currency::EUR),
+        standing_costs_from: Some(T.plus_ms(3_004_000)),
         soc_pct: Some(54),
         pos: Some(1_207),
         prev: Some(1_201),
@@ -1333,6 +1390,7 @@ pub fn update_min() -> DriverUpdate {
         energy_mwh: None,
         cost: None,
         currency: None,
+        standing_costs_from: None,
         soc_pct: None,
         pos: None,
         prev: None,
@@ -1537,6 +1595,7 @@ pub fn facts() -> Vec<EdgeFact> {
             completed: true,
             reason: EndReason::new(EndCode::Driver, EndSource::Driver),
             reading: Some(unsigned_reading()),
+            stood_s: Some(900),
         },
         EdgeFact::Connector {
             connector: ONE,

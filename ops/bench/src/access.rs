@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use async_nats::Client;
 use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use ev_client::{Access, LinkEvent, Pauses, Tls};
+use ev_contract::subjects::CP_LIVE_VALUES;
 use ev_enrol::{Role, roles::Account};
 use ev_testkit::Keys;
 use nkeys::KeyPair;
@@ -178,7 +179,7 @@ fn grants(account: Account) -> (Vec<&'static str>, Vec<&'static str>) {
         Account::Core => (vec![">"], vec![">"]),
         Account::Drivers => (
             vec!["ev.v1.driver.*.*", ECHO],
-            vec!["ev.v1.watch.*.*", inbox],
+            vec!["ev.v1.watch.*.*", CP_LIVE_VALUES, inbox],
         ),
         _ => (
             vec!["ev.v1.cp.>", "_R_.>", "bench.>", inbox],

@@ -18,7 +18,8 @@ use ev_contract::{
     units::{MilliAmp, MilliWatt, Mwh},
     v1::{
         Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
-        LimitsRequest, Origin, Reach, Reading, SyncRequest, TariffScope, TariffTerms, TimeQuality,
+        IdleFrom, LimitsRequest, Origin, PriceComponent, Reach, Reading, SyncRequest, TariffScope,
+        TariffTerms, TimeQuality,
     },
     wire::{CENTRAL, Tag},
 };
@@ -192,6 +193,7 @@ impl World {
             Wish::SetTariff {
                 tariff: "day".parse()?,
                 scope: TariffScope::Default,
+                from: None,
                 terms: terms()?,
             },
         )?;
@@ -404,6 +406,7 @@ impl World {
                     completed: true,
                     reason: EndReason::new(EndCode::Driver, EndSource::Driver),
                     reading: Some(reading),
+                    stood_s: None,
                 }))
             }
         }
@@ -496,17 +499,18 @@ fn is_end(incoming: &Incoming) -> bool {
 }
 
 fn terms() -> Result<TariffTerms> {
-    Ok(TariffTerms {
-        currency: "EUR".parse()?,
-        price_per_kwh: "0.49".parse()?,
-        start_fee: "1.00".parse()?,
-        idle: Some(IdleFee {
-            price_per_minute: "0.10".parse()?,
-            grace_s: 600,
-            cap: "12".parse()?,
-        }),
-        vat_percent: "19".parse()?,
-    })
+    let mut terms = TariffTerms::free("EUR".parse()?)
+        .with(PriceComponent::Energy, "0.49".parse()?)
+        .with(PriceComponent::StartFee, "1.00".parse()?)
+        .with(PriceComponent::Idle, "0.10".parse()?)
+        .taxed("VAT", "19".parse()?);
+    terms.idle = Some(IdleFee {
+        grace_s: 600,
+        cap: "12".parse()?,
+        from: IdleFrom::default(),
+        after_fault: false,
+    });
+    Ok(terms)
 }
 
 /// The time that this thread has worked: others on the machine do not count.

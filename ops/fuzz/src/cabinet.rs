@@ -370,6 +370,11 @@ impl Disk {
                     assert_eq!(read, *record);
                     self.spool.insert(record.seq, read);
                 }
+                Row::Mend(mend) => {
+                    for record in self.spool.values_mut() {
+                        mend.apply(record);
+                    }
+                }
                 Row::Free { below } => {
                     assert!(
                         below <= self.next,

@@ -47,7 +47,7 @@ messages! {
     StartRequest, StopRequest, StatusRequest, StatusReply, ListRequest, ListReply,
     HistoryRequest, HistoryReply, ReceiptRequest, ReceiptReply, ErrorReply, CpLsRequest, CpLsReply,
     CpActRequest, CpSiteRequest, SessionLsRequest, SessionLsReply, OpStartRequest, SessionEndRequest,
-    SessionAdjustRequest, DriverBlockRequest, TariffSetRequest, TariffLsRequest, TariffLsReply,
+    SessionAdjustRequest, DriverBlockRequest, TariffSetRequest, TariffRmRequest, TariffLsRequest, TariffLsReply,
     OpReply, StartCommand, StopCommand, LimitCommand, UnlockCommand, ServiceCommand, ResetCommand,
     PingCommand, CommandReply, SyncRequest, SyncReply, EvtRequest, EvtReply, Heartbeat, Live,
     Receipt, Adjustment, AuditRequest, AuditReply, AuditEntry,

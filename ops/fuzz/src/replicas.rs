@@ -22,8 +22,8 @@ use ev_contract::{
     units::{Amount, Currency, MilliAmp, MilliWatt, Mwh},
     v1::{
         Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
-        LimitsRequest, Origin, Outcome, Reach, Reading, SyncRequest, TariffScope, TariffTerms,
-        TimeQuality,
+        IdleFrom, LimitsRequest, Origin, Outcome, PriceComponent, Reach, Reading, SyncRequest,
+        TariffScope, TariffTerms, TimeQuality,
     },
     wire::{CENTRAL, Tag},
 };
@@ -126,7 +126,7 @@ impl World {
             253.. => c.time(T0),
         };
         let replica = c.below(REPLICAS);
-        match c.byte() % 16 {
+        match c.byte() % 17 {
             0 => self.cut(replica),
             1 => self.land(c),
             2 => self.apply(replica, 1 + c.below(4)),
@@ -312,7 +312,7 @@ impl World {
     fn request(&self, c: &mut Choices<'_>) -> Command {
         let operator = Asker::Operator(OperatorId::new("olga").expect("a valid id"));
         let who = driver(c);
-        let (asker, wish) = match c.byte() % 16 {
+        let (asker, wish) = match c.byte() % 17 {
             0..=5 => (
                 Asker::Driver(who.clone()),
                 Wish::Start {
@@ -372,26 +372,20 @@ impl World {
                 },
             ),
             14 => (operator, Wish::Unblock { driver: who }),
+            15 => (
+                operator,
+                Wish::RemoveTariff {
+                    scope: scope(c),
+                    scheduled_only: c.below(2) == 0,
+                },
+            ),
             _ => (
                 operator,
                 Wish::SetTariff {
                     tariff: TariffId::new(c.of(&["std", "night"])).expect("a valid id"),
-                    scope: match c.below(3) {
-                        0 => TariffScope::Default,
-                        1 => TariffScope::Site(SiteId::new("SITE-A").expect("a valid id")),
-                        _ => TariffScope::ChargePoint(cp(c.below(2))),
-                    },
-                    terms: TariffTerms {
-                        currency: Currency::EUR,
-                        price_per_kwh: amount(c),
-                        start_fee: amount(c),
-                        idle: c.maybe(|c| IdleFee {
-                            price_per_minute: amount(c),
-                            grace_s: u32::try_from(c.number()).unwrap_or(u32::MAX),
-                            cap: amount(c),
-                        }),
-                        vat_percent: amount(c),
-                    },
+                    scope: scope(c),
+                    from: c.maybe(|c| c.time(self.now.wall)),
+                    terms: terms(c),
                 },
             ),
         };
@@ -462,7 +456,7 @@ impl World {
         let session_id = self.session(c);
         let connector = ConnectorId(c.of(&[1, 2, 0, u16::MAX]));
         let now = self.now.wall;
-        match c.byte() % 16 {
+        match c.byte() % 17 {
             0..=2 => EdgeFact::Accepted {
                 session_id,
                 connector,
@@ -498,6 +492,7 @@ impl World {
                 completed: c.yes(),
                 reason: reason(c),
                 reading: c.maybe(|c| reading(c, now)),
+                stood_s: c.maybe(|c| c.number() as u32),
             },
             13 => EdgeFact::Connector {
                 connector,
@@ -560,6 +555,41 @@ impl World {
             sessions,
         })
     }
+}
+
+fn scope(c: &mut Choices<'_>) -> TariffScope {
+    match c.below(3) {
+        0 => TariffScope::Default,
+        1 => TariffScope::Site(SiteId::new("SITE-A").expect("a valid id")),
+        _ => TariffScope::ChargePoint(cp(c.below(2))),
+    }
+}
+
+fn terms(c: &mut Choices<'_>) -> TariffTerms {
+    let seconds = |c: &mut Choices<'_>| u32::try_from(c.number()).unwrap_or(u32::MAX);
+    let mut terms = TariffTerms {
+        idle: c.maybe(|c| IdleFee {
+            grace_s: seconds(c),
+            cap: amount(c),
+            from: c
+                .maybe(|c| IdleFrom::WithoutPowerS(seconds(c)))
+                .unwrap_or(IdleFrom::EnergyEnded),
+            after_fault: c.below(2) == 0,
+        }),
+        min_price: c.maybe(amount),
+        max_price: c.maybe(amount),
+        prices_net: c.below(2) == 0,
+        ..TariffTerms::free(Currency::EUR)
+    }
+    .with(PriceComponent::Energy, amount(c))
+    .with(PriceComponent::StartFee, amount(c))
+    .with(PriceComponent::Idle, amount(c));
+    for name in ["VAT", "city"] {
+        if let Some(rate) = c.maybe(amount) {
+            terms = terms.taxed(name, rate);
+        }
+    }
+    terms
 }
 
 fn amount(c: &mut Choices<'_>) -> Amount {

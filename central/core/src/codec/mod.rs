@@ -351,22 +351,23 @@ pub struct Interner {
 struct Pinned(Arc<Tariff>);
 
 impl Pinned {
-    fn exactly(amounts: &TariffTerms) -> [Option<[u8; 16]>; 5] {
-        let bits = |amount: &Amount| amount.0.serialize();
-        [
-            Some(bits(&amounts.price_per_kwh)),
-            Some(bits(&amounts.start_fee)),
-            Some(bits(&amounts.vat_percent)),
-            amounts.idle.map(|idle| bits(&idle.price_per_minute)),
-            amounts.idle.map(|idle| bits(&idle.cap)),
-        ]
+    fn exactly(terms: &TariffTerms) -> impl Iterator<Item = [u8; 16]> + '_ {
+        let elements = terms.elements.iter();
+        let prices = elements.flat_map(|element| element.price_components.iter());
+        prices
+            .map(|price| price.price)
+            .chain(terms.idle.map(|idle| idle.cap))
+            .chain(terms.min_price)
+            .chain(terms.max_price)
+            .chain(terms.taxes.iter().map(|tax| tax.percent))
+            .map(|amount| amount.0.serialize())
     }
 }
 
 impl PartialEq for Pinned {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
-            || (self.0 == other.0 && Self::exactly(&self.0.terms) == Self::exactly(&other.0.terms))
+            || (self.0 == other.0 && Self::exactly(&self.0.terms).eq(Self::exactly(&other.0.terms)))
     }
 }
 

@@ -7,8 +7,9 @@ use ev_contract::{
     ids::{ConnectorId, SessionId},
     units::Amount,
     v1::{
-        Adjustment, Boot, ConnectorSpec, EndReason, Flag, IdleFee, Limits, MeterSpan, Period,
-        ReceiptLine, Tariff, TariffScope, TariffTerms,
+        Adjustment, Boot, ComponentPrice, ConnectorSpec, EndReason, Flag, IdleFee, IdleFrom,
+        Limits, MeterSpan, Period, ReceiptLine, Tariff, TariffElement, TariffScope, TariffTerms,
+        Tax, TaxLine,
     },
     wire::Tag,
 };
@@ -19,7 +20,8 @@ use crate::{
     keys::Asker,
     model::{
         Adjustments, Answer, Bill, ChargePoint, Connector, Driver, Enrolment, Horizon, Metering,
-        OtherAgent, Place, Reported, Request, Session, SessionSet, Spool, Stage, StopOrder,
+        OtherAgent, Pause, Place, Reported, Request, ScopeTariffs, Session, SessionSet, Spool,
+        Stage, StopOrder,
     },
 };
 
@@ -46,9 +48,10 @@ fields! {
     Basis { seq, digest }
     Bill {
         number, operator, status, end, started_at, energy_ended_at, ended_at, received_at, meters,
-        periods, energy_mwh, idle_s, lines, exact, total, net, vat, rounding
+        periods, energy_mwh, idle_s, lines, exact, net, taxes, total, rounding
     }
     Boot { id, count, after }
+    ComponentPrice { component, price }
     ConnectorSpec { connector, max_ma, phases, volts, plug }
     Driver { open, blocked }
     EndReason { code, source, raw, refused }
@@ -56,16 +59,24 @@ fields! {
     Fault { effect, raw }
     Forget { horizon, others_until, before, sessions }
     Horizon { until }
-    IdleFee { price_per_minute, grace_s, cap }
+    IdleFee { grace_s, cap, from, after_fault }
     MeterSpan { meter_id, meter_epoch, from_mwh, to_mwh }
-    Metering { started_at, device_tx, spans, last_at, power, soc_pct, periods }
+    Metering {
+        started_at, device_tx, spans, last_at, power, soc_pct, periods, stood_ms, pause
+    }
+    Pause { since, register_mwh }
     Period { at, phase, register_mwh }
     Place { at, site, time_zone }
     Request { content, expires_at, answer }
     OtherAgent { epoch, boot, at, next, kept }
+    ScopeTariffs { current, scheduled }
     Spool { next, quarantined, missing, anomalies, last, heard, kept_on, kept_bytes, opened_on }
     StopOrder { reason, at }
-    TariffTerms { currency, price_per_kwh, start_fee, idle, vat_percent }
+    Tax { name, percent }
+    TaxLine { name, percent, amount }
+    TariffTerms {
+        currency, elements, start_fee_min_wh, idle, min_price, max_price, taxes, prices_net
+    }
 }
 
 impl Coded for Evidence {
@@ -186,6 +197,42 @@ impl Coded for TariffScope {
             1 => Coded::get(r).map(Self::Site),
             2 => Coded::get(r).map(Self::ChargePoint),
             _ => Err(Bad("it holds a scope that this build does not know")),
+        }
+    }
+}
+
+/// A tariff with restrictions is refused, so that none is ever written.
+impl Coded for TariffElement {
+    fn put(&self, w: &mut Writer) {
+        let Self {
+            price_components,
+            restrictions: _,
+        } = self;
+        price_components.put(w);
+    }
+    fn get(r: &mut Reader<'_>) -> Got<Self> {
+        Ok(Self {
+            price_components: Coded::get(r)?,
+            restrictions: std::collections::BTreeMap::new(),
+        })
+    }
+}
+
+impl Coded for IdleFrom {
+    fn put(&self, w: &mut Writer) {
+        match self {
+            Self::EnergyEnded => w.byte(0),
+            Self::WithoutPowerS(s) => {
+                w.byte(1);
+                s.put(w);
+            }
+        }
+    }
+    fn get(r: &mut Reader<'_>) -> Got<Self> {
+        match r.byte()? {
+            0 => Ok(Self::EnergyEnded),
+            1 => Coded::get(r).map(Self::WithoutPowerS),
+            _ => Err(Bad("it holds an idle fee that this build does not know")),
         }
     }
 }

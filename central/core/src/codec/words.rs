@@ -119,6 +119,8 @@ words! {
         Energy = 1,
         StartFee = 2,
         Idle = 3,
+        Minimum = 4,
+        Maximum = 5,
     }
     Flag {
         Unrecognised = 0,

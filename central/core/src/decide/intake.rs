@@ -8,7 +8,7 @@ use ev_contract::{
     connector::Phase,
     ids::{ConnectorId, CpId, Epoch, SessionId},
     time::UnixMs,
-    units::{Amount, Mwh},
+    units::Mwh,
     v1::{
         EdgeFact, EdgeRecord, EndReason, Flag, MeterSpan, Origin, Reading, SyncRequest, TimeQuality,
     },
@@ -400,6 +400,7 @@ fn fact(
             }
             open_at_edge(
                 tx,
+                ctx,
                 run,
                 Opened {
                     id: *session_id,
@@ -474,7 +475,11 @@ fn fact(
             }
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
-            let at = Believable::of(&session, now).nearest(record.at);
+            let sure = record.quality == TimeQuality::Synced;
+            // A time that is not known was before central learned of it: a car that stands is not
+            // shown a fee for longer than that.
+            let at = if sure { record.at } else { now };
+            let at = Believable::of(&session, now).nearest(at);
             Ok(energy_ended(tx, ctx, session, reading.as_ref(), reason, at))
         }
         EdgeFact::Ended {
@@ -482,6 +487,7 @@ fn fact(
             completed,
             reason,
             reading,
+            stood_s,
         } => {
             let session = own(tx, run, *session_id)?;
             if session.is_ended() {
@@ -491,15 +497,14 @@ fn fact(
             let mut session = Session::clone(&session);
             metering::note_clock(&mut session.flags, record.quality);
             let at = Believable::of(&session, now).nearest(record.at);
-            Ok(ended(
-                tx,
-                ctx,
-                session,
-                *completed,
-                reason,
-                reading.as_ref(),
+            let ending = Ending {
+                completed: *completed,
+                reason: reason.clone(),
                 at,
-            ))
+                sure: record.quality == TimeQuality::Synced,
+                stood_s: *stood_s,
+            };
+            Ok(ended(tx, ctx, session, ending, reading.as_ref()))
         }
         EdgeFact::Connector {
             connector,
@@ -612,8 +617,12 @@ const fn origin_at_edge(claimed: Origin) -> Origin {
 
 /// Opens a session that is nobody's: who charges is known only where central named that driver to
 /// the charge point.
-
-fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Unusable> {
+fn open_at_edge(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    run: &Run,
+    opened: Opened,
+) -> Result<(), Unusable> {
     known_connector(tx, &run.cp, opened.connector)?;
     let Some(present) = tx.charge_point(&run.cp) else {
         return Err("the charge point has not presented itself".into());
@@ -622,7 +631,7 @@ fn open_at_edge(tx: &mut Tx<'_, '_>, run: &Run, opened: Opened) -> Result<(), Un
     let tariff = if origin == Origin::Free {
         pricing::free_tariff()
     } else {
-        tariff_at(tx, &run.cp, &present).ok()
+        tariff_at(tx, ctx, &run.cp, &present).ok()
     };
     let Some(tariff) = tariff else {
         return Err("no tariff applies".into());
@@ -704,6 +713,7 @@ fn meter_into(
 ) -> Option<Flag> {
     let can = Capability::of(session, tx.charge_point(&session.cp).as_deref());
     let believable = Believable::of(session, ctx.now.wall);
+    let patience_ms = pricing::patience_ms(&session.tariff.terms);
     match &mut session.stage {
         Stage::Ordered | Stage::Taken { .. } => {
             if let Some(reading) = reading {
@@ -725,13 +735,21 @@ fn meter_into(
             if let Some(phase) = phase {
                 *current = phase;
             }
+            let Some(reading) = reading else {
+                // When it went on is not known: at the last reading it still paused.
+                if let (Some(patience_ms), true) = (patience_ms, *current != Phase::SuspendedEv) {
+                    meter.end_pause(patience_ms);
+                }
+                return None;
+            };
             metering::read(
                 meter,
                 &mut session.flags,
-                reading?,
+                reading,
                 *current,
                 believable,
                 can,
+                patience_ms,
             )
         }
         Stage::Standing { meter, .. } => metering::read(
@@ -741,6 +759,7 @@ fn meter_into(
             Phase::Idle,
             believable,
             can,
+            patience_ms,
         ),
         Stage::Ended { .. } => None,
     }
@@ -769,9 +788,14 @@ fn energy_ended(
 ) -> Option<Flag> {
     let odd = meter_into(tx, ctx, &mut session, None, reading);
     if let Stage::Energy { meter, .. } = &session.stage {
+        let mut meter = meter.clone();
+        // A pause up to the end of energy goes over into standing after it.
+        if let Some(patience_ms) = pricing::patience_ms(&session.tariff.terms) {
+            meter.end_pause(patience_ms);
+        }
         session.stage = Stage::Standing {
-            meter: meter.clone(),
             energy_ended_at: at.max(meter.last_at),
+            meter,
             reason: reason.clone(),
         };
     }
@@ -779,23 +803,47 @@ fn energy_ended(
     odd
 }
 
+/// The end of a session as its charge point says it.
+struct Ending {
+    completed: bool,
+    reason: EndReason,
+    at: UnixMs,
+    /// `at` is by central's clock.
+    sure: bool,
+    stood_s: Option<u32>,
+}
+
 fn ended(
     tx: &mut Tx<'_, '_>,
     ctx: Ctx<'_>,
     mut session: Session,
-    completed: bool,
-    reason: &EndReason,
+    ending: Ending,
     reading: Option<&Reading>,
-    at: UnixMs,
 ) -> Option<Flag> {
+    let Ending {
+        completed,
+        reason,
+        at,
+        sure,
+        stood_s,
+    } = ending;
     let odd = meter_into(tx, ctx, &mut session, None, reading);
     if session.meter().is_some() && reading.is_none() {
         session.flags.insert(Flag::NoEndReading);
     }
     let energy_ended_at = match &session.stage {
         Stage::Standing {
-            energy_ended_at, ..
-        } => *energy_ended_at,
+            meter,
+            energy_ended_at,
+            ..
+        } => match stood_s {
+            // Where only the end of standing is dated, how long it took tells its beginning.
+            Some(stood_s) if sure => at
+                .plus_ms(-1_000 * i64::from(stood_s))
+                .max(meter.last_at)
+                .min(*energy_ended_at),
+            Some(_) | None => *energy_ended_at,
+        },
         Stage::Energy { meter, .. } => at.max(meter.last_at),
         Stage::Ordered | Stage::Taken { .. } | Stage::Ended { .. } => at,
     };
@@ -805,9 +853,10 @@ fn ended(
         session,
         Ended {
             completed,
-            reason: reason.clone(),
+            reason,
             energy_ended_at: Some(energy_ended_at),
             ended_at: at,
+            stood_s,
         },
     );
     odd
@@ -853,27 +902,13 @@ fn late(
     let at = believable.nearest(reading.at);
     let terms = &session.tariff.terms;
     let Some(last) = last else {
-        // Central saw no energy begin: the meter counts from here, and the start is due.
+        // Central saw no energy begin: the meter counts from here.
         adjustments.meter = Some(MeterSpan {
             meter_id: reading.meter_id.clone(),
             meter_epoch: reading.meter_epoch,
             from_mwh: reading.register_mwh,
             to_mwh: reading.register_mwh,
         });
-        if !terms.start_fee.0.is_zero() {
-            finish::adjust(
-                ctx,
-                session,
-                receipt,
-                &mut adjustments,
-                Correction {
-                    by: "central",
-                    reason: "energy had begun, as a late record says".into(),
-                    energy_mwh: 0,
-                    amount: terms.start_fee,
-                },
-            );
-        }
         tx.put(Write::Adjustments(session.id, Arc::new(adjustments)));
         return Ok(());
     };
@@ -924,7 +959,8 @@ fn late(
         }
         _ => added,
     };
-    let amount: Amount = pricing::energy_amount(terms, energy);
+    let before = finish::energy_after(receipt, &adjustments);
+    let amount = pricing::added(terms, receipt, before, before.saturating_add(energy));
     finish::adjust(
         ctx,
         session,

@@ -9,7 +9,7 @@ use ev_contract::{
     v1::{Flag, MeterSpan, Origin, Period, Reading, TimeQuality},
 };
 
-use crate::model::{ChargePoint, Metering, Session};
+use crate::model::{ChargePoint, Metering, Pause, Session};
 
 /// What a connector can physically deliver.
 #[derive(Debug, Clone, Copy)]
@@ -161,6 +161,47 @@ pub(super) fn begin(
             phase,
             register_mwh: reading.register_mwh,
         }],
+        stood_ms: 0,
+        pause: None,
+    }
+}
+
+/// A car that draws more in a pause has none: what a battery's heating and a meter's steps make stays
+/// below.
+const PAUSE_MWH_MAX: u64 = 10_000;
+/// Readings further apart say nothing of what was between them: a cabinet without power, one that
+/// was switched off. There is one at each quarter hour at least.
+const PAUSE_GAP_MS_MAX: i64 = 20 * 60 * 1000;
+
+/// Follows the pauses of a car, from one reading to the next. `before` is the time of the last one.
+fn pause(
+    meter: &mut Metering,
+    reading: &Reading,
+    before: UnixMs,
+    phase: Phase,
+    sure: bool,
+    patience_ms: i64,
+) {
+    let at = meter.last_at;
+    if let Some(pause) = meter.pause {
+        let unbroken = sure
+            && at.ms_since(before) <= PAUSE_GAP_MS_MAX
+            && (pause.register_mwh.0..=pause.register_mwh.0.saturating_add(PAUSE_MWH_MAX))
+                .contains(&reading.register_mwh.0);
+        if !unbroken {
+            // What came after the reading before is not known, or was no pause.
+            meter.last_at = before;
+            meter.end_pause(patience_ms);
+            meter.last_at = at;
+        } else if phase != Phase::SuspendedEv {
+            meter.end_pause(patience_ms);
+        }
+    }
+    if meter.pause.is_none() && sure && phase == Phase::SuspendedEv {
+        meter.pause = Some(Pause {
+            since: at,
+            register_mwh: reading.register_mwh,
+        });
     }
 }
 
@@ -233,6 +274,24 @@ fn period_begins(last: &Period, at: UnixMs, phase: Phase) -> bool {
 /// Takes a reading.
 /// Says why it could not be used, if so: then it is kept aside, for an operator to judge.
 pub(super) fn read(
+    meter: &mut Metering,
+    flags: &mut BTreeSet<Flag>,
+    reading: &Reading,
+    phase: Phase,
+    believable: Believable,
+    can: Capability,
+    patience_ms: Option<i64>,
+) -> Option<Flag> {
+    let before = meter.last_at;
+    let odd = take(meter, flags, reading, phase, believable, can);
+    let sure = reading.quality == TimeQuality::Synced && odd.is_none();
+    if let Some(patience_ms) = patience_ms {
+        pause(meter, reading, before, phase, sure, patience_ms);
+    }
+    odd
+}
+
+fn take(
     meter: &mut Metering,
     flags: &mut BTreeSet<Flag>,
     reading: &Reading,

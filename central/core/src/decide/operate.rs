@@ -21,7 +21,7 @@ use super::{
 use crate::{
     frame::{Kind, Write},
     keys::Asker,
-    model::{Answer, ChargePoint, Stage},
+    model::{Answer, ChargePoint, ScopeTariffs, Stage},
     pricing,
     tx::Tx,
 };
@@ -55,8 +55,18 @@ pub(super) fn adjust(
     };
     let mut adjustments = Arc::unwrap_or_clone(tx.adjustments(id).unwrap_or_default());
     let total = finish::total_after(receipt, &adjustments);
-    if amount.0.is_zero() || amount.0.scale() > pricing::CENTS {
+    let currency = session.tariff.terms.currency;
+    if amount.0.is_zero() {
         return Err(Refusal::new(Code::AmountInvalid, amount.to_string()));
+    }
+    if !amount.is_payable(currency) {
+        return Err(Refusal::new(
+            Code::AmountInvalid,
+            format!(
+                "{amount}, and {currency} has {} decimals",
+                currency.decimals()
+            ),
+        ));
     }
     if total.0 + amount.0 < Decimal::ZERO {
         return Err(Refusal::new(
@@ -77,9 +87,8 @@ pub(super) fn adjust(
         },
     );
     let detail = format!(
-        "the total is {} {}",
+        "the total is {} {currency}",
         finish::total_after(receipt, &adjustments),
-        session.tariff.terms.currency
     );
     tx.put(Write::Adjustments(id, Arc::new(adjustments)));
     Ok((
@@ -223,26 +232,114 @@ pub(super) fn block(
     }))
 }
 
+/// How far ahead a tariff may be scheduled: five years. Further is a slip of the keyboard.
+const SCHEDULE_AHEAD_MS_MAX: i64 = 5 * 366 * 24 * 3_600_000;
+
 pub(super) fn set_tariff(
     tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
     id: &TariffId,
     scope: &TariffScope,
+    from: Option<UnixMs>,
     terms: &TariffTerms,
 ) -> Result<(Kind, Answer), Refusal> {
-    pricing::check_terms(terms).map_err(|why| Refusal::new(Code::TariffInvalid, why))?;
+    let invalid = |why: String| Refusal::new(Code::TariffInvalid, why);
+    let now = ctx.now.wall;
+    pricing::check_terms(terms).map_err(invalid)?;
     if let TariffScope::ChargePoint(cp) = scope
         && tx.charge_point(cp).is_none()
         && tx.enrolment(cp).is_none()
     {
         return Err(Refusal::new(Code::UnknownChargePoint, cp.as_str()));
     }
+    if from.is_some_and(|from| from <= now) {
+        return Err(invalid(
+            "from lies in the past: leave it out for from now on".into(),
+        ));
+    }
+    if from.is_some_and(|from| from.ms_since(now) > SCHEDULE_AHEAD_MS_MAX) {
+        return Err(invalid("from lies more than five years ahead".into()));
+    }
     let version = tx.tariff(id).map_or(1, |tariff| tariff.version + 1);
     let tariff = Arc::new(Tariff {
         tariff_id: id.clone(),
         version,
-        terms: *terms,
+        terms: terms.clone(),
     });
+    let mut tariffs = tx
+        .tariff_scope(scope)
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
     tx.put(Write::Tariff(Arc::clone(&tariff)));
-    tx.put(Write::TariffScope(scope.clone(), tariff));
-    Ok(done(format!("{id} version {version}")))
+    let mut detail = format!("{id} version {version}");
+    match from {
+        None => {
+            tariffs.set(now, Some(tariff));
+            if let Some((_, next)) = tariffs.to_come(now).first() {
+                detail.push_str(&format!(
+                    " until {} version {} that is scheduled",
+                    next.tariff_id, next.version
+                ));
+            }
+        }
+        Some(from) => {
+            tariffs.settle(now.plus_ms(-SETTLED_MS));
+            tariffs.schedule(from, tariff);
+            if tariffs.scheduled.len() > ScopeTariffs::SCHEDULED_MAX {
+                return Err(invalid(format!(
+                    "{} versions are scheduled there already: `op tariff rm --scheduled` takes them back",
+                    ScopeTariffs::SCHEDULED_MAX
+                )));
+            }
+            detail.push_str(", scheduled");
+        }
+    }
+    tx.put(Write::TariffScope(scope.clone(), Arc::new(tariffs)));
+    Ok(done(detail))
+}
+
+/// A version whose time came so long ago is what applies on every replica, however its clock goes: one
+/// that is further off is not ready.
+const SETTLED_MS: i64 = 3_600_000;
+
+pub(super) fn remove_tariff(
+    tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
+    scope: &TariffScope,
+    scheduled_only: bool,
+) -> Result<(Kind, Answer), Refusal> {
+    let now = ctx.now.wall;
+    let mut tariffs = tx
+        .tariff_scope(scope)
+        .map(Arc::unwrap_or_clone)
+        .unwrap_or_default();
+    let (applied, to_come) = (tariffs.at(now).cloned(), tariffs.to_come(now).len());
+    let nothing = to_come == 0 && (scheduled_only || applied.is_none());
+    if nothing {
+        return Err(Refusal::new(
+            Code::TariffNotFound,
+            format!(
+                "{} for {scope}",
+                if scheduled_only { "scheduled" } else { "set" }
+            ),
+        ));
+    }
+    let mut words = Vec::new();
+    if scheduled_only {
+        tariffs.set(now, applied);
+    } else {
+        words.extend(applied.map(|tariff| {
+            format!(
+                "{} version {} no longer applies for {scope}",
+                tariff.tariff_id, tariff.version
+            )
+        }));
+        tariffs.set(now, None);
+    }
+    if to_come > 0 {
+        words.push(format!("{to_come} scheduled for {scope} taken back"));
+    }
+    tariffs.scheduled.clear();
+    tx.put(Write::TariffScope(scope.clone(), Arc::new(tariffs)));
+    Ok(done(words.join("; ")))
 }

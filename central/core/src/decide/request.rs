@@ -144,8 +144,17 @@ pub enum Wish {
         tariff: TariffId,
         /// Where it applies.
         scope: TariffScope,
+        /// From when; at once when none.
+        from: Option<UnixMs>,
         /// The prices.
         terms: TariffTerms,
+    },
+    /// Nothing of its own for a scope any more.
+    RemoveTariff {
+        /// Which.
+        scope: TariffScope,
+        /// Only what is scheduled.
+        scheduled_only: bool,
     },
 }
 
@@ -280,7 +289,8 @@ pub(super) fn decide(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, ask: &Ask, wish: &Wish) 
                     | Wish::Adjust { .. }
                     | Wish::Block { .. }
                     | Wish::Unblock { .. }
-                    | Wish::SetTariff { .. } => String::new(),
+                    | Wish::SetTariff { .. }
+                    | Wish::RemoveTariff { .. } => String::new(),
                 },
             },
         ),
@@ -356,7 +366,12 @@ fn wanted(
         Wish::SetTariff {
             tariff,
             scope,
+            from,
             terms,
-        } => operate::set_tariff(tx, tariff, scope, terms),
+        } => operate::set_tariff(tx, ctx, tariff, scope, *from, terms),
+        Wish::RemoveTariff {
+            scope,
+            scheduled_only,
+        } => operate::remove_tariff(tx, ctx, scope, *scheduled_only),
     }
 }

@@ -75,15 +75,21 @@ pub(super) fn connector_of(
     }
 }
 
-/// The tariff that applies at a charge point: its own, its site's, the default.
+/// The tariff that applies at a charge point now: its own, its site's, the default. Each scope that was
+/// looked at stands in what the record expects, with all that is scheduled there.
 pub(super) fn tariff_at(
     tx: &mut Tx<'_, '_>,
+    ctx: Ctx<'_>,
     cp: &CpId,
     present: &ChargePoint,
 ) -> Result<Arc<Tariff>, Refusal> {
-    tx.tariff_scope(&TariffScope::ChargePoint(cp.clone()))
-        .or_else(|| tx.tariff_scope(&TariffScope::Site(present.site.clone())))
-        .or_else(|| tx.tariff_scope(&TariffScope::Default))
+    let mut set = |scope| {
+        let tariffs = tx.tariff_scope(&scope)?;
+        tariffs.at(ctx.now.wall).map(Arc::clone)
+    };
+    set(TariffScope::ChargePoint(cp.clone()))
+        .or_else(|| set(TariffScope::Site(present.site.clone())))
+        .or_else(|| set(TariffScope::Default))
         .or_else(pricing::free_tariff)
         .ok_or_else(|| Refusal::new(Code::TariffNotFound, cp.as_str()))
 }
@@ -118,7 +124,7 @@ pub(super) fn start(
             None => refusal,
         });
     }
-    let tariff = tariff_at(tx, cp, &present)?;
+    let tariff = tariff_at(tx, ctx, cp, &present)?;
     as_seen(&tariff, start)?;
     let limits = pricing::limits(start.limits, &tariff.terms).map_err(|problem| match problem {
         LimitProblem::Invalid(what) => Refusal::new(Code::LimitInvalid, what),
@@ -317,6 +323,7 @@ pub(super) fn end(
             energy_ended_at,
             // Standing is not charged for while nobody can say whether the car still stands.
             ended_at: energy_ended_at.unwrap_or(ctx.now.wall),
+            stood_s: None,
         },
     );
     let mut connector = tx.connector_to_change(&cp, place);

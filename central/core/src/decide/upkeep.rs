@@ -36,9 +36,9 @@ pub(super) fn answered(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, answer: &CommandAnswer
     // Of two agents with one identity only the one that is obeyed ends something here. What an agent
     // said before it was started anew is asked again.
     if ends_something
-        && !tx
+        && tx
             .charge_point(&answer.cp)
-            .is_some_and(|cp| cp.boot.id == answer.boot)
+            .is_none_or(|cp| cp.boot.id != answer.boot)
     {
         return;
     }
@@ -107,6 +107,7 @@ fn never_began(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, session: &Session, reason: End
             reason,
             energy_ended_at: None,
             ended_at: ctx.now.wall,
+            stood_s: None,
         },
     );
 }

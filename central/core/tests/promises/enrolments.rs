@@ -51,7 +51,7 @@ impl view::Heard for All {
 fn shown(state: &State) -> Vec<(String, Option<CpEnrolment>, usize)> {
     state
         .known_charge_points_after(None)
-        .filter_map(|(id, cp)| view::charge_point(state, id, cp, &All(Reach::Offline)))
+        .filter_map(|(id, cp)| view::charge_point(state, id, cp, &All(Reach::Offline), UnixMs(0)))
         .map(|view| {
             (
                 view.cp_id.to_string(),
@@ -119,7 +119,8 @@ fn a_tariff_and_service_can_be_set_before_it_connects() {
     // Enrolling it again does not put it into service.
     assert!(world.run(0, &announced(2, &["CP-9"], false)));
     let state = world.state(0);
-    let view = view::charge_point(state, &cp_id("CP-9"), None, &All(Reach::Offline)).unwrap();
+    let view =
+        view::charge_point(state, &cp_id("CP-9"), None, &All(Reach::Offline), world.now).unwrap();
     assert!(view.out_of_service);
     assert_eq!(view.tariff.tariff_id.as_str(), "own");
     let mut cabinet = Cabinet::new("CP-9", "e1");
@@ -153,7 +154,7 @@ fn a_revoked_one_is_offline_whatever_was_last_heard_of_it() {
         let cp = &state.charge_point(&cp_id("CP-1")).unwrap().value;
         let heard = All(Reach::Online);
         let alice = driver("alice");
-        let listing = view::listing(state, &cp_id("CP-1"), cp, &alice, &heard).unwrap();
+        let listing = view::listing(state, &cp_id("CP-1"), cp, &alice, &heard, world.now).unwrap();
         listing.connectors[0].state
     };
     assert_eq!(shown_to_drivers(&world), ConnectorState::Offline);
@@ -227,7 +228,7 @@ fn place(world: &World, cp: &str) -> (String, String) {
     let state = world.state(0);
     let id = cp_id(cp);
     let present = state.charge_point(&id).map(|e| &*e.value);
-    let view = view::charge_point(state, &id, present, &All(Reach::Online)).unwrap();
+    let view = view::charge_point(state, &id, present, &All(Reach::Online), world.now).unwrap();
     (view.site_id.to_string(), view.time_zone)
 }
 

@@ -21,8 +21,8 @@ use ev_contract::{
     units::{MilliAmp, Mwh},
     v1::{
         Boot, ConnectorSpec, EdgeFact, EdgeRecord, EndCode, EndReason, EndSource, IdleFee,
-        LimitsRequest, Origin, Outcome, Reach, Reading, Receipt, SyncRequest, TariffScope,
-        TariffTerms, TimeQuality,
+        IdleFrom, LimitsRequest, Origin, Outcome, PriceComponent, Reach, Reading, Receipt,
+        SyncRequest, TariffScope, TariffTerms, TimeQuality,
     },
     wire::Tag,
 };
@@ -205,17 +205,20 @@ pub fn write_off(id: &str, session: SessionId) -> Asking {
 
 /// 0.49 a kWh, 1.00 a start, 0.10 a minute after ten minutes up to 12.00, 19 % VAT.
 pub fn terms() -> TariffTerms {
+    let amount = |text: &str| text.parse().unwrap();
     TariffTerms {
-        currency: ev_contract::units::Currency::EUR,
-        price_per_kwh: "0.49".parse().unwrap(),
-        start_fee: "1.00".parse().unwrap(),
         idle: Some(IdleFee {
-            price_per_minute: "0.10".parse().unwrap(),
             grace_s: 600,
-            cap: "12".parse().unwrap(),
+            cap: amount("12"),
+            from: IdleFrom::EnergyEnded,
+            after_fault: false,
         }),
-        vat_percent: "19".parse().unwrap(),
+        ..TariffTerms::free(ev_contract::units::Currency::EUR)
     }
+    .with(PriceComponent::Energy, amount("0.49"))
+    .with(PriceComponent::StartFee, amount("1.00"))
+    .with(PriceComponent::Idle, amount("0.10"))
+    .taxed("VAT", amount("19"))
 }
 
 pub fn set_tariff(id: &str, tariff: &str, scope: TariffScope, terms: TariffTerms) -> Asking {
@@ -224,6 +227,7 @@ pub fn set_tariff(id: &str, tariff: &str, scope: TariffScope, terms: TariffTerms
         Wish::SetTariff {
             tariff: ev_contract::ids::TariffId::new(tariff).unwrap(),
             scope,
+            from: None,
             terms,
         },
     )
@@ -715,7 +719,7 @@ pub fn energy_ended(session_id: SessionId, reading: Option<Reading>) -> EdgeFact
     EdgeFact::EnergyEnded {
         session_id,
         reading,
-        reason: unplugged(),
+        reason: EndReason::new(EndCode::EvStopped, EndSource::Vehicle),
     }
 }
 
@@ -725,6 +729,17 @@ pub fn ended(session_id: SessionId, reading: Option<Reading>) -> EdgeFact {
         completed: true,
         reason: unplugged(),
         reading,
+        stood_s: None,
+    }
+}
+
+pub fn stood(session_id: SessionId, stood_s: Option<u32>) -> EdgeFact {
+    EdgeFact::Ended {
+        session_id,
+        completed: true,
+        reason: unplugged(),
+        reading: None,
+        stood_s,
     }
 }
 

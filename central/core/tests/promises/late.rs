@@ -4,7 +4,7 @@ use central_core::decide::Verb;
 use ev_contract::{
     connector::Phase,
     ids::SessionId,
-    v1::{Outcome, TariffScope},
+    v1::{Outcome, PriceComponent, TariffScope},
 };
 
 use crate::harness::*;
@@ -130,8 +130,7 @@ fn a_late_reading_of_another_meter_counts_from_where_that_meter_began() {
 #[test]
 fn what_was_written_off_before_central_saw_energy_owes_its_start_and_its_energy() {
     let (mut world, mut one, _) = World::with_charge_points(1);
-    let mut odd = terms();
-    odd.start_fee = "0.125".parse().unwrap();
+    let odd = terms().with(PriceComponent::StartFee, "0.125".parse().unwrap());
     world.ask(0, &set_tariff("t", "odd", TariffScope::Default, odd));
     let id = world.ask(0, &start("alice", "r1", "CP-1")).session();
     world.ask(0, &write_off("w", id)).done();
@@ -144,9 +143,12 @@ fn what_was_written_off_before_central_saw_energy_owes_its_start_and_its_energy(
         vec![
             accepted(id),
             started(id, reading(T0, 1_000_000)),
-            ended(id, Some(reading(now, 2_000_000))),
+            checkpoint(id, reading(T0, 1_009_999)),
         ],
     );
+    // So little is no start.
+    world.take(0, &mut one, vec![checkpoint(id, reading(now, 1_010_000))]);
+    world.take(0, &mut one, vec![ended(id, Some(reading(now, 2_000_000)))]);
     let lines: Vec<_> = world
         .adjustments(id)
         .list
@@ -156,8 +158,9 @@ fn what_was_written_off_before_central_saw_energy_owes_its_start_and_its_energy(
     assert_eq!(
         lines,
         [
-            (0, "0.13".to_owned(), "0.13".to_owned()),
-            (1_000_000, "0.49".to_owned(), "0.62".to_owned()),
+            (9_999, "0.00".to_owned(), "0.00".to_owned()),
+            (1, "0.13".to_owned(), "0.13".to_owned()),
+            (990_000, "0.49".to_owned(), "0.62".to_owned()),
         ]
     );
     assert_eq!(

@@ -581,7 +581,7 @@ fn frames_are_written_as_ever() {
     }
     assert_eq!(
         all.finalize().to_hex()[..32],
-        *"567892e4727c7c2403b8414e14122bd5"
+        *"6d55c490f1699d6ba15606edbc94774d"
     );
 }
 

@@ -4,6 +4,7 @@
 //! - [`harness`]: the ledger, the replicas, charge points and their spools
 //! - [`requests`], [`stops`], [`operators`]: what is asked, and how it is answered
 //! - [`spools`], [`metering`], [`late`]: what charge points say
+//! - [`money`]: what fees are for, and which price applies when
 //! - [`twins`]: two agents with one identity
 //! - [`enrolments`]: charge points that central knows before they connect
 //! - [`overdue`]: sessions that have been in a phase for too long
@@ -26,6 +27,8 @@ mod late;
 mod ledger;
 #[cfg(test)]
 mod metering;
+#[cfg(test)]
+mod money;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]

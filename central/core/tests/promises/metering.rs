@@ -1,6 +1,7 @@
 //! From registers to energy and money.
 
 use central_core::{
+    model::Stage,
     overdue,
     ripe::{Keep, to_forget},
 };
@@ -9,7 +10,7 @@ use ev_contract::{
     ids::SessionId,
     time::UnixMs,
     units::{MilliAmp, Mwh},
-    v1::{EdgeFact, EdgeRecord, Flag, Reading, TariffScope, TimeQuality},
+    v1::{EdgeFact, EdgeRecord, Flag, PriceComponent, Reading, TariffScope, TimeQuality},
 };
 
 use crate::harness::*;
@@ -264,9 +265,8 @@ fn a_clock_that_is_corrected_under_way_costs_no_energy() {
     assert_eq!(receipt.flags, [Flag::ClockUnsure]);
 }
 
-#[test]
-fn standing_is_not_charged_for_while_energy_flowed() {
-    // The clock that the end of energy was written with was an hour behind the last reading.
+/// A session whose end of energy was dated an hour before its last reading, and which then ended.
+fn stood_under_an_unsure_clock(stood_s: Option<u32>, ended_at: UnixMs) -> (World, SessionId) {
     let (mut world, mut one, _) = World::with_charge_points(1);
     let id = world.charging(&mut one, "alice", "r1");
     world.later(3 * HOUR);
@@ -277,12 +277,28 @@ fn standing_is_not_charged_for_while_energy_flowed() {
     );
     let mut end = one.record(at(60), energy_ended(id, Some(reading(at(60), 11_000_000))));
     end.quality = TimeQuality::Unsure;
-    let last = one.record(at(121), ended(id, None));
-    world.run(0, &one.run(vec![end, last]));
+    world.run(0, &one.run(vec![end]));
+    // Meanwhile it is shown to stand since central learned of it.
+    let Stage::Standing {
+        energy_ended_at, ..
+    } = world.session(id).stage
+    else {
+        panic!("it stands")
+    };
+    assert_eq!(energy_ended_at, world.now);
+    world.later(10 * HOUR);
+    let last = one.record(ended_at, stood(id, stood_s));
+    world.run(0, &one.run(vec![last]));
+    (world, id)
+}
+
+#[test]
+fn standing_is_what_the_charge_point_measured_of_it() {
+    let (world, id) = stood_under_an_unsure_clock(Some(15), at(121));
     let receipt = world.receipt(id);
-    assert_eq!(receipt.energy_ended_at, Some(at(120)));
-    assert_eq!(receipt.idle_s, 60);
-    assert_eq!(receipt.total.to_string(), "5.90");
+    assert_eq!(receipt.idle_s, 15);
+    let times = (receipt.energy_ended_at, receipt.ended_at);
+    assert_eq!(times, (Some(at(121).plus_ms(-15_000)), at(121)));
     assert!(
         receipt.flags.contains(&Flag::ClockUnsure),
         "{:?}",
@@ -291,14 +307,27 @@ fn standing_is_not_charged_for_while_energy_flowed() {
 }
 
 #[test]
+fn standing_whose_beginning_nobody_knows_is_not_charged_for() {
+    let (world, id) = stood_under_an_unsure_clock(None, at(10 * 60));
+    assert_eq!(world.receipt(id).idle_s, 0);
+}
+
+#[test]
+fn a_charge_point_cannot_have_measured_more_standing_than_the_session_took() {
+    let (world, id) = stood_under_an_unsure_clock(Some(u32::MAX), at(121));
+    let most = world.now.ms_since(world.receipt(id).accepted_at) / 1_000;
+    assert_eq!(i64::from(world.receipt(id).idle_s), most);
+}
+
+#[test]
 fn the_idle_fee_has_its_grace_and_its_cap() {
     for (stands_s, idle, total) in [
         (0, None, "5.90"),
         (600, None, "5.90"),
-        (601, Some(("0.016667", None)), "5.90"),
-        (660, Some(("1", None)), "6.00"),
-        (600 + 7_200, Some(("120", Some("cap"))), "17.90"),
-        (600 + 720_000, Some(("12000", Some("cap"))), "17.90"),
+        (601, Some(("0.0167", false)), "5.90"),
+        (660, Some(("1.0000", false)), "6.00"),
+        (600 + 7_200, Some(("120.0000", true)), "17.90"),
+        (600 + 720_000, Some(("12000.0000", true)), "17.90"),
     ] {
         let (mut world, mut one, _) = World::with_charge_points(1);
         let id = world.charging(&mut one, "alice", "r1");
@@ -319,12 +348,15 @@ fn the_idle_fee_has_its_grace_and_its_cap() {
             .iter()
             .find(|l| l.component.as_str() == "idle");
         assert_eq!(
-            line.map(|l| (l.quantity.to_string(), l.note.clone())),
-            idle.map(|(q, note)| (q.to_owned(), note.map(str::to_owned))),
+            line.map(|l| {
+                let note = l.note.clone().unwrap();
+                (l.quantity.to_string(), note.starts_with("cap; "))
+            }),
+            idle.map(|(q, capped)| (q.to_owned(), capped)),
             "{stands_s}"
         );
         assert_eq!(receipt.total.to_string(), total, "{stands_s}");
-        assert_eq!(receipt.net.0 + receipt.vat.0, receipt.total.0);
+        assert_eq!(receipt.net.0 + receipt.taxes[0].amount.0, receipt.total.0);
     }
 }
 
@@ -481,9 +513,10 @@ fn a_receipt_never_ends_before_it_began() {
 #[test]
 fn a_total_is_rounded_once_and_the_lines_are_exact() {
     let (mut world, mut one, _) = World::with_charge_points(1);
-    let mut odd = terms();
-    odd.price_per_kwh = "0.333333".parse().unwrap();
-    odd.start_fee = "0.005".parse().unwrap();
+    let mut odd = terms()
+        .with(PriceComponent::Energy, "0.333333".parse().unwrap())
+        .with(PriceComponent::StartFee, "0.005".parse().unwrap());
+    odd.start_fee_min_wh = 0;
     world.ask(0, &set_tariff("t", "odd", TariffScope::Default, odd));
     let id = world.charging(&mut one, "alice", "r1");
     world.later(HOUR);

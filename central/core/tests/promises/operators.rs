@@ -5,7 +5,7 @@ use ev_contract::{
     codes::Code,
     connector::Service,
     ids::{ConnectorId, SessionId, SiteId},
-    v1::TariffScope,
+    v1::{IdleFrom, PriceComponent, TariffElement, TariffScope},
 };
 
 use crate::harness::*;
@@ -197,7 +197,7 @@ fn an_adjustment_is_bounded_reasoned_numbered_and_leaves_the_receipt() {
 fn two_adjustments_at_once_cannot_take_the_total_below_zero() {
     let (mut world, mut one, _) = World::with_charge_points(2);
     let id = world.charging(&mut one, "alice", "r1");
-    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_000_000)))]);
+    world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_010_000)))]);
     assert_eq!(world.receipt(id).total.to_string(), "1.00");
     let (a, b) = (adjust("a", id, "-0.60", "x"), adjust("b", id, "-0.60", "x"));
     let frames = [world.cut(0, &[a.command()]), world.cut(1, &[b.command()])];
@@ -267,8 +267,7 @@ fn a_block_and_a_start_at_once_are_one_after_the_other() {
 fn a_tariff_and_a_start_at_once_agree_on_the_price() {
     let (mut world, ..) = World::with_charge_points(2);
     world.catch_up_all();
-    let mut dear = terms();
-    dear.price_per_kwh = "0.99".parse().unwrap();
+    let dear = terms().with(PriceComponent::Energy, "0.99".parse().unwrap());
     // Nothing was set for the charge point: that too is expected to stand.
     let scope = TariffScope::ChargePoint(cp_id("CP-1"));
     let set = set_tariff("t", "dear", scope, dear);
@@ -284,6 +283,17 @@ fn a_tariff_and_a_start_at_once_agree_on_the_price() {
     assert_eq!(world.session(id).tariff.tariff_id.as_str(), "dear");
 }
 
+trait WithMax {
+    fn with_max(self, max: &str) -> Self;
+}
+
+impl WithMax for ev_contract::v1::TariffTerms {
+    fn with_max(mut self, max: &str) -> Self {
+        self.max_price = Some(max.parse().unwrap());
+        self
+    }
+}
+
 #[test]
 fn tariffs_that_make_no_sense_are_refused() {
     let (mut world, ..) = World::with_charge_points(1);
@@ -293,22 +303,42 @@ fn tariffs_that_make_no_sense_are_refused() {
         terms
     };
     for (n, terms) in [
-        with(|t| t.price_per_kwh = "-0.01".parse().unwrap()),
-        with(|t| t.price_per_kwh = "1000.01".parse().unwrap()),
-        with(|t| t.start_fee = "-1".parse().unwrap()),
-        with(|t| t.vat_percent = "100.5".parse().unwrap()),
-        with(|t| t.vat_percent = "-1".parse().unwrap()),
+        terms().with(PriceComponent::Energy, "-0.01".parse().unwrap()),
+        terms().with(PriceComponent::Energy, "100000.01".parse().unwrap()),
+        terms().with(PriceComponent::StartFee, "-1".parse().unwrap()),
+        terms().with(PriceComponent::Minimum, "1".parse().unwrap()),
+        terms().taxed("city", "100.5".parse().unwrap()),
+        terms().taxed("city", "-1".parse().unwrap()),
+        terms().taxed(" ", "1".parse().unwrap()),
+        terms().taxed("VAT", "1".parse().unwrap()),
+        with(|t| t.elements.push(TariffElement::default())),
+        with(|t| {
+            let night = ("start_time".to_owned(), "22:00".into());
+            t.elements[0].restrictions.extend([night]);
+        }),
+        with(|t| {
+            let twice = t.elements[0].price_components[0];
+            t.elements[0].price_components.push(twice);
+        }),
+        with(|t| t.idle = None),
+        with(|t| t.idle.as_mut().unwrap().cap = "1.005".parse().unwrap()),
+        with(|t| t.idle.as_mut().unwrap().from = IdleFrom::WithoutPowerS(86_401)),
+        with(|t| t.max_price = Some("10.001".parse().unwrap())),
+        with(|t| t.currency = "JPY".parse().unwrap()).with_max("10.5"),
+        with(|t| t.min_price = Some("-1".parse().unwrap())),
+        with(|t| t.min_price = Some("9".parse().unwrap())).with_max("8"),
+        with(|t| t.start_fee_min_wh = 1_001),
         with(|t| t.idle.as_mut().unwrap().grace_s = 86_401),
         with(|t| t.idle.as_mut().unwrap().cap = "-1".parse().unwrap()),
     ]
     .into_iter()
     .enumerate()
     {
-        let asking = set_tariff(&format!("t{n}"), "bad", TariffScope::Default, terms);
+        let asking = set_tariff(&format!("bad{n}"), "bad", TariffScope::Default, terms);
         assert_eq!(
             world.ask(0, &asking).code(),
             Code::TariffInvalid,
-            "{terms:?}"
+            "{asking:?}"
         );
     }
     let nowhere = TariffScope::ChargePoint(cp_id("CP-9"));

@@ -10,7 +10,7 @@ use ev_contract::{
     connector::{FaultEffect, Service},
     ids::ConnectorId,
     limits::{CLOCK_TOLERANCE_MS, REQUEST_LIFE_MS_MAX},
-    v1::{LimitsRequest, Reach, TariffScope},
+    v1::{LimitsRequest, PriceComponent, Reach, TariffScope},
 };
 
 use crate::harness::*;
@@ -682,11 +682,9 @@ fn what_was_expired_stays_expired_and_what_was_accepted_stays_accepted() {
 #[test]
 fn the_narrowest_tariff_applies_and_is_pinned() {
     let (mut world, mut one, _) = World::with_charge_points(1);
-    let price = |text: &str| {
-        let mut terms = terms();
-        terms.price_per_kwh = text.parse().unwrap();
-        terms
-    };
+    let energy_price =
+        |tariff: &ev_contract::v1::Tariff| tariff.terms.price(PriceComponent::Energy).to_string();
+    let price = |text: &str| terms().with(PriceComponent::Energy, text.parse().unwrap());
     let site = ev_contract::ids::SiteId::new("hafen").unwrap();
     let place = Wish::Site {
         cp: cp_id("CP-1"),
@@ -704,27 +702,21 @@ fn the_narrowest_tariff_applies_and_is_pinned() {
     .enumerate()
     {
         let id = world.charging(&mut one, "alice", &format!("r{n}"));
-        assert_eq!(
-            world.session(id).tariff.terms.price_per_kwh.to_string(),
-            last
-        );
+        assert_eq!(energy_price(&world.session(id).tariff), last);
         world.ask(
             0,
             &set_tariff(&format!("t{n}"), "day", scope.clone(), price(text)),
         );
         // Set while it runs: it keeps what it had.
         world.take(0, &mut one, vec![ended(id, Some(reading(T0, 1_050_000)))]);
-        assert_eq!(
-            world.receipt(id).tariff.terms.price_per_kwh.to_string(),
-            last
-        );
+        assert_eq!(energy_price(&world.receipt(id).tariff), last);
         if scope != TariffScope::Default {
             last = text.to_owned();
         }
     }
     let id = world.charging(&mut one, "alice", "last");
     let tariff = &world.session(id).tariff;
-    assert_eq!(tariff.terms.price_per_kwh.to_string(), "0.29");
+    assert_eq!(energy_price(tariff), "0.29");
     assert_eq!(tariff.version, 3, "each setting is a version of its own");
 }
 
@@ -733,14 +725,16 @@ fn a_start_at_another_price_than_the_one_that_was_seen_opens_nothing_and_shows_t
     let (mut world, ..) = World::with_charge_points(2);
     world.catch_up_all();
     let scope = TariffScope::Default;
-    let price = |text: &str| ev_contract::v1::TariffTerms {
-        price_per_kwh: text.parse().unwrap(),
-        ..terms()
-    };
+    let price = |text: &str| terms().with(PriceComponent::Energy, text.parse().unwrap());
     world.ask(0, &set_tariff("t1", "day", scope.clone(), price("0.30")));
     let version = |world: &World| {
         let cp = world.state(0).charge_point(&cp_id("CP-1")).unwrap();
-        let tariff = central_core::view::tariff_at(world.state(0), &cp_id("CP-1"), Some(&cp.value));
+        let tariff = central_core::view::tariff_at(
+            world.state(0),
+            &cp_id("CP-1"),
+            Some(&cp.value),
+            world.now,
+        );
         let tariff = tariff.unwrap();
         (tariff.tariff_id.to_string(), tariff.version)
     };
@@ -773,7 +767,7 @@ fn a_start_at_another_price_than_the_one_that_was_seen_opens_nothing_and_shows_t
         "{what}"
     );
     let new = tariff.as_ref().unwrap();
-    assert_eq!(new.terms.price_per_kwh.to_string(), "0.59");
+    assert_eq!(new.terms.price(PriceComponent::Energy).to_string(), "0.59");
     world.catch_up_all();
     for replica in 0..2 {
         assert_eq!(world.state(replica).open_sessions().count(), 0);

@@ -82,13 +82,13 @@ fn the_records_of_a_session_make_an_exact_receipt() {
         [
             ("energy", "7.123456".to_owned(), "3.49049344".to_owned()),
             ("start_fee", "1".to_owned(), "1.00".to_owned()),
-            ("idle", "9".to_owned(), "0.9".to_owned()),
+            ("idle", "9.0000".to_owned(), "0.90".to_owned()),
         ]
     );
     assert_eq!(receipt.exact.to_string(), "5.39049344");
     assert_eq!(receipt.total.to_string(), "5.39");
     assert_eq!(
-        (receipt.net.to_string(), receipt.vat.to_string()),
+        (receipt.net.to_string(), receipt.taxes[0].amount.to_string()),
         ("4.53".into(), "0.86".into())
     );
     assert!(receipt.flags.is_empty(), "{:?}", receipt.flags);
@@ -601,6 +601,7 @@ fn a_session_that_never_got_energy_fails_with_a_receipt_of_zero() {
             ev_contract::v1::EndSource::ChargePoint,
         ),
         reading: None,
+        stood_s: None,
     };
     world.take(0, &mut one, vec![accepted(id), fact]);
     let receipt = world.receipt(id);

@@ -188,6 +188,9 @@ fn session_part(session: &Session, intents: &Intents, now: UnixMs) -> Part {
                 @if let (Some(at), false) = (session.value_at, ended) {
                     dt { "Last value" } dd .age { (so_long(at, now, " ago")) }
                 }
+                @if let Some(standing) = format::standing(view) {
+                    dt { "Standing" } dd .standing { (standing) }
+                }
                 @if let Some(limits) = table::limits(view) {
                     dt { "Limits" } dd { (limits) }
                 }

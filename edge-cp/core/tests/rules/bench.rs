@@ -33,7 +33,7 @@ pub const TWO: ConnectorId = ConnectorId(2);
 pub const EPOCH: &str = "e1";
 pub const BOOT: BootId = BootId::from_number(1);
 /// On a quarter hour, so that tests know when the next one is.
-const BEGIN: i64 = 1_800_000_000_000;
+pub const BEGIN: i64 = 1_800_000_000_000;
 
 pub struct Bench {
     pub core: ChargePoint,
@@ -113,7 +113,17 @@ impl Bench {
 
     /// The process dies and comes back after so long.
     pub fn reboot(&mut self, away_ms: i64) {
-        self.wall = self.wall.plus_ms(away_ms);
+        self.reboot_at(self.wall.plus_ms(away_ms));
+    }
+
+    /// The process dies and comes back with the host's wall clock at this time.
+    pub fn reboot_at(&mut self, wall: UnixMs) {
+        self.reboot_as(wall, identity());
+    }
+
+    /// The same with another configuration.
+    pub fn reboot_as(&mut self, wall: UnixMs, identity: Identity) {
+        self.wall = wall;
         self.mono_ms = 0;
         let stored = Stored {
             epoch: Epoch::new(EPOCH).unwrap(),
@@ -126,7 +136,7 @@ impl Bench {
             commands: self.commands.values().cloned().collect(),
             txs: self.txs.values().map(stored).collect(),
         };
-        self.core = ChargePoint::boot(identity(), stored, BOOT, self.now());
+        self.core = ChargePoint::boot(identity, stored, BOOT, self.now());
     }
 
     pub fn now(&self) -> Now {
@@ -157,6 +167,7 @@ impl Bench {
                     assert_eq!(record.seq, self.records.len() as u64 + 1);
                     self.records.push(*record);
                 }
+                Row::Mend(mend) => self.records.iter_mut().for_each(|r| mend.apply(r)),
                 Row::DropSession(_) | Row::DropCommand(_) | Row::DropTx(_) | Row::Free { .. } => {}
             }
         }
@@ -190,9 +201,14 @@ impl Bench {
     }
 
     pub fn sync(&mut self) {
+        self.sync_at(self.wall);
+    }
+
+    /// Central says what time it is.
+    pub fn sync_at(&mut self, ts: UnixMs) {
         self.feed(Input::Synced {
             sent_mono_ms: self.mono_ms,
-            ts: self.wall,
+            ts,
             epoch: EPOCH.into(),
             next: self.records.len() as u64 + 1,
             standing: Standing::Obeyed,
@@ -426,6 +442,7 @@ impl Bench {
                     completed,
                     reason,
                     reading,
+                    ..
                 } if *session_id == id => {
                     let how = if *completed { "completed" } else { "failed" };
                     let register = reading

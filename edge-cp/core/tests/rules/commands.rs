@@ -361,6 +361,7 @@ fn unlock_and_reset_are_answered_with_the_hardwares_word_or_none() {
 #[test]
 fn a_ping_is_answered_and_stored_nowhere() {
     let mut bench = Bench::cold();
+    bench.feed(Input::Tick);
     let fx = bench.command(Command::Ping(PingCommand {
         tag: Tag::new(),
         to: cp(),

@@ -4,5 +4,6 @@
 
 mod anything;
 mod bench;
+mod clocks;
 mod commands;
 mod sessions;

@@ -3,12 +3,13 @@ use edge_core::{
     hardware::{DeviceTx, HwCommand, HwFact, HwPhase, HwReading, HwVerdict},
 };
 use ev_contract::{
+    codes::Code,
     connector::{ConnectorState, Phase},
     units::Mwh,
-    v1::{EdgeFact, EndCode, EndReason, EndSource},
+    v1::{EdgeFact, EndCode, EndReason, EndSource, Outcome},
 };
 
-use crate::bench::{Bench, ONE, TWO, outcome, session, stops, the_start};
+use crate::bench::{Bench, ONE, TWO, identity, outcome, session, stops, the_start};
 
 fn state(bench: &Bench) -> ConnectorState {
     bench.core.beats()[0].state
@@ -608,4 +609,29 @@ fn a_new_start_is_taken_while_the_car_is_still_plugged_in() {
     bench.phase(ONE, HwPhase::SuspendedEv);
     let session = bench.core.connectors().next().unwrap().session.as_ref();
     assert_eq!(session.unwrap().phase(), Phase::SuspendedEv);
+}
+
+#[test]
+fn a_connector_that_left_the_configuration_stays_until_its_session_has_ended() {
+    let (mut bench, id) = Bench::charging(|_| {});
+    bench.pass(10_000);
+    let before = bench.core.specs();
+    let mut renumbered = identity();
+    renumbered.connectors.retain(|spec| spec.connector != ONE);
+    bench.reboot_as(bench.wall.plus_ms(5_000), renumbered.clone());
+    bench.sync();
+    bench.link_with(&["tx-1"], ONE);
+    assert_eq!(bench.core.specs(), before, "central is still told of it");
+    bench.pass(60_000);
+    bench.read(ONE, 9_000);
+    bench.tx_ended(ONE, "tx-1", EndCode::EvStopped, 9_000);
+    assert_eq!(bench.last_told(id), "completed ev_stopped 9000");
+    // It takes no other one, and the next start knows it no more.
+    let start = bench.start_command(2, ONE);
+    assert_eq!(
+        outcome(&bench.start(start)),
+        (Outcome::Refused, Some(Code::OutOfService))
+    );
+    bench.reboot_as(bench.wall.plus_ms(5_000), renumbered);
+    assert_eq!(bench.core.specs().len(), 1);
 }

@@ -208,6 +208,7 @@ impl ChargePoint {
                 completed: false,
                 reason,
                 reading: None,
+                stood_s: None,
             });
         } else {
             let reading = Some(self.reading());
@@ -221,6 +222,7 @@ impl ChargePoint {
                 completed: true,
                 reason,
                 reading,
+                stood_s: None,
             });
             self.tell_plugged(connector, false);
         }

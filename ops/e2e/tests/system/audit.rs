@@ -99,8 +99,7 @@ async fn every_verb_of_an_operator_is_on_disk_before_its_answer() -> Result<()> 
         operator(&site, "olga").await?,
         operator(&site, "otto").await?,
     );
-    let terms = json!({"currency": "EUR", "price_per_kwh": "0.49", "start_fee": "1.00",
-                       "vat_percent": "19"});
+    let terms = crate::terms("0.49", "1.00");
     let started = op(
         &otto,
         "session_start",

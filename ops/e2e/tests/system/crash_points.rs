@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use ev_contract::{
     connector::Phase,
     streams,
-    v1::{DriverUpdate, ErrorReply, Receipt, Status, StopRequest},
+    v1::{
+        DriverUpdate, ErrorReply, IdleFee, IdleFrom, PriceComponent, Receipt, Status, StopRequest,
+    },
     wire::{CENTRAL, Tag},
 };
 use ev_crash::{AGENT, LAST_WORDS, Point, VARIABLE};
@@ -53,11 +55,14 @@ async fn at_each_point(victim: Victim, points: &[Point]) -> Result<()> {
     let mut site = Site::start(&layout).await?;
     let mut never = Vec::new();
     // With an idle fee the end of energy is not the end of the session.
-    let tariff = json!({
-        "tariff_id": "std", "scope": "default",
-        "terms": {"currency": "EUR", "price_per_kwh": "0.50", "start_fee": "1.00", "vat_percent": "19",
-            "idle": {"price_per_minute": "0.10", "grace_s": 0, "cap": "9.00"}}
+    let mut terms = crate::terms("0.50", "1.00").with(PriceComponent::Idle, "0.10".parse()?);
+    terms.idle = Some(IdleFee {
+        grace_s: 0,
+        cap: "9.00".parse()?,
+        from: IdleFrom::default(),
+        after_fault: false,
     });
+    let tariff = json!({"tariff_id": "std", "scope": "default", "terms": terms});
     let operator = site.driver("observer").await?;
     operator.operate("tariff_set", tariff).await?;
     for point in points {

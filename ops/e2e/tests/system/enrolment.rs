@@ -77,8 +77,7 @@ async fn a_charge_point_is_known_as_soon_as_it_is_enrolled_and_offline_when_it_i
         (
             "tariff_set",
             json!({"tariff_id": "own", "scope": {"charge_point": "CP-900"},
-                   "terms": {"currency": "EUR", "price_per_kwh": "0.10", "start_fee": "0",
-                             "vat_percent": "19"}}),
+                   "terms": crate::terms("0.10", "0")}),
         ),
         ("cp_disable", json!({"cp_id": "CP-900"})),
     ] {

@@ -47,7 +47,7 @@ async fn every_bad_request_gets_its_code() -> Result<()> {
     let alice = site.driver("alice").await?;
     let tariff = json!({
         "tariff_id": "std", "scope": "default",
-        "terms": {"currency": "EUR", "price_per_kwh": "0.50", "start_fee": "1.00", "vat_percent": "19"}
+        "terms": crate::terms("0.50", "1.00")
     });
     alice.operate("tariff_set", tariff).await?;
     let base = || {

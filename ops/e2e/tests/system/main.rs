@@ -29,6 +29,10 @@ mod swarm;
 mod twins;
 
 use anyhow::{Result, ensure};
+use ev_contract::{
+    units::Currency,
+    v1::{PriceComponent, TariffTerms},
+};
 use ev_e2e::{Charger, Driver, Layout, Site};
 use ev_testkit::{PATIENCE, wait_for};
 
@@ -45,6 +49,15 @@ macro_rules! with_both_chargers {
             async fn $name() -> anyhow::Result<()> { super::$name(ev_e2e::Charger::Unruly).await })+
         }
     };
+}
+
+/// Prices for energy and a start, 19 % VAT included.
+fn terms(per_kwh: &str, start: &str) -> TariffTerms {
+    let amount = |text: &str| text.parse().expect("an amount");
+    TariffTerms::free(Currency::EUR)
+        .with(PriceComponent::Energy, amount(per_kwh))
+        .with(PriceComponent::StartFee, amount(start))
+        .taxed("VAT", amount("19"))
 }
 
 /// A small system with cars plugged in everywhere.

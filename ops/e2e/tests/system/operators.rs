@@ -29,8 +29,7 @@ async fn a_tariff_makes_an_exact_receipt_and_an_adjustment_corrects_it(
         .operate(
             "tariff_set",
             json!({"tariff_id": "std", "scope": "default",
-                   "terms": {"currency": "EUR", "price_per_kwh": "0.49", "start_fee": "1.00",
-                             "vat_percent": "19"}}),
+                   "terms": crate::terms("0.49", "1.00")}),
         )
         .await?;
     ensure!(set.status == Status::Accepted, "{set:?}");
@@ -43,7 +42,7 @@ async fn a_tariff_makes_an_exact_receipt_and_an_adjustment_corrects_it(
         Decimal::new(i64::try_from(receipt.energy_mwh.0)?, 6) * Decimal::new(49, 2) + Decimal::ONE;
     ensure!(receipt.exact.0 == exact, "{} is not {exact}", receipt.exact);
     ensure!((receipt.total.0 - exact).abs() <= Decimal::new(5, 3));
-    ensure!(receipt.net.0 + receipt.vat.0 == receipt.total.0);
+    ensure!(receipt.net.0 + receipt.taxes[0].amount.0 == receipt.total.0);
     ensure!(
         receipt.lines.len() == 2 && receipt.number == "CP-001-1-000001",
         "{receipt:?}"

@@ -50,7 +50,7 @@ async fn a_press_at_a_price_of_before_starts_nothing_and_the_new_one_has_a_butto
     .await?;
     let tariff = serde_json::json!({
         "tariff_id": "std", "scope": "default",
-        "terms": {"currency": "EUR", "price_per_kwh": "0.59", "vat_percent": "19"}
+        "terms": crate::terms("0.59", "0")
     });
     alice.operate("tariff_set", tariff).await?;
     let token = page.token().await?;

@@ -209,8 +209,7 @@ async fn a_month_has_every_receipt_and_its_adjustments() -> Result<()> {
     site.ctl(&["plug", "CP-001"]).await?;
     site.ctl(&["plug", "CP-002"]).await?;
     let alice = site.driver("alice").await?;
-    let terms = json!({"currency": "EUR", "price_per_kwh": "0.49", "start_fee": "1.00",
-                       "vat_percent": "19"});
+    let terms = crate::terms("0.49", "1.00");
     // A price of a site that no charge point can name.
     let tariff = json!({"tariff_id": "std", "scope": {"site": "SITE-A"}, "terms": terms});
     operate(&alice, "tariff_set", tariff).await?;

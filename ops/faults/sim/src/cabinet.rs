@@ -132,6 +132,8 @@ pub struct Cabinet {
     pub off_ms: i64,
     /// Records were lost with a disk, so that energy need not add up.
     pub lost_disk: bool,
+    /// Its store was copied, or is a copy.
+    pub copied: bool,
     /// The charger.
     pub charger: Charger,
     cp: CpId,
@@ -177,6 +179,7 @@ impl Cabinet {
             crash: None,
             off_ms: 0,
             lost_disk: false,
+            copied: false,
             charger: Charger::new(
                 cp.as_str(),
                 script.connectors,
@@ -236,6 +239,7 @@ impl Cabinet {
         self.beat_due_ms = net.t_ms;
         self.disk.boots += 1;
         let boot = BootId::from_number(self.dice.roll());
+        net.judge.booted(boot, self.index);
         let stored = match self.disk.read() {
             Ok(stored) => stored,
             Err(why) => {
@@ -282,6 +286,55 @@ impl Cabinet {
         self.lost_disk = true;
         self.disks += 1;
         self.disk = Disk::new(epoch(self.index, self.disks));
+    }
+
+    /// A second agent begins with a copy of this one's disk, at a cabinet of its own.
+    pub fn copy_to(&mut self, twin: &mut Self, net: &mut Net) {
+        net.counts.copies += 1;
+        self.copied = true;
+        twin.copied = true;
+        twin.disk = self.disk.clone();
+        net.judge.copied_store(&self.cp, self.index, twin.index);
+        twin.boot(net);
+    }
+
+    /// It is switched off for good.
+    pub fn switch_off(&mut self) {
+        self.up = false;
+        self.core = None;
+        self.life += 1;
+    }
+
+    /// An operator has decided for this one: its store gets an epoch of its own, as by
+    /// `edge-cp new-epoch`.
+    pub fn new_epoch(&mut self, net: &mut Net) {
+        self.die(net, 3_000);
+        self.disks += 1;
+        let disk = &mut self.disk;
+        disk.epoch = epoch(self.index, self.disks);
+        disk.confirmed = None;
+        let spool = std::mem::take(&mut disk.spool);
+        let below = spool.keys().next().map_or(disk.next, |first| *first) - 1;
+        disk.spool = spool
+            .into_iter()
+            .map(|(seq, record)| {
+                let seq = seq - below;
+                (seq, EdgeRecord { seq, ..record })
+            })
+            .collect();
+        disk.next -= below;
+        for row in disk.sessions.values_mut() {
+            if let StoredSession::Ended { seq } = &mut row.state {
+                *seq = seq.saturating_sub(below);
+            }
+        }
+        net.judge
+            .renewed(&self.cp, self.index, &disk.epoch, disk.next - 1);
+    }
+
+    /// The sessions that its spool has records of.
+    pub fn spooled_sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.disk.spool.values().filter_map(|r| r.fact.session())
     }
 
     /// Whether the spool is empty.
@@ -747,13 +800,26 @@ impl Cabinet {
                     self.disk.connectors.insert(row.connector, *row);
                 }
                 Row::Append(record) => {
-                    net.judge.spooled(&self.cp, &self.disk.epoch, record.seq);
+                    net.judge
+                        .spooled((&self.cp, self.index), &self.disk.epoch, record.seq);
                     if let EdgeFact::Accepted { session_id, .. } = &record.fact {
-                        net.judge
-                            .took(&self.cp, *session_id, net.wall(), self.skew_ms);
+                        net.judge.took(
+                            (&self.cp, self.index),
+                            *session_id,
+                            net.wall(),
+                            self.skew_ms,
+                        );
+                    }
+                    if let EdgeFact::OpenedAtEdge { session_id, .. } = &record.fact {
+                        net.judge.opened_here(self.index, *session_id);
                     }
                     self.disk.next = record.seq + 1;
                     self.disk.spool.insert(record.seq, *record);
+                }
+                Row::Mend(mend) => {
+                    for record in self.disk.spool.values_mut() {
+                        mend.apply(record);
+                    }
                 }
                 Row::Free { below } => {
                     net.judge.freed(&self.cp, &self.disk.epoch, below);
@@ -767,7 +833,7 @@ impl Cabinet {
                 .txs
                 .values()
                 .any(|tx| tx.session_id == Some(id) && self.charger.runs(&tx.origin));
-            net.judge.cabinet_ended(&self.cp, id, runs);
+            net.judge.cabinet_ended((&self.cp, self.index), id, runs);
         }
     }
 
@@ -796,7 +862,7 @@ impl Cabinet {
                 && let Some(command) = &answer.command_id
             {
                 net.judge.command_answered(
-                    &self.cp,
+                    (&self.cp, self.index),
                     &answer.epoch,
                     command.as_str(),
                     answer.outcome,

@@ -211,6 +211,7 @@ fn print(totals: &Totals, took: Duration) {
         ("cabinets died", n.cabinet_crashes),
         ("commits that failed", n.disk_failures),
         ("disks replaced", n.new_disks),
+        ("stores copied", n.copies),
         ("kWh delivered", n.delivered_mwh / 1_000_000),
     ];
     for (name, count) in rows {

@@ -14,9 +14,9 @@ use central_core::{
 };
 use ev_contract::{
     codes::Code,
-    ids::{ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId},
+    ids::{BootId, ConnectorId, CpId, DriverId, Epoch, RequestId, SessionId},
     time::UnixMs,
-    v1::{Flag, Origin, Outcome},
+    v1::{EdgeRecord, Flag, Origin, Outcome},
 };
 
 /// A promise that did not hold.
@@ -64,7 +64,7 @@ struct Given {
 }
 
 /// What a cabinet has on its disk, or had: it never forgets here.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Disk {
     /// The number after the last record, by epoch.
     next: BTreeMap<Epoch, u64>,
@@ -93,7 +93,15 @@ pub struct Judge {
     receipts_on: HashMap<(CpId, ConnectorId), u64>,
     charge_points: HashSet<CpId>,
     blocked: HashSet<DriverId>,
-    disks: HashMap<CpId, Disk>,
+    /// By charge point and agent: one may have two, with one store to begin with.
+    disks: HashMap<(CpId, usize), Disk>,
+    boots: HashMap<BootId, usize>,
+    /// The agent that is obeyed, and when that last became another one.
+    obeyed: HashMap<CpId, (usize, u64)>,
+    /// Sessions that began at a cabinet.
+    opened: BTreeSet<(SessionId, usize)>,
+    /// Those of which the ledger keeps a record aside.
+    kept: HashSet<SessionId>,
     cdr: HashMap<(SessionId, Option<u32>), Vec<u8>>,
     void: HashSet<EventId>,
     marks: Vec<Option<(Digest, Vec<bool>)>>,
@@ -174,6 +182,10 @@ impl Judge {
             charge_points: HashSet::new(),
             blocked: HashSet::new(),
             disks: HashMap::new(),
+            boots: HashMap::new(),
+            obeyed: HashMap::new(),
+            opened: BTreeSet::new(),
+            kept: HashSet::new(),
             cdr: HashMap::new(),
             void: HashSet::new(),
             marks: vec![None],
@@ -258,6 +270,9 @@ impl Judge {
         let mut answers = Vec::new();
         for evidence in &record.evidence {
             self.evidence(&evidence.cp, &evidence.why);
+            if let Ok(record) = rmp_serde::from_slice::<EdgeRecord>(&evidence.raw) {
+                self.kept.extend(record.fact.session());
+            }
         }
         for write in &record.writes {
             self.versions.insert(write.key(), record.id);
@@ -304,8 +319,17 @@ impl Judge {
                 Write::Request(asker, id, request) => {
                     answers.push((asker.clone(), id.clone(), request.clone()));
                 }
-                Write::ChargePoint(cp, _) => {
+                Write::ChargePoint(cp, value) => {
                     self.charge_points.insert(cp.clone());
+                    let who = self.boots.get(&value.boot.id).copied();
+                    let before = self.obeyed.get(cp).map(|(who, _)| *who);
+                    match who {
+                        Some(who) if before != Some(who) => {
+                            self.obeyed.insert(cp.clone(), (who, self.pos));
+                        }
+                        Some(_) => {}
+                        None => self.fail("one is obeyed", format!("{cp}: {:?}", value.boot)),
+                    }
                 }
                 // Nobody is enrolled here: charge points present themselves.
                 Write::Enrolment(..) => {}
@@ -319,8 +343,10 @@ impl Judge {
                     }
                     let written = self
                         .disks
-                        .get(cp)
-                        .and_then(|d| d.next.get(epoch).copied())
+                        .iter()
+                        .filter(|((of, _), _)| of == cp)
+                        .filter_map(|(_, d)| d.next.get(epoch).copied())
+                        .max()
                         .unwrap_or(1);
                     if spool.next > written || spool.missing > 0 {
                         let what =
@@ -403,7 +429,8 @@ impl Judge {
             .and_then(|rest| rest.strip_suffix(" is not known"))
             .and_then(|id| SessionId::parse(id).ok());
         if let Some(id) = unknown {
-            if self.cases.get(&id).is_some_and(|c| c.forgotten) {
+            let copied = self.inexact.contains(cp);
+            if copied || self.cases.get(&id).is_some_and(|c| c.forgotten) {
                 self.inexact.insert(cp.clone());
             } else {
                 self.fail("intake refuses nothing", format!("{cp}: {why}"));
@@ -594,8 +621,10 @@ impl Judge {
             self.fail("one receipt", what);
         }
         self.adds_up(receipt);
-        let disk = self.disks.get(&new.cp);
-        let said = disk.is_some_and(|d| d.ended.contains(&new.id));
+        let said = self.agents(&new.cp).any(|d| d.ended.contains(&new.id));
+        // Another agent may have taken it before this one was obeyed.
+        let obeyed = self.obeyed.get(&new.cp).map(|(who, _)| *who);
+        let disk = obeyed.and_then(|who| self.disks.get(&(new.cp.clone(), who)));
         let taken = disk.is_some_and(|d| d.taken.contains(&new.id));
         match record.kind {
             Kind::Intake if said => {}
@@ -968,11 +997,47 @@ impl Judge {
 
     // -- Cabinets ---------------------------------------------------------------------------------
 
+    fn agents<'a>(&'a self, cp: &'a CpId) -> impl Iterator<Item = &'a Disk> + 'a {
+        let of = self.disks.iter().filter(move |((of, _), _)| of == cp);
+        of.map(|(_, disk)| disk)
+    }
+
+    /// An agent begins.
+    pub fn booted(&mut self, boot: BootId, who: usize) {
+        self.boots.insert(boot, who);
+    }
+
+    /// A store is copied while it is in use.
+    pub fn copied_store(&mut self, cp: &CpId, from: usize, to: usize) {
+        if let Some(disk) = self.disks.get(&(cp.clone(), from)) {
+            self.disks.insert((cp.clone(), to), disk.clone());
+        }
+        self.inexact.insert(cp.clone());
+    }
+
+    /// A store has got an epoch of its own, and has so many records.
+    pub fn renewed(&mut self, cp: &CpId, who: usize, epoch: &Epoch, records: u64) {
+        let disk = self.disks.entry((cp.clone(), who)).or_default();
+        disk.next.insert(epoch.clone(), records + 1);
+    }
+
+    /// A session has begun at a cabinet.
+    pub fn opened_here(&mut self, who: usize, id: SessionId) {
+        self.opened.insert((id, who));
+    }
+
+    /// The sessions of a cabinet that are neither in the ledger nor kept aside there.
+    pub fn unknown_of(&self, who: usize) -> impl Iterator<Item = SessionId> + '_ {
+        let of = self.opened.iter().filter(move |(_, of)| *of == who);
+        of.map(|(id, _)| *id)
+            .filter(|id| !self.cases.contains_key(id) && !self.kept.contains(id))
+    }
+
     /// A cabinet's disk has a new record.
-    pub fn spooled(&mut self, cp: &CpId, epoch: &Epoch, seq: u64) {
+    pub fn spooled(&mut self, (cp, who): (&CpId, usize), epoch: &Epoch, seq: u64) {
         let next = self
             .disks
-            .entry(cp.clone())
+            .entry((cp.clone(), who))
             .or_default()
             .next
             .entry(epoch.clone())
@@ -989,8 +1054,18 @@ impl Judge {
 
     /// A cabinet has taken a session from central, and it is `now` by true time, give or take what
     /// clocks of central may be off.
-    pub fn took(&mut self, cp: &CpId, id: SessionId, now: UnixMs, skew_ms: i64) {
-        let disk = self.disks.entry(cp.clone()).or_default();
+    pub fn took(&mut self, (cp, who): (&CpId, usize), id: SessionId, now: UnixMs, skew_ms: i64) {
+        let elsewhere = self
+            .disks
+            .iter()
+            .any(|((of, other), d)| of == cp && *other != who && d.taken.contains(&id));
+        // A copy that was obeyed only after the start was decided cannot be told from a restart.
+        let decided_at = self.cases.get(&id).map_or(0, |case| case.opened_at);
+        let changed_at = self.obeyed.get(cp).map_or(0, |(_, at)| *at);
+        if elsewhere && changed_at <= decided_at {
+            self.fail("a start acts on one", format!("{cp} took {id} at two"));
+        }
+        let disk = self.disks.entry((cp.clone(), who)).or_default();
         let again = !disk.taken.insert(id);
         let absent = disk
             .first_results
@@ -1031,8 +1106,9 @@ impl Judge {
     }
 
     /// A cabinet says on its disk that a session has ended, while its transaction runs or not.
-    pub fn cabinet_ended(&mut self, cp: &CpId, id: SessionId, runs: bool) {
-        let again = !self.disks.entry(cp.clone()).or_default().ended.insert(id);
+    pub fn cabinet_ended(&mut self, (cp, who): (&CpId, usize), id: SessionId, runs: bool) {
+        let disk = self.disks.entry((cp.clone(), who)).or_default();
+        let again = !disk.ended.insert(id);
         if again {
             self.fail("every session ends once", format!("{cp} ended {id} twice"));
         }
@@ -1061,13 +1137,13 @@ impl Judge {
     /// A final result of a command leaves a cabinet.
     pub fn command_answered(
         &mut self,
-        cp: &CpId,
+        (cp, who): (&CpId, usize),
         epoch: &Epoch,
         command: &str,
         outcome: Outcome,
         code: Option<Code>,
     ) {
-        let disk = self.disks.entry(cp.clone()).or_default();
+        let disk = self.disks.entry((cp.clone(), who)).or_default();
         let key = (epoch.clone(), command.to_owned());
         let first = *disk.first_results.entry(key).or_insert((outcome, code));
         if first != (outcome, code) {

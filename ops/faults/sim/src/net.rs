@@ -45,6 +45,7 @@ pub enum Subject {
 }
 
 /// A question to central.
+#[expect(clippy::large_enum_variant, reason = "few are on their way at a time")]
 #[derive(Debug, Clone)]
 pub enum Question {
     /// A request.
@@ -256,6 +257,8 @@ pub struct Counts {
     pub disk_failures: u64,
     /// Disks replaced.
     pub new_disks: u64,
+    /// Stores that ran twice.
+    pub copies: u64,
     /// True energy, in mWh.
     pub delivered_mwh: u64,
 }
@@ -278,6 +281,7 @@ impl Counts {
         self.cabinet_crashes += other.cabinet_crashes;
         self.disk_failures += other.disk_failures;
         self.new_disks += other.new_disks;
+        self.copies += other.copies;
         self.delivered_mwh += other.delivered_mwh;
     }
 }

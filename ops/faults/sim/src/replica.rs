@@ -235,7 +235,8 @@ impl Replica {
             records_max: script.records_max,
             serving: Serving::Barrier,
             began_ms: 0,
-            heard: vec![None; script.cabinets],
+            // A second agent of each has a place of its own.
+            heard: vec![None; 2 * script.cabinets],
             waiting: VecDeque::new(),
             in_flight: Vec::new(),
             orders: BTreeMap::new(),

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::dice::Dice;
 
+/// In so many runs of a thousand a store is copied. The last of three lengths of keeping is needed, so that
+/// it happens in a third of these.
+const COPIED: u32 = 500;
+
 /// A whole run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -131,6 +135,9 @@ pub enum Action {
     DiskFull { cabinet: usize, for_ms: u64 },
     /// The disk is replaced by an empty one.
     NewDisk { cabinet: usize },
+    /// The store is copied while it is in use, and a second agent begins with it at a cabinet of its own,
+    /// until everything heals. Cars and people come to both.
+    CopyStore { cabinet: usize },
     /// A cabinet loses its uplink.
     CutUplink { cabinet: usize, for_ms: u64 },
     /// A cabinet's wall clock is set.
@@ -298,6 +305,15 @@ impl Script {
                 action: weather,
             });
         }
+        let copied = match mix {
+            Mix::Calm | Mix::Ledger => None,
+            Mix::All | Mix::Edge | Mix::Storm => dice.chance(COPIED).then(|| Timed {
+                at_ms: dice.below(until),
+                action: Action::CopyStore {
+                    cabinet: dice.index(script.cabinets),
+                },
+            }),
+        };
         while at_ms < until {
             let action = script.draw_action(&mut dice, &emphasis, mix);
             script.actions.push(Timed { at_ms, action });
@@ -307,6 +323,10 @@ impl Script {
             } else {
                 dice.below(2 * pace)
             };
+        }
+        if let Some(copied) = copied {
+            let after = script.actions.partition_point(|a| a.at_ms <= copied.at_ms);
+            script.actions.insert(after, copied);
         }
         script
     }
@@ -331,9 +351,8 @@ impl Script {
         }
         edge += emphasis.disks;
         if kind < edge {
-            return Action::NewDisk {
-                cabinet: dice.index(self.cabinets),
-            };
+            let cabinet = dice.index(self.cabinets);
+            return Action::NewDisk { cabinet };
         }
         self.draw_deed(dice)
     }

@@ -8,7 +8,9 @@ use central_core::{
 use ev_contract::{
     ids::{ConnectorId, CpId, DriverId, OperatorId, RequestId, SessionId},
     units::{Amount, Currency},
-    v1::{IdleFee, LimitsRequest, Origin, Reach, TariffScope, TariffTerms},
+    v1::{
+        IdleFee, IdleFrom, LimitsRequest, Origin, PriceComponent, Reach, TariffScope, TariffTerms,
+    },
 };
 use rust_decimal::Decimal;
 
@@ -16,7 +18,7 @@ use crate::{
     cabinet::{Cabinet, fixed},
     dice::Dice,
     judge::{Broken, Counts as Judged, Said},
-    net::{Counts, Event, Net, Question, ToReplica},
+    net::{Counts, Event, Net, Question, ToCabinet, ToReplica},
     replica::Replica,
     script::{Action, Script, Weather},
 };
@@ -24,6 +26,8 @@ use crate::{
 /// When faults have stopped, everything must have come to rest after so long: twice the longest
 /// way of an append, the longest wait for a plug, some repeats.
 const REST_WITHIN_MS: u64 = 1_200_000;
+/// No run takes as long.
+const KEPT_FOR_NEW_EPOCH_MS: i64 = 3_600_000;
 /// So often the end is looked for.
 const LOOK_EVERY_MS: u64 = 5_000;
 /// So many in a thousand who were accepted ask at once how it stands.
@@ -96,8 +100,8 @@ fn play(script: &Script, trace: bool) -> Result<Totals, Box<Broken>> {
 
 impl<'s> World<'s> {
     fn new(script: &'s Script, trace: bool) -> Self {
-        let cps: Vec<CpId> = (0..script.cabinets)
-            .map(|n| fixed(&format!("CP-{n}")))
+        let cps: Vec<CpId> = (0..2 * script.cabinets)
+            .map(|n| fixed(&format!("CP-{}", n % script.cabinets)))
             .collect();
         let drivers = (0..script.drivers)
             .map(|n| Driver {
@@ -112,6 +116,7 @@ impl<'s> World<'s> {
             replicas: (0..script.replicas)
                 .map(|n| Replica::new(n, script))
                 .collect(),
+            // Those of the second half begin with a copy of another one's store, if at all.
             cabinets: cps
                 .iter()
                 .enumerate()
@@ -130,7 +135,7 @@ impl<'s> World<'s> {
         for replica in &mut self.replicas {
             replica.boot(&mut self.net);
         }
-        for cabinet in &mut self.cabinets {
+        for cabinet in &mut self.cabinets[..self.script.cabinets] {
             cabinet.boot(&mut self.net);
         }
         if self.script.idle_fee {
@@ -248,7 +253,16 @@ impl<'s> World<'s> {
                     r.message(net, *message);
                 }
             }
-            Event::ToCabinet { cabinet, message } => self.cabinets[cabinet].message(net, *message),
+            Event::ToCabinet { cabinet, message } => {
+                // Both listen to the same subject.
+                let twin = cabinet + self.script.cabinets;
+                if let ToCabinet::Command { .. } = *message
+                    && self.cabinets.get(twin).is_some_and(|twin| twin.up)
+                {
+                    self.cabinets[twin].message(net, (*message).clone());
+                }
+                self.cabinets[cabinet].message(net, *message);
+            }
             Event::ToAsker { ask, said } => {
                 net.note(|| format!("{} hears of {}: {said:?}", ask.asker.as_str(), ask.request));
                 net.judge
@@ -293,7 +307,8 @@ impl<'s> World<'s> {
                 }
             }
             Event::CabinetUp(cabinet) => {
-                if !self.cabinets[cabinet].up {
+                let is_twin = cabinet >= self.script.cabinets;
+                if !(self.cabinets[cabinet].up || is_twin && self.healing) {
                     self.cabinets[cabinet].boot(net);
                 }
             }
@@ -453,11 +468,17 @@ impl<'s> World<'s> {
                 cabinet,
                 connector,
                 plugged,
-            } => self.at_charger(cabinet, |c, m| {
-                c.charger.plug(ConnectorId(connector), plugged, m)
-            }),
+            } => {
+                for cabinet in [cabinet, cabinet + self.script.cabinets] {
+                    self.at_charger(cabinet, |c, m| {
+                        c.charger.plug(ConnectorId(connector), plugged, m)
+                    });
+                }
+            }
             Action::LocalStart { cabinet, connector } => {
-                self.cabinets[cabinet].local_start(&mut self.net, ConnectorId(connector));
+                for cabinet in [cabinet, cabinet + self.script.cabinets] {
+                    self.cabinets[cabinet].local_start(&mut self.net, ConnectorId(connector));
+                }
             }
             Action::LocalStop { cabinet, connector } => {
                 self.cabinets[cabinet].local_stop(&mut self.net, ConnectorId(connector));
@@ -491,10 +512,21 @@ impl<'s> World<'s> {
                 after,
                 for_ms,
             } => {
-                self.cabinets[cabinet].crash = Some((commits, after, for_ms));
+                for cabinet in [cabinet, cabinet + self.script.cabinets] {
+                    self.cabinets[cabinet].crash = Some((commits, after, for_ms));
+                }
             }
             Action::DiskFull { cabinet, for_ms } => {
                 self.cabinets[cabinet].disk_full_until_ms = now + for_ms;
+            }
+            Action::CopyStore { cabinet } => {
+                let (originals, twins) = self.cabinets.split_at_mut(self.script.cabinets);
+                // What is sent again under a new epoch must not be forgotten: `edge-cp new-epoch` refuses
+                // a store that is too old.
+                let is_kept = self.script.keep_answers_ms >= KEPT_FOR_NEW_EPOCH_MS;
+                if is_kept && !twins[cabinet].copied {
+                    originals[cabinet].copy_to(&mut twins[cabinet], &mut self.net);
+                }
             }
             Action::NewDisk { cabinet } => self.cabinets[cabinet].new_disk(&mut self.net),
             Action::CutUplink { cabinet, for_ms } => {
@@ -619,17 +651,20 @@ impl<'s> World<'s> {
         let wish = Wish::SetTariff {
             tariff: fixed("day"),
             scope: TariffScope::Default,
+            from: None,
             terms: TariffTerms {
-                currency: Currency::EUR,
-                price_per_kwh: amount(49),
-                start_fee: amount(100),
                 idle: Some(IdleFee {
-                    price_per_minute: amount(10),
                     grace_s: 10,
                     cap: amount(30),
+                    from: IdleFrom::WithoutPowerS(30),
+                    after_fault: false,
                 }),
-                vat_percent: amount(1900),
-            },
+                ..TariffTerms::free(Currency::EUR)
+            }
+            .with(PriceComponent::Energy, amount(49))
+            .with(PriceComponent::StartFee, amount(100))
+            .with(PriceComponent::Idle, amount(10))
+            .taxed("VAT", amount(1900)),
         };
         self.operate(&wish);
     }
@@ -679,7 +714,15 @@ impl<'s> World<'s> {
             self.net.schedule(now, Event::Thaw { replica, life });
             self.net.schedule(now, Event::ReplicaUp(replica));
         }
-        for cabinet in 0..self.cabinets.len() {
+        let (originals, twins) = self.cabinets.split_at_mut(self.script.cabinets);
+        for (c, twin) in originals.iter_mut().zip(twins) {
+            // An operator looks which is the right one: it is the first.
+            if c.copied {
+                twin.switch_off();
+                c.new_epoch(&mut self.net);
+            }
+        }
+        for cabinet in 0..self.script.cabinets {
             let c = &mut self.cabinets[cabinet];
             c.crash = None;
             c.cut_until_ms = now;
@@ -718,8 +761,33 @@ impl<'s> World<'s> {
 
     fn at_rest(&self) -> bool {
         self.net.judge.open().next().is_none()
-            && self.cabinets.iter().all(Cabinet::is_idle)
+            && self.originals().iter().all(Cabinet::is_idle)
             && self.replicas.iter().all(Replica::is_idle)
+    }
+
+    fn originals(&self) -> &[Cabinet] {
+        &self.cabinets[..self.script.cabinets]
+    }
+
+    /// What two agents with one identity had is in the ledger, kept aside there, or on a disk.
+    fn nothing_silently_gone(&mut self) {
+        for (who, cabinet) in self.cabinets.iter().enumerate() {
+            let first = &self.cabinets[who % self.script.cabinets];
+            if !cabinet.copied || first.lost_disk {
+                continue;
+            }
+            let on_disk: Vec<SessionId> = cabinet.spooled_sessions().collect();
+            let gone = self
+                .net
+                .judge
+                .unknown_of(who)
+                .find(|id| !on_disk.contains(id));
+            if let Some(id) = gone {
+                let what = format!("{id}, that began at {} ({who})", self.net.cp(who));
+                self.net.judge.fail("nothing is silently gone", what);
+                return;
+            }
+        }
     }
 
     fn not_at_rest(&mut self) {
@@ -751,6 +819,7 @@ impl<'s> World<'s> {
             }
         }
         self.energy();
+        self.nothing_silently_gone();
         self.same_state();
         if self.net.judge.uncopied() > 0 {
             self.net
@@ -776,13 +845,17 @@ impl<'s> World<'s> {
     }
 
     fn energy(&mut self) {
-        for (index, cabinet) in self.cabinets.iter().enumerate() {
+        for (index, cabinet) in self.cabinets[..self.script.cabinets].iter().enumerate() {
             let cp = self.net.cp(index).clone();
             for (outlet, n) in cabinet.charger.outlets.iter().zip(1u16..) {
                 let metered = i64::try_from(outlet.delivered).unwrap_or(i64::MAX);
                 self.net.counts.delivered_mwh += outlet.delivered;
                 let (billed, told) = self.net.judge.billed(&cp, ConnectorId(n));
-                if billed != metered && !cabinet.lost_disk && !self.net.judge.set_aside(&cp) {
+                if billed != metered
+                    && !cabinet.lost_disk
+                    && !cabinet.copied
+                    && !self.net.judge.set_aside(&cp)
+                {
                     let what =
                         format!("{cp}/{n} metered {metered} mWh, billed {billed} mWh: {told:#?}");
                     self.net.judge.fail("no energy is lost", what);

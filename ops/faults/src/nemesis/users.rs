@@ -550,9 +550,15 @@ impl Operator {
                 let body = json!({
                     "tariff_id": "day", "scope": "default",
                     "terms": {
-                        "currency": "EUR", "price_per_kwh": price, "start_fee": "0.50",
-                        "idle": {"price_per_minute": "0.10", "grace_s": 2, "cap": "0.20"},
-                        "vat_percent": "19",
+                        "currency": "EUR",
+                        "elements": [{"price_components": [
+                            {"component": "energy", "price": price},
+                            {"component": "start_fee", "price": "0.50"},
+                            {"component": "idle", "price": "0.10"},
+                        ]}],
+                        "idle": {"grace_s": 2, "cap": "0.20", "from": {"without_power_s": 5}},
+                        "max_price": "40",
+                        "taxes": [{"name": "VAT", "percent": "19"}],
                     },
                 });
                 self.wish("tariff_set", body).await;

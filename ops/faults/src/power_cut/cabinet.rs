@@ -366,6 +366,7 @@ impl Cabinet {
             completed: true,
             reason,
             reading: Some(self.reading()),
+            stood_s: None,
         });
         self.write(self.connector(false));
     }

@@ -94,6 +94,10 @@ enum Stage {
     Stopping(SessionId),
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on its way to be read"
+)]
 enum Said {
     Update(DriverUpdate),
     Error(ErrorReply),

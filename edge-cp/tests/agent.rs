@@ -483,8 +483,14 @@ async fn where_only_443_goes_out_agents_and_drivers_go_over_websocket() -> Resul
     agent.plug(ONE).await;
     tokio::time::timeout(PATIENCE, live.next()).await?.unwrap();
     // It comes back by itself.
+    let killed = central.boot();
     agent.process.kill9()?;
     agent.process.restart()?;
+    wait_for("it presents itself anew", PATIENCE, async || {
+        anyhow::ensure!(central.boot() != killed);
+        Ok(())
+    })
+    .await?;
     assert_eq!(central.stop(id).await.outcome, Outcome::Stopping);
     central.until("the session ends", is_end(id)).await;
     // Who keeps the ledger is beside the servers.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SimulatorConfig;
 
-/// One step of simulated time. Short against everything that a car or a driver does.
+/// One step of time at real strength. Short against everything that a car or a driver does.
 pub const STEP_MS: u64 = 100;
 /// Longest time that is made up for in one go: a charger that was off the map for longer has a
 /// full car anyway.
@@ -35,7 +35,7 @@ const MW_MS_PER_MWH: u64 = 3_600_000;
 pub struct Plant {
     /// Wall time of this state.
     pub wall: UnixMs,
-    /// Simulated milliseconds that do not fill a step yet.
+    /// Milliseconds that do not fill a step yet.
     owed_ms: u64,
     /// Counts transactions, for ever.
     tx_count: u64,
@@ -116,8 +116,8 @@ pub struct PlantSpec {
     pub connectors: Vec<ConnectorSpec>,
     /// Its cars and habits.
     pub settings: SimulatorConfig,
-    /// How many times as strong as a real one it is already made: meters are read so much more
-    /// often.
+    /// How many times as strong as a real one it is already made: it is computed in steps that are so
+    /// much shorter, and its meters are read so much more often.
     pub speed: u32,
 }
 
@@ -229,18 +229,20 @@ impl Plant {
             self.wall = end;
             return facts;
         }
+        // So much energy flows in a step, however strong it is.
+        let step_ms = (STEP_MS / u64::from(spec.speed.max(1))).max(1);
         self.owed_ms += left;
-        while self.owed_ms >= STEP_MS {
-            self.owed_ms -= STEP_MS;
+        while self.owed_ms >= step_ms {
+            self.owed_ms -= step_ms;
             let back = i64::try_from(self.owed_ms).unwrap_or(0);
             self.wall = end.plus_ms(-back);
-            self.step(spec, &mut facts);
+            self.step(spec, step_ms, &mut facts);
         }
         self.wall = end;
         facts
     }
 
-    fn step(&mut self, spec: &PlantSpec, facts: &mut Vec<HwFact>) {
+    fn step(&mut self, spec: &PlantSpec, step_ms: u64, facts: &mut Vec<HwFact>) {
         for connector in &spec.connectors {
             let wall = self.wall;
             let Some(outlet) = self.outlets.get_mut(&connector.connector) else {
@@ -252,7 +254,7 @@ impl Plant {
             }
             let (power, phase) = draw(outlet, connector, &spec.settings);
             outlet.power = power;
-            let flow = outlet.rest + power.0 * STEP_MS;
+            let flow = outlet.rest + power.0 * step_ms;
             let energy = Mwh(flow / MW_MS_PER_MWH);
             outlet.rest = flow % MW_MS_PER_MWH;
             outlet.register = outlet.register.saturating_add(energy);

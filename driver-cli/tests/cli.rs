@@ -1030,7 +1030,7 @@ async fn watching_prints_a_line_an_event_until_the_end() {
 #[tokio::test]
 async fn ctrl_c_leaves_the_session_running_and_says_how_to_stop_it() {
     let bench = Bench::new().await;
-    let central = Central::start(&bench.server, moving_on(&[Phase::Charging])).await;
+    let _central = Central::start(&bench.server, moving_on(&[Phase::Charging])).await;
     let mut watching = bench.program(&["watch", SESSION]).spawn().unwrap();
     let mut shown = BufReader::new(watching.stdout.take().unwrap()).lines();
     let charging = async {

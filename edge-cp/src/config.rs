@@ -277,16 +277,21 @@ impl Config {
                 said.push(cp.lacks(kept.id, kept.spec.connector.0));
             }
         }
+        said.extend(self.lacks_room());
+        said
+    }
+
+    /// What the disk of the stores lacks.
+    pub(crate) fn lacks_room(&self) -> Option<String> {
         let ids = self.charge_points.iter().map(|cp| &cp.id);
         let lacking = store::lacking_bytes(&self.state_dir, ids).unwrap_or(0);
-        if lacking > 0 {
-            said.push(format!(
+        (lacking > 0).then(|| {
+            format!(
                 "state_dir: the disk lacks {} MiB of the {} MiB that each charge point needs; make room there, or name a folder on a larger disk",
                 lacking.div_ceil(1 << 20),
                 store::BYTES_MIN >> 20
-            ));
-        }
-        said
+            )
+        })
     }
 
     /// What is wrong with the files that it names.

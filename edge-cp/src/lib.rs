@@ -63,6 +63,9 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.state_dir)
         .with_context(|| format!("make state_dir {}", config.state_dir.display()))?;
+    if let Some(lacks) = config.lacks_room() {
+        tracing::warn!("{lacks}");
+    }
     let listener = match &config.control_socket {
         None => None,
         Some(path) => {

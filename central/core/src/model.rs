@@ -382,6 +382,12 @@ impl Spool {
         u32::try_from(at.0.div_euclid(DAY_MS)).unwrap_or(0)
     }
 
+    /// Whether the allowance of evidence of the day is used up.
+    #[must_use]
+    pub fn keeps_no_more(&self, now: UnixMs) -> bool {
+        Self::day(now) <= self.kept_on && self.kept_bytes == Self::KEPT_BYTES_MAX
+    }
+
     /// Takes so much from the day's allowance of evidence; how it went.
     pub(crate) fn allow(&mut self, now: UnixMs, bytes: usize) -> Allowance {
         let day = Self::day(now);
@@ -390,7 +396,7 @@ impl Spool {
             self.kept_on = day;
             self.kept_bytes = 0;
         }
-        if self.kept_bytes == Self::KEPT_BYTES_MAX {
+        if self.keeps_no_more(now) {
             return Allowance::Gone;
         }
         let sum = u32::try_from(bytes)

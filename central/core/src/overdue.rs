@@ -1,7 +1,7 @@
 //! For how long a session has been in its phase, and whether that is longer than it can be meant.
 //! Nothing is decided by it: somebody should look.
 
-use ev_contract::{connector::Phase, time::UnixMs};
+use ev_contract::{connector::Phase, time::UnixMs, v1::Flag};
 
 use crate::model::{Session, Stage};
 
@@ -19,7 +19,8 @@ const IDLE_SLACK_MS: i64 = 10 * MINUTE_MS;
 const MINUTE_MS: i64 = 60 * 1_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 
-/// Since when central knows a session to be in its phase; none once it has ended.
+/// Since when a session has been in its phase; none once it has ended. Where its charge point is not sure
+/// of the time, since when central knows of the session at the earliest.
 #[must_use]
 pub fn since(session: &Session) -> Option<UnixMs> {
     if matches!(session.phase(), Phase::Stopping) {
@@ -37,7 +38,14 @@ pub fn since(session: &Session) -> Option<UnixMs> {
         } => Some(*energy_ended_at),
         Stage::Ended { .. } => None,
     };
-    claimed.map(|at| at.max(session.learned_at))
+    let unsure = session.flags.contains(&Flag::ClockUnsure);
+    claimed.map(|at| {
+        if unsure {
+            at.max(session.learned_at)
+        } else {
+            at
+        }
+    })
 }
 
 /// How long a session may be in its phase before somebody should look, in milliseconds.

@@ -116,7 +116,12 @@ fn step(
             for ((cp, epoch), spool) in state.spools_after(after.as_ref()).take(*left) {
                 last = Some((cp.clone(), epoch.clone()));
                 *left -= 1;
-                survey.spool(cp, [spool.quarantined, spool.missing, spool.anomalies]);
+                let keeps_no_more = spool.keeps_no_more(survey.at());
+                survey.spool(
+                    cp,
+                    [spool.quarantined, spool.missing, spool.anomalies],
+                    keeps_no_more,
+                );
             }
             Some(if *left == 0 {
                 Next::Spools {
@@ -202,6 +207,7 @@ mod tests {
             };
             let spool = Spool {
                 quarantined: 1,
+                kept_bytes: if n % 2 == 0 { Spool::KEPT_BYTES_MAX } else { 0 },
                 ..Spool::default()
             };
             let writes = vec![
@@ -258,6 +264,7 @@ mod tests {
                 format!("ev_charge_points{{reach=\"{}\"}} 1003", Reach::Unknown),
                 "ev_spool_records_total{what=\"quarantined\"} 1003".into(),
                 "ev_charge_point_series_omitted 993".into(),
+                "ev_spools_evidence_used_up 502".into(),
             ] {
                 assert!(
                     page.lines().any(|l| l == line),

@@ -145,6 +145,7 @@ pub struct Survey {
     sessions: BTreeMap<Phase, InPhase>,
     odd: Odd,
     odd_of: BTreeMap<CpId, Odd>,
+    keep_no_more: i64,
     reach: BTreeMap<Reach, i64>,
     connectors: BTreeMap<ConnectorState, i64>,
     problems: BTreeMap<&'static str, i64>,
@@ -171,6 +172,7 @@ impl Survey {
             sessions: BTreeMap::new(),
             odd: [0; ODD.len()],
             odd_of: BTreeMap::new(),
+            keep_no_more: 0,
             reach: BTreeMap::new(),
             connectors: BTreeMap::new(),
             problems: BTreeMap::new(),
@@ -203,7 +205,8 @@ impl Survey {
     }
 
     /// A spool, before its charge point.
-    pub fn spool(&mut self, cp: &CpId, odd: Odd) {
+    pub fn spool(&mut self, cp: &CpId, odd: Odd, keeps_no_more: bool) {
+        self.keep_no_more += i64::from(keeps_no_more);
         if odd == [0; ODD.len()] {
             return;
         }
@@ -398,6 +401,11 @@ impl Survey {
         for (what, count) in ODD.iter().zip(self.odd) {
             odd.with_label_values(&[what]).inc_by(count);
         }
+        single(
+            "ev_spools_evidence_used_up",
+            "Spools of which so much could not be used today (in UTC) that no more of it is kept word for word.",
+            self.keep_no_more,
+        )?;
         single(
             "ev_charge_points_clock_skewed",
             "Charge points that are online and whose clock differs from central's by more than 2 s.",

@@ -45,8 +45,8 @@ fn page(count: usize, rows_max: usize, reach: Reach) -> String {
     survey.session(Phase::Charging, 9_000, true);
     for n in 0..count {
         let cp: CpId = format!("CP-{n:05}").parse().unwrap();
-        survey.spool(&cp, [1, 2, 3]);
-        survey.spool(&cp, [1, 0, 0]);
+        survey.spool(&cp, [1, 2, 3], false);
+        survey.spool(&cp, [1, 0, 0], false);
     }
     for n in 0..count {
         let cp: CpId = format!("CP-{n:05}").parse().unwrap();

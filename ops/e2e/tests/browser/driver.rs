@@ -90,7 +90,7 @@ async fn charge_points_are_found_by_text_and_as_favourites_that_are_kept() -> Re
     let page = &stage.page;
     page.one("button", &start("CP-001")).await?;
     page.press("searchbox", "filter").await?;
-    page.write("002 site-a").await?;
+    page.write("002 default").await?;
     page.none("button", &start("CP-001")).await?;
     page.says("#filter-count", "1 of 2").await?;
     page.press("button", "favourite CP-002").await?;

@@ -97,7 +97,8 @@ async fn a_session_is_ended_with_a_reason_that_its_driver_reads() -> Result<()> 
     page.press("button", &format!("{OUT} CP-006")).await?;
     alice.wait_energy(&session, 500_000).await?;
     page.says(&card("CP-001"), "charging").await?;
-    page.says(&card("CP-001"), "11.0 kW").await?;
+    // What the car takes at most, 11 kW, sixty times.
+    page.says(&card("CP-001"), "660.0 kW").await?;
     page.says(&card("CP-001"), "alice").await?;
     page.says(&card("CP-004"), "preparing").await?;
     page.says(&card("CP-006"), "out of service").await?;

@@ -333,8 +333,8 @@ impl Drop for Beat {
     }
 }
 
-fn record(seq: u64, fact: Value) -> Value {
-    json!({"seq": seq, "at": now_ms(), "quality": "synced", "fact": fact})
+fn record(seq: u64, at: i64, fact: Value) -> Value {
+    json!({"seq": seq, "at": at, "quality": "synced", "fact": fact})
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -343,20 +343,23 @@ async fn what_charge_points_say_and_send() -> Result<()> {
     let cabinet = Cabinet::start(&site, "CP-RAW").await?;
     let healthy = Cabinet::beat(&site, "CP-RAW", &[BOOT], json!({"clock_offset_ms": 20}));
     let prometheus = Prometheus::start(&site).await?;
+    // All that it tells is three days old: it was alone for so long.
+    let long_ago = now_ms() - 3 * 24 * 3_600 * 1_000;
     // Junk is kept aside; a gap is recorded; what the agent itself finds impossible is counted.
     cabinet.send(1, json!([{"seq": 1, "what": "junk"}])).await?;
     prometheus.fires(&["RecordsQuarantined"]).await?;
     prometheus.is_silent(1).await?;
     cabinet
-        .send(7, json!([record(7, json!({"kind": "booted"}))]))
+        .send(7, json!([record(7, long_ago, json!({"kind": "booted"}))]))
         .await?;
     prometheus.fires(&["RecordsMissing"]).await?;
     let anomaly = json!({"kind": "anomaly", "what": "power out of nowhere"});
-    cabinet.send(8, json!([record(8, anomaly)])).await?;
+    cabinet
+        .send(8, json!([record(8, long_ago, anomaly)]))
+        .await?;
     prometheus.one("MeterAnomalies").await?;
     // One that charges since days: began at the charge point, and never ended.
     let session = uuid::Uuid::now_v7().to_string();
-    let long_ago = now_ms() - 3 * 24 * 3_600 * 1_000;
     let reading = json!({"at": long_ago, "quality": "synced", "register_mwh": 1_000,
                          "meter_id": "M1", "meter_epoch": 1});
     let opened = json!({"kind": "opened_at_edge", "session_id": session, "connector": 1,
@@ -364,7 +367,10 @@ async fn what_charge_points_say_and_send() -> Result<()> {
     let started = json!({"kind": "started", "session_id": session, "device_tx": "1",
                          "reading": reading});
     cabinet
-        .send(9, json!([record(9, opened), record(10, started)]))
+        .send(
+            9,
+            json!([record(9, long_ago, opened), record(10, long_ago, started)]),
+        )
         .await?;
     let stuck = prometheus.one("SessionsStuck").await?;
     ensure!(stuck.labels["phase"] == "charging", "{stuck:?}");

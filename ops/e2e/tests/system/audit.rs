@@ -557,14 +557,17 @@ async fn entries_survive_restarts_and_nobody_can_remove_them() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_audit_operators_are_told_nothing_and_drivers_notice_nothing() -> Result<()> {
+async fn without_room_in_the_audit_operators_are_told_nothing_and_drivers_notice_nothing()
+-> Result<()> {
     let site = Site::start(&Layout::small(Charger::Orderly)).await?;
     let alice = site.driver("alice").await?;
     let olga = operator(&site, "olga").await?;
-    site.maintainer()
-        .await?
-        .delete_stream(streams::AUDIT.name)
-        .await?;
+    // There, and with room for nothing: one that is gone is made anew.
+    let js = site.maintainer().await?;
+    let stream = js.get_stream(streams::AUDIT.name).await?;
+    let mut full = stream.cached_info().config.clone();
+    full.max_bytes = 64;
+    js.update_stream(full).await?;
     for (verb, changes) in [
         ("tariff_ls", false),
         ("driver_block", true),

@@ -34,7 +34,7 @@ impl Twin {
             format!(
                 "nats_url = \"{}\"\ncredentials = \"{}/charge-point\"\nca = \"{}\"\n\
                  state_dir = \"{3}/edge\"\ncontrol_socket = \"{3}/edge.sock\"\n\n\
-                 [[charge_point]]\nid = \"{CP}\"\nsite = \"SITE-A\"\ntime_zone = \"Europe/Berlin\"\n\n\
+                 [[charge_point]]\nid = \"{CP}\"\n\n\
                  [[charge_point.connector]]\nid = 1\nmax_current_ma = 16000\nphases = 3\n",
                 site.nats.url(),
                 keys.creds_dir().display(),

@@ -881,7 +881,7 @@ impl ChargePoint {
         }
         let shift = Shift {
             since: unsure.since,
-            to: cx.stamp.at.plus_ms(-by_ms),
+            to: cx.stamp.at.plus_ms(by_ms.saturating_neg()),
             by_ms,
             sure: is_sure,
         };

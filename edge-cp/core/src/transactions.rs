@@ -1596,10 +1596,9 @@ fn pass_unclaimed(c: &mut Connector, d: &mut Desk, cx: &mut Cx) {
         }
         let waited = cx.mono_ms().saturating_sub(waiting.since_mono_ms) >= UNCLAIMED_WAIT_MS;
         // The end of one that is reported late is likely to be on its way as well.
-        let is_fresh = waiting
-            .began
-            .mono_ms()
-            .is_some_and(|began| cx.stamp.mono_of(cx.stamp.now.wall) - began < FRESH_TX_MS);
+        let is_fresh = waiting.began.mono_ms().is_some_and(|began| {
+            cx.stamp.mono_of(cx.stamp.now.wall).saturating_sub(began) < FRESH_TX_MS
+        });
         let due = (d.identity.free_vending && is_fresh) || (delivered && waited);
         if due && c.session.is_none() && promote(c, d, cx, index) {
             continue;

@@ -53,9 +53,12 @@ pub(super) fn finish(tx: &mut Tx<'_, '_>, ctx: Ctx<'_>, mut session: Session, en
     }
     let started_at = meter.as_ref().map(|m| m.started_at);
     let energy = meter.as_ref().map_or(Mwh(0), Metering::energy);
-    connector.busy_until = connector
-        .busy_until
-        .max(can.soonest(session.flows_from, energy));
+    // What delivered nothing took no time from another, which may be told later and have begun before.
+    if energy > Mwh(0) {
+        connector.busy_until = connector
+            .busy_until
+            .max(can.soonest(session.flows_from, energy));
+    }
     // Times come from different clocks; a receipt never ends before it began.
     let energy_ended_at =
         started_at.map(|from| ended.energy_ended_at.unwrap_or(ended.ended_at).max(from));

@@ -38,6 +38,11 @@ const OPEN_PER_CONNECTOR_MAX: usize = 16;
 /// Longest name of a meter. Serial numbers have 20; each span of a session repeats it.
 const METER_ID_BYTES_MAX: usize = 64;
 
+/// How long before its agent was last heard a session can have begun: an agent is there while its charger is
+/// out of its reach, and tells of the charger's transactions later. Once for each connector, since what
+/// was billed there counts from then on.
+const TOLD_LATE_MS_MAX: i64 = 24 * 3_600 * 1_000;
+
 /// How much of a run is taken.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
@@ -643,9 +648,10 @@ fn open_at_edge(
             run.cp, opened.connector
         ));
     }
+    let earliest = opened.heard.plus_ms(-TOLD_LATE_MS_MAX);
     let flows_from = match opened.quality {
-        TimeQuality::Synced => opened.at.max(opened.heard),
-        TimeQuality::Unsure | TimeQuality::Unrecognised => opened.heard,
+        TimeQuality::Synced => opened.at.max(earliest),
+        TimeQuality::Unsure | TimeQuality::Unrecognised => earliest,
     }
     .max(connector.busy_until);
     let mut session = Session {

@@ -545,7 +545,7 @@ fn a_start_that_claims_to_be_of_1970_buys_no_years_of_full_power() {
     assert_eq!(receipt.started_at, Some(T0));
     assert!(receipt.flags.contains(&Flag::RegisterJumped));
 
-    // Begun at the charge point, an hour after that was last heard.
+    // Begun at the charge point, an hour after its agent was last heard.
     let (mut world, mut one, _) = World::with_charge_points(1);
     world.take(0, &mut one, vec![Report::default().fact()]);
     world.later(HOUR);
@@ -554,7 +554,7 @@ fn a_start_that_claims_to_be_of_1970_buys_no_years_of_full_power() {
         let facts = [
             opened(id, None),
             started(id, reading(UnixMs(0), 0)),
-            checkpoint(id, reading(at(60), 21_000_000)),
+            checkpoint(id, reading(at(60), 500_000_000)),
             ended(id, Some(reading(at(60), GWH))),
         ];
         let records = facts.map(|fact| {
@@ -565,8 +565,8 @@ fn a_start_that_claims_to_be_of_1970_buys_no_years_of_full_power() {
         world.run(0, &one.run(records.to_vec()));
         assert!(world.session(id).is_ended());
     }
-    // The hour once, and nothing of the gigawatt hours.
-    assert_eq!(billed_mwh(&world), 21_000_000);
+    // A day before it once, and nothing of the gigawatt hours.
+    assert_eq!(billed_mwh(&world), 500_000_000);
     assert_eq!(world.evidence().len(), 3, "{:?}", world.evidence());
 }
 

@@ -26,6 +26,8 @@ const POWER_MW: u64 = 20_000_000;
 #[derive(Debug)]
 pub struct Charger {
     name: String,
+    /// Whose dice it throws.
+    stream: u64,
     dice: Dice,
     txs: u64,
     /// By number, from 1.
@@ -94,6 +96,7 @@ impl Charger {
         };
         Self {
             name: name.to_owned(),
+            stream,
             dice: Dice::new(seed, stream),
             txs: 0,
             outlets: (0..connectors).map(|_| outlet()).collect(),
@@ -172,7 +175,8 @@ impl Charger {
     fn begin(&mut self, id: ConnectorId, number: Option<StartNumber>, m: Moment) -> Vec<HwFact> {
         self.txs += 1;
         let n = self.txs;
-        let origin = OriginKey(format!("{}/{n}", self.name));
+        // Another box with the same name, beside a copied store, has keys of its own.
+        let origin = OriginKey(format!("{}/{}/{n}", self.name, self.stream));
         // Devices give themselves names that are no help.
         let odd = self.dice.below(5);
         let Some(start) = self.reading(id, m.wall) else {

@@ -59,8 +59,8 @@ struct Given {
     expires_at: UnixMs,
     pos: u64,
     forgotten: bool,
-    /// It was given before, and forgotten.
-    anew: bool,
+    /// It was given before, to this content, and forgotten: a replica that is behind still says so.
+    before: Option<(Answer, [u8; 16])>,
 }
 
 /// What a cabinet has on its disk, or had: it never forgets here.
@@ -697,6 +697,8 @@ impl Judge {
             self.fail("horizon", what);
         }
         self.truth(record, asker, &request.answer);
+        let before = self.given.remove(&key);
+        let before = before.map(|first| (first.answer, first.content));
         self.given.insert(
             key,
             Given {
@@ -705,7 +707,7 @@ impl Judge {
                 expires_at: request.expires_at,
                 pos: self.pos,
                 forgotten: false,
-                anew,
+                before,
             },
         );
     }
@@ -893,7 +895,9 @@ impl Judge {
     /// An answer to a request leaves central.
     pub fn said(&mut self, asker: &Asker, id: &RequestId, content: [u8; 16], said: &Said) {
         let given = self.given.get(&(asker.clone(), id.clone()));
+        let before = given.and_then(|g| g.before.as_ref());
         let lie = match said {
+            Said::Answer(answer) if before == Some(&(answer.clone(), content)) => None,
             Said::Answer(answer) => match given {
                 None => Some(format!("{answer:?} was never recorded")),
                 Some(g) if g.answer != *answer => {
@@ -902,6 +906,7 @@ impl Judge {
                 Some(g) if g.content != content => Some("it was given to another content".into()),
                 Some(_) => None,
             },
+            Said::Reused if before.is_some_and(|(_, theirs)| *theirs != content) => None,
             Said::Reused => match given {
                 Some(g) if g.content != content => None,
                 Some(_) | None => Some("the id was not used for anything else".into()),
@@ -932,7 +937,7 @@ impl Judge {
                 self.told.insert(key, (content, said.clone()));
             }
             Some((_, first)) if first == said => {}
-            Some(_) if self.given.get(&key).is_some_and(|given| given.anew) => {}
+            Some(_) if self.given.get(&key).is_some_and(|g| g.before.is_some()) => {}
             Some((_, first)) => {
                 let what = format!("{id}: first {first:?}, then {said:?}");
                 self.fail("ask twice, get one", what);

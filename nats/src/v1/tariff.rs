@@ -185,7 +185,7 @@ pub struct ScheduledTariff {
 pub struct TariffRef {
     /// The tariff.
     pub tariff_id: String,
-    /// Which version.
+    /// Its version, as listings show it: counted from 1, 0 for the free tariff that applies while none is set.
     pub version: u32,
 }
 

@@ -61,7 +61,8 @@ impl Capability {
 }
 
 /// When what a charge point says of a session can have been: not after central takes it in, and not
-/// before central opened the session or, where it began at the charge point, last heard of that. What a charge point claims beyond is its clock's error.
+/// before central opened the session. Where it began at the charge point, not long before its agent was
+/// last heard. What a charge point claims beyond that is its clock's error.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Believable {
     from: UnixMs,
